@@ -1,0 +1,134 @@
+"""A laboratory for the crystal diffusion variational autoencoder: training and denoising as iterations you watch.
+
+    import cdvae_lab as lab
+
+    model = lab.load("perov_5")
+    for frame in lab.denoise(model, n=4, seed=0):
+        ...
+    frame.crystals.write_cif("out/")
+
+Everything here is imported when it is first used, so `import cdvae_lab` costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdvae_lab import (
+        assets,
+        cdvae,
+        convert,
+        crystals,
+        datasets,
+        denoising,
+        errors,
+        lattice,
+        losses,
+        metrics,
+        neighbors,
+        noise,
+        painn,
+        render,
+        training,
+        trajectory,
+    )
+    from cdvae_lab.cdvae import CDVAE, CDVAEConfig, encode, load
+    from cdvae_lab.convert import read
+    from cdvae_lab.crystals import Crystals
+    from cdvae_lab.datasets import Dataset
+    from cdvae_lab.denoising import DenoisingFrame, denoise, reconstruct
+    from cdvae_lab.errors import (
+        CheckpointError,
+        CrystalError,
+        DatasetError,
+        LabError,
+        NonFiniteLossError,
+        SettingError,
+    )
+    from cdvae_lab.render import picture
+    from cdvae_lab.training import TrainingStep, fit
+    from cdvae_lab.trajectory import Trajectory, every, progress, record
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CDVAE",
+    "CDVAEConfig",
+    "CheckpointError",
+    "CrystalError",
+    "Crystals",
+    "Dataset",
+    "DatasetError",
+    "DenoisingFrame",
+    "LabError",
+    "NonFiniteLossError",
+    "SettingError",
+    "TrainingStep",
+    "Trajectory",
+    "assets",
+    "cdvae",
+    "convert",
+    "crystals",
+    "datasets",
+    "denoise",
+    "denoising",
+    "encode",
+    "errors",
+    "every",
+    "fit",
+    "lattice",
+    "load",
+    "losses",
+    "metrics",
+    "neighbors",
+    "noise",
+    "painn",
+    "picture",
+    "progress",
+    "read",
+    "reconstruct",
+    "record",
+    "render",
+    "training",
+    "trajectory",
+]
+
+# The module that each public name lives in; every other name of __all__ is a module itself.
+_HOME = {
+    name: module
+    for module, names in {
+        "cdvae": ["CDVAE", "CDVAEConfig", "encode", "load"],
+        "convert": ["read"],
+        "crystals": ["Crystals"],
+        "datasets": ["Dataset"],
+        "denoising": ["DenoisingFrame", "denoise", "reconstruct"],
+        "errors": [
+            "CheckpointError",
+            "CrystalError",
+            "DatasetError",
+            "LabError",
+            "NonFiniteLossError",
+            "SettingError",
+        ],
+        "render": ["picture"],
+        "training": ["TrainingStep", "fit"],
+        "trajectory": ["Trajectory", "every", "progress", "record"],
+    }.items()
+    for name in names
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'cdvae_lab' has no attribute {name!r}")
+    if name not in _HOME:
+        return importlib.import_module(f"cdvae_lab.{name}")
+    value = getattr(importlib.import_module(f"cdvae_lab.{_HOME[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,65 @@
+# Every target is complete by itself, from a fresh clone; `make` alone lists them.
+
+PYTHON ?= python3
+# Where to take torch from. PyPI's build for Linux brings CUDA with it, several GB; a CPU needs much less:
+#   make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# Processes that run the tests.
+JOBS ?= 2
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# A stamp is newer than the files that decide what is installed, or pip runs again.
+LAB := .venv/lab.stamp
+TOOLS := .venv/tools.stamp
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab demo test lint bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@echo
+	@echo "  PYTHON=python3.12      use another Python, 3.11 or newer"
+	@echo "  TORCH_INDEX=URL        take torch from there, for example https://download.pytorch.org/whl/cpu"
+
+lab: $(LAB) ## open JupyterLab on the quickstart notebook
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
+
+demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
+	@mkdir -p out
+	$(BIN)/jupyter nbconvert --to notebook --execute notebooks/00_quickstart.ipynb --output-dir out
+	@cat out/summary.txt
+
+test: lint ## check everything: style, floors, types, tests, notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+lint: $(TOOLS) ## check style, imports and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(TOOLS) ## measure training and denoising on this machine
+	$(BIN)/python -m tests.bench
+
+clean: ## remove the environment, out/ and caches
+	rm -rf .venv out dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find cdvae_lab tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(LAB): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "cdvae_lab: no '$(PYTHON)' here; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "cdvae_lab: $(PYTHON) is Python %d.%d, and 3.11 or newer is needed: say make PYTHON=python3.11" % v[:2])'
+	@echo "cdvae_lab: making the environment in .venv (the first time takes some minutes)"
+	@$(PYTHON) -m venv .venv
+	@echo "cdvae_lab: installing torch$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@echo "cdvae_lab: installing the package, its libraries and JupyterLab"
+	@$(PIP) --editable '.[notebook]'
+	@touch $@
+
+$(TOOLS): $(LAB)
+	@echo "cdvae_lab: installing the tools for tests and checks"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,469 @@
+"""Data sets: Perov-5, Carbon-24, MP-20, the embedded synthetic perovskites, and a user's own folder or table.
+
+A table is a CSV file (.csv or .csv.gz) with a column `cif` that holds the text of a CIF file, perhaps a column
+`material_id`, and columns of properties. Its crystals are parsed once and cached; ids and properties are read from
+the table every time, so that another property needs no parsing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab import convert, download
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.errors import CrystalError, DatasetError, SettingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "val", "test")
+UNITS = {
+    "heat_ref": "eV/atom",
+    "energy_per_atom": "eV/atom",
+    "formation_energy_per_atom": "eV/atom",
+    "e_form": "eV/atom",
+    "band_gap": "eV",
+    "ind_gap": "eV",
+    "dir_gap": "eV",
+    "e_above_hull": "eV/atom",
+}
+# name: (default property, what it is, licence)
+PUBLIC = {
+    "perov_5": (
+        "heat_ref",
+        "Perov-5: ABX3 perovskites of Castelli et al., Energy Environ. Sci. 5, 5814 (2012), as split by txie-93/cdvae",
+        "MIT (txie-93/cdvae)",
+    ),
+    "carbon_24": (
+        "energy_per_atom",
+        "Carbon-24: carbon at 10 GPa from random structure search, Pickard, doi:10.24435/materialscloud:2020.0026/v1, "
+        "as split by txie-93/cdvae",
+        "MIT (txie-93/cdvae); original data CC BY 4.0",
+    ),
+    "mp_20": (
+        "formation_energy_per_atom",
+        "MP-20: crystals of the Materials Project with at most 20 atoms, Jain et al., APL Mater. 1, 011002 (2013), as "
+        "split by txie-93/cdvae",
+        "MIT (txie-93/cdvae); original data CC BY 4.0",
+    ),
+}
+SYNTHETIC = "synthetic_perovskites"
+# Fewer crystals than this are parsed in this process: starting others would take longer.
+PARALLEL_FROM = 500
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row or file that is not in a data set, and why."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Crystals with their labels and where they come from.
+
+    Attributes:
+        name: name of the set.
+        split: "train", "val", "test", "all", or several joined by "+".
+        crystals: the crystals, Niggli-reduced and canonically oriented.
+        ids: one id for each crystal.
+        property: the label of each crystal, in `property_unit`; NaN where there is none.
+        property_name: name of the label's column; empty without labels.
+        property_unit: unit of the label; empty if not known.
+        source: where the data comes from.
+        licence: its licence, as far as known.
+        left_out: the rows or files that could not be used.
+    """
+
+    name: str
+    split: str
+    crystals: Crystals
+    ids: tuple[str, ...]
+    property: Float[Tensor, " crystals"]
+    property_name: str
+    property_unit: str
+    source: str
+    licence: str
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+    def __getitem__(self, which: slice | Tensor | Sequence[int]) -> Dataset:
+        """Some of the crystals: a slice, indices, or a mask."""
+        if not isinstance(which, slice | Tensor):
+            which = torch.as_tensor(which)
+        chosen = np.arange(len(self))[which if isinstance(which, slice) else which.cpu().numpy()]
+        return replace(
+            self,
+            crystals=self.crystals[which],
+            ids=tuple(self.ids[i] for i in chosen),
+            property=self.property[which],
+        )
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set on another device."""
+        return replace(self, crystals=self.crystals.to(device), property=self.property.to(device))
+
+    @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """The atomic numbers that occur, in order."""
+        return tuple(int(n) for n in torch.unique(self.crystals.atomic_numbers) if n > 0)
+
+    @cached_property
+    def formulas(self) -> list[str]:
+        """The chemical formula of each crystal, elements in alphabetical order, with all atoms of the cell: O3SrTi."""
+        from ase.data import chemical_symbols
+
+        formulas = []
+        for row in self.crystals.atomic_numbers.cpu().numpy():
+            numbers, counts = np.unique(row[row > 0], return_counts=True)
+            parts = sorted((chemical_symbols[n], int(k)) for n, k in zip(numbers, counts, strict=True))
+            formulas.append("".join(symbol + (str(k) if k > 1 else "") for symbol, k in parts))
+        return formulas
+
+    def summary(self) -> str:
+        """A few lines about the data set, for people."""
+        atoms = self.crystals.num_atoms
+        labelled = torch.isfinite(self.property)
+        lines = [
+            f"{self.name} ({self.split}): {len(self):,} crystals of {int(atoms.min())} to {int(atoms.max())} atoms, "
+            f"{len(self.elements)} elements"
+        ]
+        if self.property_name:
+            text = f"{self.property_name}: {int(labelled.sum()):,} labelled"
+            if labelled.any():
+                values = self.property[labelled]
+                text += f", {values.min():.3f} to {values.max():.3f} {self.property_unit}, mean {values.mean():.3f}".rstrip()
+            lines.append(text)
+        lines.append(f"source: {self.source}; licence: {self.licence}")
+        if self.left_out:
+            lines.append(f"left out: {len(self.left_out)}")
+            lines += [f"  {left.where}: {left.reason}" for left in self.left_out[:5]]
+            if len(self.left_out) > 5:
+                lines.append(f"  and {len(self.left_out) - 5} more (see .left_out)")
+        return "\n".join(lines)
+
+
+def load(
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    folder: str | Path | None = None,
+    property: str | None = None,
+    cache: str | Path | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+    limit: int | None = None,
+    base_url: str = download.PUBLIC_URL,
+) -> Dataset:
+    """A data set by name, or from a user's folder of CIF files or table of CIF texts.
+
+    Args:
+        name_or_path: "perov_5", "carbon_24", "mp_20", "synthetic_perovskites"; or the path of a folder of .cif files
+            (with a labels.csv, if wanted: a column `file` and columns of properties), or of a .csv or .csv.gz table.
+        split: "train", "val" or "test". A user's own table is taken whole unless it has a column `split`; a folder
+            of CIFs is always taken whole.
+        folder: where `<name>/<split>.csv` or `<split>.csv` lies (or .csv.gz); None downloads the public files.
+        property: the column with the label; None takes the set's own (a user's table: no label).
+        cache: folder for parsed and downloaded files; None for the user's cache folder.
+        jobs: processes that parse; None for all cores.
+        progress: show progress bars.
+        limit: only the first so many rows or files.
+        base_url: where the public files are served.
+
+    Raises:
+        DatasetError: names the file or column and the remedy. Single broken rows or files raise nothing: they are in
+            the data set's `left_out`, with the reason.
+        SettingError: if split, jobs or limit is out of range.
+    """
+    import pooch
+
+    if limit is not None and limit < 1:
+        raise SettingError(f"limit: {limit} rows; give at least 1, or None for all")
+    if jobs is not None and jobs < 1:
+        raise SettingError(f"jobs: {jobs} processes; give at least 1, or None for all cores")
+    if split not in SPLITS:
+        raise SettingError(f"split: {split!r}; give one of {', '.join(SPLITS)}")
+    cache = Path(pooch.os_cache("cdvae_lab") if cache is None else cache)
+    parsing = _Parsing(cache, jobs, progress, limit)
+    name = str(name_or_path)
+    if name in PUBLIC:
+        default, source, licence = PUBLIC[name]
+        path = (
+            download.fetch(name, split, cache / "public", base_url=base_url, progress=progress)
+            if folder is None
+            else _find(name, split, Path(folder))
+        )
+        if folder is not None:
+            source = f"{source}; read from {path.name}"
+        return _from_table(path, name, split, property or default, source, licence, parsing, own=False)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _from_folder(path, property, parsing)
+    if path.is_file() and path.name.lower().endswith((".csv", ".csv.gz")):
+        return _from_table(path, path.name, split, property, str(path), "the user's own", parsing, own=True)
+    if path.exists():
+        raise DatasetError(f"{path}: is neither a folder of CIF files nor a .csv or .csv.gz table; give one of these")
+    raise DatasetError(
+        f"{name}: no such data set or path; give one of {', '.join([*PUBLIC, SYNTHETIC])}, a folder of CIF files, or a "
+        ".csv or .csv.gz table with a column cif"
+    )
+
+
+def carbon_24_protocol(
+    *, folder: str | Path | None = None, cache: str | Path | None = None, progress: bool = True
+) -> tuple[Dataset, Dataset]:
+    """Carbon-24 as we train on it: (train with 1,632 crystals of val, the last 400 of val to choose by).
+
+    Val is shuffled by `numpy.random.default_rng(0)`; its first crystals, all but 400, join train. Where train has no
+    energies these bring the only labels.
+    """
+    train, val = (load("carbon_24", split, folder=folder, cache=cache, progress=progress) for split in ("train", "val"))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(val)))
+    joining, choosing = val[order[:-400]], val[order[-400:]]
+    joined = replace(
+        train,
+        split="train+val",
+        crystals=Crystals.cat([train.crystals, joining.crystals]),
+        ids=train.ids + joining.ids,
+        property=torch.cat([train.property, joining.property]),
+        left_out=train.left_out + joining.left_out,
+    )
+    return joined, choosing
+
+
+# Tables and folders
+
+
+@dataclass(frozen=True)
+class _Parsing:
+    cache: Path
+    jobs: int | None
+    progress: bool
+    limit: int | None
+
+
+def _find(name: str, split: str, folder: Path) -> Path:
+    tried = [
+        folder / part for part in (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
+    ]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise DatasetError(
+        f"{folder}: has no file of {name} ({split}); looked for {', '.join(str(p.relative_to(folder)) for p in tried)}. "
+        "Put the file there, or leave folder out to download it"
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype={"cif": str, "material_id": str, "split": str}, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
+        raise DatasetError(f"{path}: cannot be read as a CSV table ({error}); correct it, or get it again") from error
+    if "cif" not in table:
+        raise DatasetError(
+            f"{path}: has no column cif (columns: {', '.join(map(str, table))}); add one with the text of a CIF file in "
+            "each row, or give a folder of CIF files"
+        )
+    return table
+
+
+def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
+    import pandas as pd
+
+    if column is None:
+        return np.full(len(table), np.nan)
+    if column not in table:
+        raise DatasetError(
+            f"{where}: has no property column {column!r}; it has {', '.join(map(str, table))}. Pass one as property="
+        )
+    try:
+        return pd.to_numeric(table[column]).to_numpy(float)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{where}: column {column!r} holds something that is no number ({error}); correct it or leave the cell empty"
+        ) from error
+
+
+def _from_table(
+    path: Path, name: str, split: str, column: str | None, source: str, licence: str, parsing: _Parsing, own: bool
+) -> Dataset:
+    table = _read_table(path)
+    if own and "split" in table:
+        present = ", ".join(sorted(table["split"].dropna().unique()))
+        table = table[table["split"] == split]
+        if table.empty:
+            raise DatasetError(f"{path}: no row has {split!r} in its column split, only {present}; pass one of these")
+    elif own:
+        split = "all"
+    table = table.iloc[: parsing.limit]
+    # The header is line 1; a CIF spans many lines, so rows are counted, not lines.
+    places = [f"row {i + 1}" for i in table.index]
+    property = _labels(table, column, str(path))  # before any parsing: a misspelt column should cost nothing
+    texts = table["cif"].fillna("").tolist()
+    crystals, kept, left_out = _parse_cached(texts, places, str(path), parsing)
+    ids = table["material_id"].fillna("").tolist() if "material_id" in table else [str(i) for i in table.index]
+    return Dataset(
+        name,
+        split,
+        crystals,
+        tuple(ids[i] for i in kept),
+        torch.from_numpy(property[kept]).to(torch.float32),
+        column or "",
+        UNITS.get(column or "", ""),
+        source,
+        licence,
+        left_out,
+    )
+
+
+def _from_folder(folder: Path, column: str | None, parsing: _Parsing) -> Dataset:
+    import pandas as pd
+
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".cif")[: parsing.limit]
+    if not files:
+        raise DatasetError(
+            f"{folder}: holds no .cif files; give the folder that does, or a .csv table with a column cif"
+        )
+    labels_path = folder / "labels.csv"
+    property = np.full(len(files), np.nan)
+    if labels_path.is_file():
+        table = pd.read_csv(labels_path, dtype={"file": str})
+        if "file" not in table:
+            raise DatasetError(f"{labels_path}: has no column file; add one with the name of each .cif file")
+        values = dict(
+            zip(table["file"].str.removesuffix(".cif"), _labels(table, column, str(labels_path)), strict=True)
+        )
+        property = np.array([values.get(p.stem, np.nan) for p in files])
+    elif column is not None:
+        raise DatasetError(
+            f"{labels_path}: no such file, so property={column!r} cannot be found; make it, with the columns file and "
+            f"{column}, or leave property out"
+        )
+    # Broken bytes become a broken CIF, which is then reported as one file left out.
+    texts = [p.read_text(errors="replace") for p in files]
+    crystals, kept, left_out = _parse_cached(texts, [p.name for p in files], str(folder), parsing)
+    return Dataset(
+        folder.name,
+        "all",
+        crystals,
+        tuple(files[i].stem for i in kept),
+        torch.from_numpy(property[kept]).to(torch.float32),
+        column or "",
+        UNITS.get(column or "", ""),
+        str(folder),
+        "the user's own",
+        left_out,
+    )
+
+
+# Parsing, once
+
+
+def _judge(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
+    """Each text's crystal, or the reason why it is none."""
+    results: list[convert.Canonical | str] = []
+    with warnings.catch_warnings():
+        # pymatgen says for every other file that it rounded a coordinate; what is broken is reported as left out.
+        warnings.filterwarnings("ignore", module="pymatgen")
+        for text, place in zip(texts, places, strict=True):
+            try:
+                found = convert.parse(text, place, "cif")
+                if len(found) > 1:
+                    raise CrystalError(f"{place}: holds {len(found)} crystals; give one a row or file")
+                results.append(convert.canonical(found[0][0], place))
+            except CrystalError as error:
+                results.append(str(error).removeprefix(f"{place}: "))
+    return results
+
+
+def _parse(texts: Sequence[str], places: Sequence[str], parsing: _Parsing) -> list[convert.Canonical | str]:
+    from joblib import Parallel, cpu_count, delayed
+    from tqdm.auto import tqdm
+
+    jobs = 1 if len(texts) < PARALLEL_FROM else parsing.jobs or cpu_count()
+    chunks = [slice(start, start + 100) for start in range(0, len(texts), 100)]
+    work = Parallel(n_jobs=jobs, return_as="generator")(delayed(_judge)(texts[c], places[c]) for c in chunks)
+    results = []
+    with tqdm(total=len(texts), desc="reading crystals", unit="crystal", disable=not parsing.progress) as bar:
+        for part in work:
+            results += part
+            bar.update(len(part))
+    return results
+
+
+def _parse_cached(
+    texts: Sequence[str], places: Sequence[str], where: str, parsing: _Parsing
+) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
+    """The crystals, the indices of the texts that they are from, and the rest with reasons."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    digest = hashlib.sha256(f"cdvae_lab {convert.VERSION}\0".encode())
+    for text, place in zip(texts, places, strict=True):
+        digest.update(f"{place}\0{text}\0".encode())
+    path = parsing.cache / "parsed" / f"{digest.hexdigest()[:40]}.safetensors"
+    if path.is_file():
+        try:
+            tensors = load_file(path)
+            left_out = tuple(LeftOut(*pair) for pair in json.loads(_metadata(path)["left_out"]))
+            return Crystals(*(tensors[f] for f in FIELDS)), tensors["kept"].numpy(), left_out
+        except (SafetensorError, KeyError, ValueError) as error:
+            warnings.warn(f"{path}: the cached crystals are damaged ({error}); reading them again", stacklevel=4)
+    results = _parse(texts, places, parsing)
+    kept = np.array([i for i, r in enumerate(results) if not isinstance(r, str)], dtype=np.int64)
+    left_out = tuple(LeftOut(places[i], r) for i, r in enumerate(results) if isinstance(r, str))
+    if len(kept) == 0:
+        raise DatasetError(
+            f"{where}: none of its {len(texts)} crystals can be used; {left_out[0].where}: {left_out[0].reason}"
+        )
+    crystals = convert.from_canonical([r for r in results if not isinstance(r, str)])
+    _write_cache(path, crystals, kept, left_out)
+    return crystals, kept, left_out
+
+
+FIELDS = ("frac_coords", "atomic_numbers", "lattice")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def _write_cache(path: Path, crystals: Crystals, kept: np.ndarray, left_out: tuple[LeftOut, ...]) -> None:
+    from safetensors.torch import save
+
+    tensors = {f: getattr(crystals, f).contiguous() for f in FIELDS} | {"kept": torch.from_numpy(kept)}
+    metadata = {
+        "converter_version": str(convert.VERSION),
+        "left_out": json.dumps([(left.where, left.reason) for left in left_out]),
+    }
+    try:
+        convert.write_atomically(path, save(tensors, metadata))
+    except OSError as error:
+        # The data is there; only the next start will be slow again.
+        warnings.warn(
+            f"{path}: the parsed crystals could not be cached ({error.strerror or error}), so they will be parsed again "
+            "next time; free some space or pass cache=<another folder>",
+            stacklevel=5,
+        )

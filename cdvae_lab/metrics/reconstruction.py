@@ -1,0 +1,195 @@
+"""Does the model give a crystal back: match rate and RMSE by pymatgen's StructureMatcher.
+
+Two judges look at the same matches (ALGORITHM.md, section 5). The CDVAE paper's also asks that the prediction
+pass SMACT's composition test, which not all true crystals pass, so that 100 % is out of its reach; structure
+validity alone has no such ceiling. Both are always reported, each with its ceiling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.errors import CrystalError
+from cdvae_lab.metrics.validity import composition_validity, structure_validity
+
+if TYPE_CHECKING:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+STOL, ANGLE_TOL, LTOL = 0.5, 10.0, 0.3
+# Pairs per task: large enough that sending them to a process costs nothing, small enough to see progress.
+_PAIRS_PER_TASK = 16
+
+
+@dataclass(frozen=True)
+class JudgeScore:
+    """What one judge says of a set of reconstructions.
+
+    Attributes:
+        name: the judge.
+        crystals: number of pairs judged.
+        matched: predictions that the judge admits and that match their true crystal.
+        admitted: predictions that the judge admits, matching or not.
+        rmse: mean over the matched of StructureMatcher's RMS displacement, in units of (volume / atom)^(1/3);
+            NaN if none matched.
+        ceiling: share of the true crystals that the judge admits, 0 to 1: the highest match rate that
+            a perfect model could reach.
+    """
+
+    name: str
+    crystals: int
+    matched: int
+    admitted: int
+    rmse: float
+    ceiling: float
+
+    @property
+    def match_rate(self) -> float:
+        """Share of all the pairs that match, 0 to 1."""
+        return self.matched / self.crystals
+
+
+@dataclass(frozen=True)
+class ReconstructionScore:
+    """Both judges side by side, and the RMS of every pair (None: no match by structure validity alone)."""
+
+    structure: JudgeScore
+    reference: JudgeScore
+    rms: tuple[float | None, ...]
+
+    def table(self) -> str:
+        """The two judges as a table of plain text."""
+        head = f"{'judge':<28} {'match rate':>10} {'ceiling':>9} {'RMSE':>8} {'matched':>15}"
+        rows = [
+            f"{judge.name:<28} {judge.match_rate:>10.2%} {judge.ceiling:>9.2%} "
+            f"{judge.rmse:>8.4f} {f'{judge.matched:,} of {judge.crystals:,}':>15}"
+            for judge in (self.structure, self.reference)
+        ]
+        return "\n".join([head, *rows])
+
+
+def match(
+    truth: Crystals,
+    predicted: Crystals,
+    *,
+    stol: float = STOL,
+    angle_tol: float = ANGLE_TOL,
+    ltol: float = LTOL,
+    jobs: int = -1,
+) -> Iterator[tuple[int, float | None]]:
+    """Yield (index, RMS or None) for each pair in order, as the results come from `jobs` processes (-1: all cores).
+
+    The RMS displacement is that of `StructureMatcher(stol, angle_tol, ltol).get_rms_dist`, in units of
+    (volume / atom)^(1/3); angles in degrees. A structurally invalid crystal on either side is no match.
+
+    Raises:
+        CrystalError: the two batches differ in length.
+    """
+    # A function that checks at once, around a generator that runs later: the error comes at the call.
+    if len(truth) != len(predicted):
+        raise CrystalError(f"{len(predicted)} predicted crystals for {len(truth)} true ones; give one for each")
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher(stol=stol, angle_tol=angle_tol, ltol=ltol)
+    return _match(truth, predicted, matcher, jobs)
+
+
+def _match(
+    truth: Crystals, predicted: Crystals, matcher: StructureMatcher, jobs: int
+) -> Iterator[tuple[int, float | None]]:
+    from joblib import Parallel, delayed
+
+    comparable = (structure_validity(truth).cpu() & structure_validity(predicted).cpu()).tolist()
+    truth, predicted = truth.to("cpu", torch.float64), predicted.to("cpu", torch.float64)
+    pairs = [(_arrays(truth, n), _arrays(predicted, n)) if comparable[n] else None for n in range(len(truth))]
+    tasks = [pairs[start : start + _PAIRS_PER_TASK] for start in range(0, len(pairs), _PAIRS_PER_TASK)]
+    if len(tasks) <= 2:
+        jobs = 1  # starting processes takes longer than the work
+    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(_rms_of_pairs)(task, matcher) for task in tasks)
+    index = 0
+    for chunk in results:
+        for rms in chunk:
+            yield index, rms
+            index += 1
+
+
+def reconstruction(
+    truth: Crystals,
+    predicted: Crystals,
+    *,
+    stol: float = STOL,
+    angle_tol: float = ANGLE_TOL,
+    ltol: float = LTOL,
+    jobs: int = -1,
+) -> ReconstructionScore:
+    """Match every predicted crystal with its true one and let both judges score; arguments as in `match`."""
+    matches = match(truth, predicted, stol=stol, angle_tol=angle_tol, ltol=ltol, jobs=jobs)
+    return judge(truth, predicted, [rms for _, rms in matches])
+
+
+def judge(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> ReconstructionScore:
+    """Both judges' scores from the RMS values that `match` gave for these pairs.
+
+    Raises:
+        CrystalError: not one RMS value (or None) for each pair, or no pairs.
+    """
+    if not len(truth) == len(predicted) == len(rms) > 0:
+        raise CrystalError(
+            f"scoring needs one predicted crystal and one RMS for each true crystal, at least one; got "
+            f"{len(truth)} true, {len(predicted)} predicted, {len(rms)} RMS values"
+        )
+    true_ok, predicted_ok = structure_validity(truth).cpu(), structure_validity(predicted).cpu()
+    structure = _judge("structure valid", true_ok.tolist(), predicted_ok.tolist(), rms)
+    true_ok, predicted_ok = (
+        true_ok & composition_validity(truth).cpu(),
+        predicted_ok & composition_validity(predicted).cpu(),
+    )
+    reference = _judge("and composition (the paper's)", true_ok.tolist(), predicted_ok.tolist(), rms)
+    return ReconstructionScore(structure, reference, tuple(rms))
+
+
+def _judge(name: str, true_ok: Sequence[bool], predicted_ok: Sequence[bool], rms: Sequence[float | None]) -> JudgeScore:
+    matched = [value for value, admitted in zip(rms, predicted_ok, strict=True) if admitted and value is not None]
+    return JudgeScore(
+        name=name,
+        crystals=len(rms),
+        matched=len(matched),
+        admitted=sum(predicted_ok),
+        rmse=float(np.mean(matched)) if matched else math.nan,
+        ceiling=sum(true_ok) / len(true_ok),
+    )
+
+
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _arrays(crystals: Crystals, number: int) -> _Arrays:
+    """One crystal as arrays: far lighter to send to a process than a Structure."""
+    mask = crystals.mask[number]
+    return (
+        crystals.frac_coords[number][mask].numpy(),
+        crystals.atomic_numbers[number][mask].numpy(),
+        crystals.lattice[number].numpy(),
+    )
+
+
+def _rms_of_pairs(pairs: Sequence[tuple[_Arrays, _Arrays] | None], tolerances: dict[str, float]) -> list[float | None]:
+    """StructureMatcher on some pairs; runs in a process of its own."""
+    from pymatgen.core import Structure
+
+    results = []
+    for pair in pairs:
+        if pair is None:
+            results.append(None)
+            continue
+        truth, predicted = pair
+        one, other = (Structure(lattice, numbers.tolist(), frac) for frac, numbers, lattice in (predicted, truth))
+        distances = matcher.get_rms_dist(one, other)
+        results.append(None if distances is None else float(distances[0]))
+    return results

@@ -1,0 +1,174 @@
+"""Is a crystal possible at all: do its atoms keep apart, and can its charges balance?
+
+The two tests are those of the CDVAE paper (ALGORITHM.md, section 5; `eval_utils.py` of its code), so that
+numbers compare: structure validity looks at distances and volume, composition validity is SMACT's charge
+neutrality and electronegativity test with the oxidation states that the paper used.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cdvae_lab import lattice as lat
+from cdvae_lab.crystals import Crystals
+
+MIN_DISTANCE = 0.5  # Å
+MIN_VOLUME = 0.1  # Å^3
+MAX_ATOMIC_NUMBER = 118
+
+# Cells so thin that atoms more than this many cells away could be too close go to pymatgen, one by one:
+# they are rare, and reducing the lattice first is cheaper than comparing so many images.
+_MAX_REACH = 2
+# Crystals compared at once; bounds the memory of the (crystals, sites, sites, images) distances.
+_MAX_DISTANCES = 4_000_000
+
+Formula = tuple[tuple[int, int], ...]
+
+
+def structure_validity(
+    crystals: Crystals, min_distance: float = MIN_DISTANCE, min_volume: float = MIN_VOLUME
+) -> Bool[Tensor, " crystals"]:
+    """True where all distinct atoms are at least `min_distance` (Å) apart and the cell has `min_volume` (Å^3).
+
+    Distances are to the nearest periodic image; an atom's distance to its own images does not count, as in
+    the paper's code. No atoms, no such element, a number that is not finite, or a flat cell: invalid.
+    """
+    return _plausible_cell(crystals, min_volume) & _atoms_apart(crystals, min_distance, min_volume)
+
+
+def composition_validity(crystals: Crystals) -> Bool[Tensor, " crystals"]:
+    """True where SMACT finds oxidation states that are neutral and in the order of the electronegativities.
+
+    Equal to `smact.screening.smact_validity(..., oxidation_states_set="smact14")`, without its search over all
+    products of oxidation states: a single element passes, so do metals alone; an element for which SMACT has no
+    2014 oxidation state or no electronegativity fails. Source: Davies et al., Chem 1, 617 (2016).
+    """
+    valid = [bool(formula) and formula_validity(formula) for formula in reduced_formulas(crystals)]
+    return torch.tensor(valid, dtype=torch.bool, device=crystals.device)
+
+
+def invalid_reasons(crystals: Crystals) -> list[str | None]:
+    """For each crystal what is wrong with it, in words, or None if it is valid by both tests."""
+    plausible = _plausible_cell(crystals, MIN_VOLUME).tolist()
+    apart = _atoms_apart(crystals, MIN_DISTANCE, MIN_VOLUME).tolist()
+    neutral = composition_validity(crystals).tolist()
+    reasons = []
+    for cell_ok, atoms_ok, charges_ok in zip(plausible, apart, neutral, strict=True):
+        wrong = []
+        if not cell_ok:
+            wrong.append(f"no atoms, no such element, a number that is not finite, or a volume below {MIN_VOLUME} Å^3")
+        elif not atoms_ok:
+            wrong.append(f"two atoms closer than {MIN_DISTANCE} Å")
+        if not charges_ok:
+            wrong.append("no choice of oxidation states is neutral and follows the electronegativities (SMACT)")
+        reasons.append("; ".join(wrong) or None)
+    return reasons
+
+
+# --- structure ---------------------------------------------------------------------------------------
+
+
+def _plausible_cell(crystals: Crystals, min_volume: float) -> Bool[Tensor, " crystals"]:
+    lattice = crystals.lattice.double()
+    positions = crystals.frac_coords.double().masked_fill(~crystals.mask[..., None], 0.0)
+    finite = lattice.isfinite().flatten(1).all(1) & positions.isfinite().flatten(1).all(1)
+    elements = crystals.mask.any(1) & (crystals.atomic_numbers <= MAX_ATOMIC_NUMBER).all(1)
+    return elements & finite & (lat.volume(lattice) >= min_volume)  # a volume of NaN is not >=
+
+
+def _atoms_apart(crystals: Crystals, min_distance: float, min_volume: float) -> Bool[Tensor, " crystals"]:
+    """False for crystals with two atoms too close, and for those whose cell allows no distances."""
+    apart = _plausible_cell(crystals, min_volume)
+    # With differences rounded into [-1/2, 1/2], an image n cells away along an axis is at least |n| - 1/2 plane
+    # spacings away: in all but thin cells only the image that rounding chose can be too close (reach 0).
+    spacings = lat.plane_spacings(crystals.lattice.double())
+    reach = torch.ceil(min_distance / spacings - 0.5).amax(-1).nan_to_num(nan=0.0).clamp(0, _MAX_REACH + 1)
+    for images in range(_MAX_REACH + 1):
+        chosen = (apart & (reach == images)).nonzero()[:, 0]
+        per_crystal = crystals.num_sites**2 * (2 * images + 1) ** 3
+        for part in chosen.split(max(1, _MAX_DISTANCES // per_crystal)):
+            apart[part] = _smallest_distance(crystals[part], images) >= min_distance
+    for number in (apart & (reach > _MAX_REACH)).nonzero()[:, 0].tolist():
+        apart[number] = _smallest_distance_reduced(crystals[number]) >= min_distance
+    return apart
+
+
+def _smallest_distance(crystals: Crystals, reach: int) -> Float[Tensor, " crystals"]:
+    """Smallest distance (Å) between distinct atoms, images up to `reach` cells away; infinite for one atom."""
+    lattice, frac = crystals.lattice.double(), crystals.frac_coords.double()
+    delta = frac[:, :, None] - frac[:, None]
+    delta = delta - torch.round(delta)
+    pair = crystals.mask[:, :, None] & crystals.mask[:, None]
+    pair = pair & ~torch.eye(crystals.num_sites, dtype=torch.bool, device=frac.device)
+    offsets = lat.nearest_offsets(frac.device, frac.dtype, reach)
+    vectors = (delta[:, :, :, None] + offsets).flatten(1, 3) @ lattice
+    squared = (vectors**2).sum(-1).unflatten(1, (*pair.shape[1:], len(offsets))).amin(-1)
+    return squared.masked_fill(~pair, math.inf).flatten(1).amin(1).sqrt()
+
+
+def _smallest_distance_reduced(crystal: Crystals) -> float:
+    """The same for one crystal by pymatgen, which reduces the lattice before it looks at images."""
+    from pymatgen.core import Lattice
+
+    frac = crystal.frac_coords[0][crystal.mask[0]].double().cpu().numpy()
+    distances = Lattice(crystal.lattice[0].double().cpu().numpy()).get_all_distances(frac, frac)
+    distances[range(len(frac)), range(len(frac))] = math.inf
+    return float(distances.min())
+
+
+# --- composition -------------------------------------------------------------------------------------
+
+
+def reduced_formulas(crystals: Crystals) -> list[Formula]:
+    """Per crystal its elements as sorted pairs (atomic number, count), counts divided by their common divisor."""
+    formulas = []
+    for row in crystals.atomic_numbers.tolist():
+        counts: dict[int, int] = {}
+        for number in row:
+            if number > 0:
+                counts[number] = counts.get(number, 0) + 1
+        divisor = math.gcd(*counts.values())
+        formulas.append(tuple((number, count // divisor) for number, count in sorted(counts.items())))
+    return formulas
+
+
+@cache
+def formula_validity(formula: Formula) -> bool:
+    """Composition validity of one reduced formula, ((atomic number, count), ...)."""
+    elements = [_element(number) for number, _ in formula]
+    if len(elements) == 1 or all(is_metal for _, _, is_metal in elements):
+        return True
+    scale = [electronegativity for _, electronegativity, _ in elements if electronegativity is not None]
+    if len(scale) < len(elements) or not all(states for states, _, _ in elements):
+        return False
+    counts = [count for _, count in formula]
+    # The Pauling test asks that every cation be less electronegative than every anion. So there is a threshold,
+    # one of the electronegativities themselves, with the cations at or below it and the anions above it. For
+    # each threshold each element's states have one sign (or are 0, which the test ignores), and the charges that
+    # can be reached element by element are few, where the products of states would be many.
+    for threshold in set(scale):
+        charges = {0}
+        for (states, _, _), electronegativity, count in zip(elements, scale, counts, strict=True):
+            sign = 1 if electronegativity <= threshold else -1
+            charges = {charge + count * state for charge in charges for state in states if state * sign >= 0}
+        if 0 in charges:
+            return True
+    return False
+
+
+@cache
+def _element(atomic_number: int) -> tuple[tuple[int, ...], float | None, bool]:
+    """SMACT's 2014 oxidation states, Pauling electronegativity, and whether it counts the element as a metal."""
+    import smact
+    from pymatgen.core import Element
+
+    if atomic_number > 103:  # SMACT's table ends at lawrencium
+        return (), None, False
+    symbol = Element.from_Z(atomic_number).symbol
+    element = smact.Element(symbol)
+    return tuple(element.oxidation_states_smact14 or ()), element.pauling_eneg, symbol in smact.metals

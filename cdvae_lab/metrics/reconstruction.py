@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -111,7 +111,8 @@ def _match(
     tasks = [pairs[start : start + _PAIRS_PER_TASK] for start in range(0, len(pairs), _PAIRS_PER_TASK)]
     if len(tasks) <= 2:
         jobs = 1  # starting processes takes longer than the work
-    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(_rms_of_pairs)(task, matcher) for task in tasks)
+    parallel = Parallel(n_jobs=jobs, return_as="generator")
+    results = cast("Iterator[list[float | None]]", parallel(delayed(_rms_of_pairs)(task, matcher) for task in tasks))
     index = 0
     for chunk in results:
         for rms in chunk:
@@ -179,7 +180,7 @@ def _arrays(crystals: Crystals, number: int) -> _Arrays:
     )
 
 
-def _rms_of_pairs(pairs: Sequence[tuple[_Arrays, _Arrays] | None], tolerances: dict[str, float]) -> list[float | None]:
+def _rms_of_pairs(pairs: Sequence[tuple[_Arrays, _Arrays] | None], matcher: StructureMatcher) -> list[float | None]:
     """StructureMatcher on some pairs; runs in a process of its own."""
     from pymatgen.core import Structure
 

@@ -1,0 +1,25 @@
+"""The errors that cdvae_lab raises on purpose; each message names the file or field and the remedy."""
+
+
+class LabError(Exception):
+    """Base of every error that cdvae_lab raises on purpose."""
+
+
+class CrystalError(LabError, ValueError):
+    """A crystal, or the file that it came from, cannot be used."""
+
+
+class DatasetError(LabError, ValueError):
+    """A data set cannot be found, downloaded, checked or read."""
+
+
+class CheckpointError(LabError, ValueError):
+    """A checkpoint or a recording is not ours, damaged, or of another format version."""
+
+
+class SettingError(LabError, ValueError):
+    """An argument is out of its range."""
+
+
+class NonFiniteLossError(LabError, ArithmeticError):
+    """Training met a loss that is not a finite number; the weights are those before that step."""

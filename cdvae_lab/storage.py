@@ -1,0 +1,95 @@
+"""Files that cannot run code: safetensors with JSON metadata, written atomically, judged when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from cdvae_lab.errors import CheckpointError, LabError
+
+FORMAT = "cdvae_lab"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path, what: str = "the file") -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends well.
+
+    Raises:
+        LabError: if it cannot be written (no such folder, no permission, disk full); what stood there before remains.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; results are not
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LabError(
+            f"cannot write {what} {path}: {error.strerror or error}; free some space or choose another folder "
+            "(what was there before is untouched)"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], metadata: Mapping) -> Path:
+    """Write tensors and JSON metadata to one safetensors file, atomically.
+
+    Args:
+        kind: what the file holds ("model", "trajectory", ...); a reader asks for it.
+        version: of that kind's layout.
+    """
+    header = {"format": FORMAT, "kind": kind, "version": str(version), "metadata": json.dumps(dict(metadata))}
+    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
+    with atomic_path(path, f"the {kind} file") as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -> tuple[str, dict[str, Tensor], dict]:
+    """Read a file of `write_tensors`: its kind, tensors and metadata.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, not ours, of another kind or of another version.
+    """
+    path = Path(path)
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: a safetensors file, but not one of cdvae_lab's (its metadata has no format = {FORMAT}); "
+                    "other programs' weights cannot be loaded"
+                )
+            kind = header.get("kind", "")
+            if kind not in kinds:
+                raise CheckpointError(f"{path}: holds a {kind}, but a {' or '.join(kinds)} is needed here")
+            if header.get("version") != str(version):
+                raise CheckpointError(
+                    f"{path}: {kind} format version {header.get('version')}, but this cdvae_lab reads version {version}; "
+                    "use the cdvae_lab that wrote it, or make the file again with this one"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return kind, tensors, json.loads(header["metadata"])
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: truncated, damaged or no safetensors file ({error}); copy or download it again"
+        ) from error

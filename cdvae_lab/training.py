@@ -1,0 +1,381 @@
+"""Training as a generator: `fit(...)` updates the model in place and yields a `TrainingStep` after every update.
+
+A step draws its crystals and its noise from (seed, step) alone and runs without waiting for the device: the batch is an
+index into data that live there, and on a GPU the whole step, optimiser included, is one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.compiled import Graphed, fast_matmul
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
+from cdvae_lab.losses import TERMS, LossWeights, objective
+from cdvae_lab.neighbors import FAR, periodic_images
+from cdvae_lab.storage import read_tensors, write_tensors
+
+STATE_VERSION = 1
+READ_GUARD_EVERY = 16  # steps; on a GPU a bad loss is noticed this late
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train; kept in the checkpoint, so that a resumed run goes on as it began.
+
+    Attributes:
+        steps: optimiser steps of the whole run; the learning rate's schedule ends there.
+        lr, final_lr: Adam's learning rate rises over `warm_up` steps to `lr` and falls on a half cosine to `final_lr`.
+        clip: the gradient's norm is clipped to this.
+        ema_decay: of the moving average of the weights, per step.
+        seed: of batches and noise.
+    """
+
+    steps: int
+    batch_size: int = 512
+    lr: float = 1e-3
+    final_lr: float = 1e-5
+    warm_up: int = 500
+    clip: float = 10.0
+    ema_decay: float = 0.9995
+    seed: int = 0
+    weights: LossWeights = LossWeights()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.warm_up < 0:
+            raise SettingError("fit needs steps >= 1 (or epochs >= 1), batch_size >= 1 and warm_up >= 0")
+        if not (0 < self.final_lr <= self.lr and self.clip > 0 and 0 <= self.ema_decay < 1):
+            raise SettingError("fit needs 0 < final_lr <= lr, clip > 0 and 0 <= ema_decay < 1")
+        if self.seed < 0:
+            raise SettingError(f"seed must be 0 or more, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What has just happened.
+
+    Attributes:
+        step: optimiser steps done so far.
+        num_steps: of the whole run.
+        epoch: passes through the data set, as a fraction.
+        losses: the weighted total and then every term of `losses.TERMS` unweighted; looking at them waits for the GPU.
+        crystals_per_second: since the run started or went on.
+    """
+
+    step: int
+    num_steps: int
+    epoch: float
+    losses: Float[Tensor, " terms"]
+    crystals_per_second: float
+    run: Run = dataclasses.field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """The weighted total."""
+        return float(self.losses[0])
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Every term, unweighted, by name."""
+        return dict(zip(TERMS, self.losses[1:].tolist(), strict=True))
+
+    @property
+    def learning_rate(self) -> float:
+        return float(learning_rate(self.run.settings, torch.tensor(self.step - 1)))
+
+    def averaged(self) -> CDVAE:
+        """A copy of the model with the moving average of the weights *as they are now*: what to generate with."""
+        return self.run.averaged()
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything that it takes to go on from here, `fit(path, dataset)`; also loads as a model."""
+        return self.run.save(path)
+
+
+def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    """Linear warm-up, then half a cosine; on the device, so that it can be part of a CUDA graph."""
+    done = step.to(torch.float32)
+    rising = (done + 1) / max(settings.warm_up, 1)
+    after = ((done - settings.warm_up) / max(settings.steps - settings.warm_up, 1)).clamp(0, 1)
+    falling = settings.final_lr + (settings.lr - settings.final_lr) * 0.5 * (1 + torch.cos(math.pi * after))
+    return torch.where(rising < 1, rising * settings.lr, falling)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some crystals of the data set, and the padded size that they share."""
+
+    index: Int[Tensor, " crystals"]
+    sites: int
+
+
+class Batches:
+    """The order in which crystals are seen: a function of (seed, step), so that nothing of it needs saving.
+
+    Every epoch is shuffled, cut to whole batches, and sorted into batches of similar size, whose order is shuffled too;
+    sizes are rounded up to a few, since every size of a CUDA graph costs a capture.
+    """
+
+    def __init__(self, num_atoms: Int[Tensor, " crystals"], batch_size: int, seed: int, device: torch.device) -> None:
+        self.num_atoms = num_atoms.cpu()
+        self.most = int(self.num_atoms.max())
+        self.batch_size = min(batch_size, len(num_atoms))
+        self.per_epoch = len(num_atoms) // self.batch_size
+        self.seed, self.device = seed, device
+        self.epoch, self.order = -1, []
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self._epoch(epoch)
+        return self.order[place]
+
+    def _epoch(self, epoch: int) -> list[Batch]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(self.num_atoms), generator=generator)[: self.per_epoch * self.batch_size]
+        padded = ((self.num_atoms[shuffled] + 3) // 4 * 4).clamp_max(self.most)
+        groups = shuffled[padded.argsort(stable=True)].reshape(self.per_epoch, self.batch_size)
+        sizes = ((self.num_atoms[groups].amax(1) + 3) // 4 * 4).clamp_max(self.most).tolist()
+        on_device = groups.to(self.device)
+        return [Batch(on_device[b], sizes[b]) for b in torch.randperm(self.per_epoch, generator=generator).tolist()]
+
+
+class Run:
+    """A training run: the model, the averaged weights, the optimiser and the data, all on one device."""
+
+    def __init__(self, model: CDVAE, dataset: Dataset, settings: FitSettings, fuse: bool | None) -> None:
+        self.model, self.dataset, self.settings = model, dataset, settings
+        self.device = model.device
+        self.crystals = dataset.crystals.to(self.device)
+        self.property = dataset.property.to(self.device)
+        self.images = periodic_images(self.crystals.lattice, model.config.cutoff)
+        self.batches = Batches(dataset.crystals.num_atoms, settings.batch_size, settings.seed, self.device)
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.params]
+        self.step = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self.lr = torch.tensor(settings.lr, device=self.device)
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
+        fuse = on_gpu if fuse is None else fuse
+        self.losses = torch.compile(self._losses, dynamic=False) if fuse else self._losses
+        self.graphs: dict[int, Graphed] = {}
+
+    def _losses(
+        self, index: Int[Tensor, " crystals"], step: Int[Tensor, ""], sites: int, most_images: int
+    ) -> Float[Tensor, " terms"]:
+        batch = self.crystals[index]
+        batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
+        images = self.images[index, :most_images]
+        s = self.settings
+        terms = objective(self.model, batch, images, self.property[index], index, step, s.seed)
+        total = sum(getattr(s.weights, name) * terms[name] for name in TERMS)
+        return torch.stack([total, *(terms[name] for name in TERMS)])
+
+    def _update(self, index: Int[Tensor, " crystals"], sites: int, most_images: int) -> tuple[Tensor]:
+        """One optimiser step, without waiting for the device."""
+        with fast_matmul():
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = self.losses(index, self.step, sites, most_images)
+            losses[0].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.settings.clip, foreach=True)
+        finite = torch.isfinite(losses[0]) & torch.isfinite(norm)
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~finite, self.step, self.bad_step))
+        # From the first bad step on no weight changes any more, however late the loop reads of it.
+        self.optimizer.found_inf = (self.bad_step >= 0).to(torch.float32)  # type: ignore[attr-defined]
+        self.lr.copy_(learning_rate(self.settings, self.step))
+        self.optimizer.step()
+        done = self.step.to(torch.float32)
+        weight = 1 - torch.minimum(torch.full_like(done, self.settings.ema_decay), (1 + done) / (10 + done))
+        change = torch._foreach_sub([p.detach() for p in self.params], self.average)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(self.average, change)
+        self.step += 1
+        return (losses.detach(),)
+
+    def advance(self, batch: Batch) -> Float[Tensor, " terms"]:
+        """One step on one batch; its losses."""
+        if batch.sites not in self.graphs:
+            fitting = self.crystals.num_atoms <= batch.sites
+            most_images = int((self.images[fitting][..., 0] < FAR).sum(1).max())
+            update = lambda index: self._update(index, batch.sites, most_images)  # noqa: E731
+            self.graphs[batch.sites] = Graphed(update, self.device)
+        return self.graphs[batch.sites](batch.index)[0]
+
+    def check(self) -> None:
+        """Raise if any step so far had a loss or a gradient that is not finite (waits for the device)."""
+        bad = int(self.bad_step)
+        if bad >= 0:
+            index = self.batches[bad].index.tolist()
+            names = [self.dataset.ids[i] for i in index]
+            raise NonFiniteLossError(
+                f"the loss or its gradient is not finite at step {bad + 1}; the weights are those before it. Its crystals: "
+                f"{', '.join(names[:20])}{f' and {len(names) - 20} more' if len(names) > 20 else ''}. "
+                "Look at them, or train with a smaller lr; an earlier checkpoint is untouched"
+            )
+
+    def averaged(self) -> CDVAE:
+        """A copy of the model with the moving average of the weights."""
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for p, average in zip(model.parameters(), self.average, strict=True):
+                p.copy_(average)
+        return model.eval().requires_grad_(False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the state to go on from."""
+        self.check()
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in zip(names, self.average, strict=True)}
+        for name, p in zip(names, self.params, strict=True):
+            for key, value in self.optimizer.state[p].items():
+                tensors[f"adam.{key}.{name}"] = value
+        metadata = {
+            "config": dataclasses.asdict(self.model.config),
+            "fit": dataclasses.asdict(self.settings),
+            "step": int(self.step),
+            "data": {"name": self.dataset.name, "split": self.dataset.split, "crystals": len(self.dataset)},
+            "model": self.model.metadata,
+        }
+        return write_tensors(path, "training state", STATE_VERSION, tensors, metadata)
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Put optimiser, average and step counter where a saved state had them (the model's weights are there)."""
+        self.step.fill_(step)
+        for (name, p), average in zip(self.model.named_parameters(), self.average, strict=True):
+            average.copy_(tensors[f"average.{name}"])
+            state = {k: tensors[f"adam.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            on_device = {k: v.to(self.device).clone() for k, v in state.items()}
+            self.optimizer.state[p] = on_device
+
+
+def fit(
+    model: CDVAE | CDVAEConfig | str | Path,
+    dataset: Dataset,
+    *,
+    epochs: float | None = None,
+    steps: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    fuse: bool | None = None,
+    device: str | torch.device | None = None,
+    **settings,
+) -> Iterator[TrainingStep]:
+    """Train a model in place, one `TrainingStep` per optimiser step.
+
+    Args:
+        model: the model to train; or the settings of a new one; or the path of a training state, to go on from (its
+            settings then hold, but for `steps` or `epochs` where given, which move the end of the schedule).
+        dataset: crystals without a label take part in every term but the property's.
+        epochs, steps: the length of the whole run, one of the two.
+        checkpoint: where to write the state every `checkpoint_every` seconds and at the end.
+        fuse: compile the step with torch.compile; by default on a GPU only.
+        device: for a new model or a resumed one; a given model stays where it is.
+        settings: of `FitSettings`.
+
+    Raises:
+        SettingError: for settings out of range.
+        DatasetError: for crystals larger than the model takes, or with elements that it does not know.
+        NonFiniteLossError: when a loss is not finite, some steps after it; the weights are those before it.
+        CheckpointError: for a state that cannot be read.
+    """
+    tensors, done = None, 0
+    if isinstance(model, str | Path):
+        model, tensors, metadata = _read_state(model)
+        saved = metadata["fit"]
+        settings = {**saved, "weights": LossWeights(**saved["weights"]), **settings}
+        done = metadata["step"]
+        if epochs is None and steps is None:
+            steps = saved["steps"]
+        settings.pop("steps")
+    elif isinstance(model, CDVAEConfig):
+        model = CDVAE.for_dataset(dataset, **dataclasses.asdict(model))
+    if (epochs is None) == (steps is None):
+        raise SettingError("fit needs the length of the run: either epochs or steps")
+    if steps is None:
+        batch = min(settings.get("batch_size", FitSettings.batch_size), len(dataset))
+        steps = math.ceil(epochs * (len(dataset) // batch))
+    chosen = FitSettings(steps=steps, **settings)
+    check_fits(model, dataset)
+    if device is not None:
+        model = model.to(device)
+    model.train().requires_grad_(True)
+    run = Run(model, dataset, chosen, fuse)
+    if tensors is not None:
+        run.restore(tensors, done)
+    return _steps(run, done, checkpoint, checkpoint_every)
+
+
+def _steps(run: Run, done: int, checkpoint: str | Path | None, every: float) -> Iterator[TrainingStep]:
+    started = saved = time.monotonic()
+    on_gpu = run.device.type == "cuda"
+    for step in range(done, run.settings.steps):
+        losses = run.advance(run.batches[step])
+        if not on_gpu or step % READ_GUARD_EVERY == 0:
+            run.check()
+        now = time.monotonic()
+        if checkpoint is not None and (now - saved > every or step + 1 == run.settings.steps):
+            run.save(checkpoint)
+            saved = now
+        rate = (step + 1 - done) * run.batches.batch_size / max(now - started, 1e-9)
+        yield TrainingStep(step + 1, run.settings.steps, (step + 1) / run.batches.per_epoch, losses, rate, run)
+    run.check()
+
+
+def check_fits(model: CDVAE, dataset: Dataset) -> None:
+    """Refuse a data set that the model cannot be trained on.
+
+    Raises:
+        DatasetError: naming the crystals, and the setting or the model that would take them.
+    """
+    largest = int(dataset.crystals.num_atoms.max())
+    if largest > model.config.max_atoms:
+        where = dataset.ids[int(dataset.crystals.num_atoms.argmax())]
+        raise DatasetError(
+            f"{dataset.name}: crystal {where} has {largest} atoms, but the model takes {model.config.max_atoms} at most; "
+            "make the model with CDVAE.for_dataset(dataset), or leave larger crystals out"
+        )
+    present = dataset.crystals.atomic_numbers.unique()
+    if int(present.max()) > 100:
+        raise DatasetError(f"{dataset.name}: has elements beyond Z = 100, which a CDVAE has no class for; leave them out")
+
+
+def _read_state(path: str | Path) -> tuple[CDVAE, dict[str, Tensor], dict]:
+    kind, tensors, metadata = read_tensors(path, ("training state", "model"), STATE_VERSION)
+    if kind == "model":
+        raise CheckpointError(
+            f"{path}: a released model, without the optimiser's state; to train it further load it first: "
+            "fit(cdvae_lab.load(path), dataset)"
+        )
+    model = CDVAE(CDVAEConfig(**metadata["config"]))
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    model.metadata = metadata["model"]
+    return model, tensors, metadata
+
+
+@torch.no_grad()
+def validation_losses(model: CDVAE, dataset: Dataset, batch_size: int = 512, seed: int = 0) -> dict[str, float]:
+    """The mean of every term over a data set, with noise that is the same at every call."""
+    device = model.device
+    totals = dict.fromkeys(TERMS, 0.0)
+    for start in range(0, len(dataset), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(dataset)))
+        part = dataset[index].to(device)
+        images = periodic_images(part.crystals.lattice, model.config.cutoff)
+        terms = objective(model, part.crystals.trim(), images, part.property, index.to(device), 0, seed)
+        for name in TERMS:
+            totals[name] += float(terms[name]) * len(index) / len(dataset)
+    return totals

@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 JOBS ?= 2
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # A stamp is newer than the files that decide what is installed, or pip runs again.
 LAB := .venv/lab.stamp
 TOOLS := .venv/tools.stamp

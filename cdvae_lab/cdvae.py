@@ -7,25 +7,30 @@ Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencode
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import SettingError
+from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
+from cdvae_lab.storage import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
 
 NUM_ELEMENTS = 100  # classes Z = 1..100
 NOISE_FREQUENCIES = 8
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,19 @@ class CDVAE(nn.Module):
         p = (v * self.score_gate(s)[..., None, :]).sum(-1) * s.shape[-1] ** -0.5
         return p, self.type_head(s)
 
+    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
+        """Write the model to one safetensors file.
+
+        Args:
+            half: store the weights as float16, half the size.
+            metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
+        """
+        floats = torch.float16 if half else torch.float32
+        kept = {"lattice_mean", "lattice_std", "property_mean", "property_std", "elements"}
+        tensors = {k: v if k in kept else v.to(floats) for k, v in self.state_dict().items()}
+        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
+        return write_tensors(path, "model", FORMAT_VERSION, tensors, header)
+
     def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
         """Smooth features of log sigma, scaled to [-1, 1] between sigma_min and sigma_max."""
         low, high = torch.log(self.sigmas[-1]), torch.log(self.sigmas[0])
@@ -293,3 +311,48 @@ def masked_mean(
     """Mean over the atoms of each crystal."""
     weight = mask.to(x.dtype) / mask.sum(1, keepdim=True)
     return (x * weight.reshape(*weight.shape, *[1] * (x.ndim - 2))).sum(1)
+
+
+def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
+    """A trained model, ready to generate: a bundled one by name ("perov_5"), or a checkpoint by path.
+
+    A training state (`TrainingStep.save`) gives the moving average of its weights.
+
+    Raises:
+        CheckpointError: if there is no such model, or the file is truncated, not ours or of another version.
+    """
+    path = Path(name_or_path)
+    if not path.is_file() and path.suffix != ".safetensors":
+        path = assets.path(f"{name_or_path}.safetensors")
+    kind, tensors, header = read_tensors(path, ("model", "training state"), FORMAT_VERSION)
+    if kind == "training state":
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+        tensors = weights
+    try:
+        model = CDVAE(CDVAEConfig(**header["config"]))
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: its tensors or settings are not those of a CDVAE of this version ({error}); "
+            "use the cdvae_lab that wrote it"
+        ) from error
+    model.metadata = header["model"]
+    return model.to(device).eval().requires_grad_(False)
+
+
+def read_for(model: CDVAE, source: object) -> Crystals:
+    """Whatever `convert.read` takes, as crystals on the model's device that the model can encode.
+
+    Raises:
+        CrystalError: naming the file, for what `convert` refuses, more atoms than the model was trained for,
+            or elements that it never saw.
+    """
+    seen = frozenset(model.elements.nonzero()[:, 0].tolist())
+    return convert.read(source, max_atoms=model.config.max_atoms, elements=seen).to(model.device)
+
+
+@torch.no_grad()
+def encode(model: CDVAE, source: object) -> Float[Tensor, "crystals latent"]:
+    """The posterior mean of z for crystals, files, pymatgen Structures or ASE Atoms."""
+    return model.encode(read_for(model, source)).mu

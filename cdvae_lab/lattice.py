@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Lengths (Å) and angles (degrees) that a lattice predicted by a network is brought into before it is used.
-MIN_LENGTH, MAX_LENGTH = 0.5, 100.0
+MIN_LENGTH, MAX_LENGTH = 1.5, 100.0
 MIN_ANGLE, MAX_ANGLE = 20.0, 160.0
-# sin^2 of the angle between c and the a-b plane, from below: keeps predicted cells from being flat.
-MIN_FLATNESS = 1e-2
+# Squared volume of the cell with the same angles and unit lengths: keeps predicted cells from being flat.
+MIN_FLATNESS = 0.05
 
 
 def from_parameters(lengths: Float[Tensor, "*n 3"], angles: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:

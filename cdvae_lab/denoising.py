@@ -1,0 +1,340 @@
+"""Denoising as a generator: `denoise(...)` yields a `DenoisingFrame` after every call of the network.
+
+All samplers are the same step with other coefficients,
+
+    x  <-  x + drift * score(x, sigma) + diffusion * eps,        types  <-  argmax of the type logits,
+
+so a sampler is a `Schedule` of three numbers a step, and the loop does not know which one it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab import lattice as lat
+from cdvae_lab import noise
+from cdvae_lab.cdvae import CDVAE, CDVAEConfig, read_for
+from cdvae_lab.compiled import Graphed, fast_matmul
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.errors import SettingError
+from cdvae_lab.neighbors import periodic_images
+from cdvae_lab.noise import Stream, geometric_levels
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The coefficients of every step, in order; the last step adds no noise.
+
+    Attributes:
+        name: of the sampler, for captions.
+        sigma: the noise level that the network is told, Å.
+        drift: what the score is multiplied with, Å^2.
+        diffusion: what the noise is multiplied with, Å.
+    """
+
+    name: str
+    sigma: Float[Tensor, " steps"]
+    drift: Float[Tensor, " steps"]
+    diffusion: Float[Tensor, " steps"]
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+    def without_last(self) -> Schedule:
+        """The same without the noise-free step, as the reference ends: for comparison."""
+        return Schedule(self.name, self.sigma[:-1], self.drift[:-1], self.diffusion[:-1])
+
+    @classmethod
+    def _ending_clean(cls, name: str, sigma: Tensor, drift: Tensor, diffusion: Tensor, left: float) -> Schedule:
+        # Tweedie's formula, E[x0 | x] = x + sigma^2 score(x), at the noise that is really left.
+        last = torch.tensor([left], dtype=torch.float64)
+        return cls(
+            name,
+            torch.cat([sigma, last]),
+            torch.cat([drift, last**2]),
+            torch.cat([diffusion, torch.zeros(1, dtype=torch.float64)]),
+        )
+
+    @classmethod
+    def langevin(cls, config: CDVAEConfig, steps_per_level: int = 100, step_size: float = 1e-4) -> Schedule:
+        """Annealed Langevin dynamics, as in the paper (algorithm 1; Song and Ermon 2019).
+
+        At level sigma a step is a = step_size * (sigma / sigma_min)^2. A Gaussian of variance sigma^2 under steps of
+        r = a / sigma^2 keeps the variance 2 sigma^2 / (2 - r), which is what the last step removes.
+        """
+        ratio = step_size / config.sigma_min**2
+        if steps_per_level < 1 or not 0 < ratio < 2:
+            raise SettingError(
+                f"Langevin dynamics needs steps_per_level >= 1 and 0 < step_size < {2 * config.sigma_min**2:g} Å^2 "
+                f"(beyond, it diverges), not {steps_per_level} and {step_size:g}"
+            )
+        levels = geometric_levels(config.sigma_max, config.sigma_min, config.num_levels)
+        sigma = levels.repeat_interleave(steps_per_level)
+        a = step_size * (sigma / config.sigma_min) ** 2
+        return cls._ending_clean("langevin", sigma, a, (2 * a).sqrt(), config.sigma_min * (2 / (2 - ratio)) ** 0.5)
+
+    @classmethod
+    def ancestral(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
+        """Ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47)."""
+        sigma, down = cls._descent(config, steps)
+        diffusion = down[1] * (down[0] ** 2 - down[1] ** 2).sqrt() / down[0]
+        return cls._ending_clean("ancestral", sigma, down[0] ** 2 - down[1] ** 2, diffusion, config.sigma_min)
+
+    @classmethod
+    def probability_flow(cls, config: CDVAEConfig, steps: int = 100) -> Schedule:
+        """Euler steps of the probability-flow equation, without noise but for the start (Song et al. 2021, eq. 13)."""
+        sigma, down = cls._descent(config, steps)
+        drift = 0.5 * (down[0] ** 2 - down[1] ** 2)
+        return cls._ending_clean("probability_flow", sigma, drift, torch.zeros_like(drift), config.sigma_min)
+
+    @staticmethod
+    def _descent(config: CDVAEConfig, steps: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if steps < 2:
+            raise SettingError(f"steps must be at least 2, not {steps}")
+        levels = geometric_levels(config.sigma_max, config.sigma_min, steps)
+        return levels[:-1], (levels[:-1], levels[1:])
+
+
+@dataclass(frozen=True)
+class DenoisingFrame:
+    """The whole state of a run after a step: enough to look at and to go on from.
+
+    Attributes:
+        step: calls of the network so far; 0 is the start.
+        sigma: the noise level of the step that led here, Å (of the first step, in frame 0).
+        crystals: positions, types and lattices now.
+        score: gradient of the log-density that the step followed, 1/Å; zero in frame 0.
+        z: the latents that the crystals are decoded from.
+        numbers: of the crystals; with the seed and the step they determine the noise.
+        seed: of the noise.
+        schedule: the sampler.
+    """
+
+    step: int
+    sigma: float
+    crystals: Crystals
+    score: Float[Tensor, "crystals sites 3"]
+    z: Float[Tensor, "crystals latent"]
+    numbers: Int[Tensor, " crystals"]
+    seed: int
+    schedule: Schedule
+
+    @property
+    def num_steps(self) -> int:
+        """Calls of the network in the whole run."""
+        return len(self.schedule)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.num_steps
+
+
+def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: float) -> Schedule:
+    """A schedule by name, with its own settings.
+
+    Raises:
+        SettingError: for a sampler or a setting that does not exist.
+    """
+    if isinstance(sampler, Schedule):
+        if settings:
+            raise SettingError(f"a ready Schedule takes no further settings, but got {', '.join(settings)}")
+        return sampler
+    makers = {
+        "langevin": (Schedule.langevin, {"steps_per_level", "step_size"}),
+        "ancestral": (Schedule.ancestral, {"steps"}),
+        "probability_flow": (Schedule.probability_flow, {"steps"}),
+    }
+    if sampler not in makers:
+        raise SettingError(f"no sampler {sampler!r}; there are {', '.join(makers)}")
+    make, takes = makers[sampler]
+    if strange := sorted(set(settings) - takes):
+        raise SettingError(f"the {sampler} sampler takes {', '.join(sorted(takes))}, not {', '.join(strange)}")
+    return make(model.config, **settings)  # type: ignore[arg-type]
+
+
+def denoise(
+    model: CDVAE,
+    n: int | None = None,
+    *,
+    z: Float[Tensor, "crystals latent"] | None = None,
+    frame: DenoisingFrame | None = None,
+    seed: int | None = None,
+    sampler: str | Schedule = "ancestral",
+    first_number: int = 0,
+    **settings: float,
+) -> Iterator[DenoisingFrame]:
+    """Generate crystals; yields the start and then a frame after every call of the network.
+
+    Start from the prior (`n`), from latents (`z`), or from a frame: the frame of an interrupted run goes on
+    exactly as the run would have, and with another `seed` it branches.
+
+    Args:
+        n: number of crystals to draw from the prior.
+        z: latents to decode.
+        frame: where to go on; brings its own schedule and, unless given, its seed.
+        seed: of everything random, 0 by default.
+        sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
+            `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`.
+        first_number: number of the first crystal; crystals of other numbers have other noise.
+
+    Raises:
+        SettingError: for anything out of range, before any work.
+    """
+    if sum(given is not None for given in (n, z, frame)) != 1:
+        raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
+    if seed is not None and seed < 0:
+        raise SettingError(f"seed must be 0 or more, not {seed}")
+    if first_number < 0:
+        raise SettingError(f"first_number must be 0 or more, not {first_number}")
+    if frame is not None:
+        if frame.finished:
+            raise SettingError(
+                f"the frame is the last of its {frame.num_steps} steps; go on from an earlier one, or start anew from its z"
+            )
+        if settings or sampler != "ancestral" or first_number:
+            raise SettingError("a frame brings its own sampler and numbers; give only the seed beside it")
+        return _run(model, frame if seed is None else replace(frame, seed=seed))
+    seed = seed or 0
+    schedule = choose_schedule(model, sampler, **settings)
+    if z is None:
+        assert n is not None
+        if n < 1:
+            raise SettingError(f"n, the number of crystals, must be at least 1, not {n}")
+        numbers = torch.arange(first_number, first_number + n, device=model.device)
+        z = noise.normal(seed, Stream.LATENT, numbers, 0, (model.config.latent_dim,), model.lattice_mean.dtype)
+    if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
+        raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
+    z = z.detach().to(model.device)
+    numbers = torch.arange(first_number, first_number + len(z), device=model.device)
+    return _run(model, start(model, z, numbers, seed, schedule), yield_first=True)
+
+
+@torch.no_grad()
+def start(
+    model: CDVAE, z: Float[Tensor, "crystals latent"], numbers: Int[Tensor, " crystals"], seed: int, schedule: Schedule
+) -> DenoisingFrame:
+    """Frame 0: number of atoms, lattice and types from z, uniform positions (paper, section 4.3)."""
+    aggregates = model.aggregates(z)
+    num_atoms = aggregates.num_atoms
+    sites = int(num_atoms.max())
+    exists = torch.arange(sites, device=z.device) < num_atoms[:, None]
+    frac = noise.uniform(seed, Stream.START, numbers, 0, (sites, 3), z.dtype) * exists[..., None]
+    probabilities = aggregates.composition * model.elements[1:]
+    draw = noise.uniform(seed, Stream.COMPOSITION, numbers, 0, (sites,), z.dtype)
+    types = initial_types(probabilities / probabilities.sum(-1, keepdim=True), num_atoms, draw) * exists
+    crystals = Crystals(frac, types, model.predict_lattice(aggregates))
+    return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
+
+
+def initial_types(
+    composition: Float[Tensor, "crystals elements"],
+    num_atoms: Int[Tensor, " crystals"],
+    draw: Float[Tensor, "crystals sites"],
+) -> Int[Tensor, "crystals sites"]:
+    """Round c * N to counts, lay the elements out in order of their counts, and draw what is missing."""
+    counts = torch.round(composition * num_atoms[:, None])
+    counts, order = counts.sort(dim=-1, descending=True, stable=True)
+    ends = counts.cumsum(-1)
+    site = torch.arange(draw.shape[1], device=draw.device)
+    place = (ends[:, None, :] <= site[:, None]).sum(-1)
+    laid_out = torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1
+    return torch.where(place < order.shape[1], laid_out, noise.draw_types(composition, draw))
+
+
+def make_step(model: CDVAE, seed: int):
+    """The pure step: tensors in, tensors out, no waiting for the device."""
+    unseen = ~model.elements[1:]
+
+    @torch.no_grad()
+    def step(
+        frac_coords: Tensor,
+        atomic_numbers: Tensor,
+        lattice: Tensor,
+        images: Tensor,
+        z: Tensor,
+        numbers: Tensor,
+        index: Tensor,
+        sigma: Tensor,
+        drift: Tensor,
+        diffusion: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        crystals = Crystals(frac_coords, atomic_numbers, lattice)
+        with fast_matmul():
+            p, logits = model.score(crystals, z, sigma.expand(len(crystals)), images)
+        score = p / sigma
+        eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)
+        moved = frac_coords + lat.cart_to_frac(drift * score + diffusion * eps, lattice)
+        mask = crystals.mask
+        types = logits.masked_fill(unseen, -torch.inf).argmax(-1) + 1
+        return lat.wrap(moved) * mask[..., None], types * mask, score * mask[..., None]
+
+    return step
+
+
+def _run(model: CDVAE, frame: DenoisingFrame, yield_first: bool = False) -> Iterator[DenoisingFrame]:
+    device, dtype = frame.z.device, frame.z.dtype
+    schedule = frame.schedule
+    images = periodic_images(frame.crystals.lattice, model.config.cutoff)
+    index = torch.arange(len(schedule), device=device)
+    coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
+    levels = schedule.sigma.tolist()
+    step = Graphed(make_step(model, frame.seed), device)
+    if yield_first:
+        yield frame
+    while not frame.finished:
+        i = frame.step
+        crystals = frame.crystals
+        frac, types, score = step(
+            crystals.frac_coords,
+            crystals.atomic_numbers,
+            crystals.lattice,
+            images,
+            frame.z,
+            frame.numbers,
+            index[i],
+            *(x[i] for x in coefficients),
+        )
+        frame = replace(
+            frame,
+            step=i + 1,
+            sigma=levels[i],
+            crystals=crystals.replace(frac_coords=frac, atomic_numbers=types),
+            score=score,
+        )
+        yield frame
+
+
+def reconstruct(
+    model: CDVAE,
+    source: object,
+    *,
+    sampled: bool = False,
+    seed: int = 0,
+    sampler: str | Schedule = "ancestral",
+    first_number: int = 0,
+    **settings: float,
+) -> Iterator[DenoisingFrame]:
+    """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
+
+    Args:
+        source: Crystals, files, pymatgen Structures or ASE Atoms, as `convert.read` takes them.
+        sampled: decode a sample of the posterior, as the reference does, instead of its mean.
+        seed, sampler, first_number, settings: of `denoise`.
+
+    Raises:
+        CrystalError: for crystals that the model cannot take.
+        SettingError: for settings out of range.
+    """
+    crystals = source.to(model.device) if isinstance(source, Crystals) else read_for(model, source)
+    with torch.no_grad():
+        posterior = model.encode(crystals)
+    z = posterior.mu
+    if sampled:
+        numbers = torch.arange(first_number, first_number + len(z), device=model.device)
+        z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, (z.shape[1],), z.dtype))
+    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, **settings)

@@ -38,7 +38,7 @@ test: lint ## check everything: style, floors, types, tests, notebooks
 lint: $(TOOLS) ## check style, imports and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(TOOLS) ## measure training and denoising on this machine

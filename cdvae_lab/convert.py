@@ -1,42 +1,43 @@
-"""Crystals from and to pymatgen, ASE, torch-geometric and files; the one place that judges a user's file.
+"""Crystals from and to pymatgen, ASE, torch-geometric and files; with `parsing`, the judge of a user's file.
 
 Every crystal that enters the lab is checked, Niggli-reduced (never made primitive unless asked) and rebuilt from its
 six lattice parameters, so that its orientation and its choice of cell are canonical (Xie et al., arXiv 2110.06197,
-section 4 and its data preparation). An atom is known by its atomic number alone: oxidation states, isotopes
-(deuterium counts as hydrogen), magnetic moments and selective dynamics are dropped.
+and its public implementation). An atom is known by its atomic number alone: oxidation states, isotopes (deuterium
+counts as hydrogen), magnetic moments and selective dynamics are dropped.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from cdvae_lab import lattice as lat
+from cdvae_lab import reduction
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CrystalError
+from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.parsing import MIN_VOLUME, check_cell, from_ase, parse, read_file
+from cdvae_lab.storage import atomic_path
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
+    from torch_geometric.data import Batch, Data
 
 # Part of the cache's key: raise it when the same file would become another crystal.
-VERSION = 1
+VERSION = 2
 # Å; the structure validity of the paper. The shortest bond there is (H2) has 0.74 Å, so anything closer is a mistake
 # in the file: a split site without occupancies, a doubled atom, a wrong cell.
 MIN_DISTANCE = 0.5
-# Å^3; the structure validity of the paper.
-MIN_VOLUME = 0.1
-# Å^2, on squared lengths and scalar products: differences below it are rounding, not geometry.
-NIGGLI_TOLERANCE = 1e-4
+# ASE and pymatgen know no element beyond.
+MAX_ATOMIC_NUMBER = 118
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,9 @@ class Canonical:
     """One judged and reduced crystal as plain arrays, cheap to send between processes."""
 
     frac_coords: Float[np.ndarray, "atoms 3"]
-    atomic_numbers: np.ndarray
+    atomic_numbers: Int[np.ndarray, " atoms"]
     lengths: Float[np.ndarray, " 3"]
     angles: Float[np.ndarray, " 3"]
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing: a reader, or a run that is killed, never sees half of it.
-
-    Raises:
-        OSError: if it cannot be written; what was there before is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 # Into the lab
@@ -78,7 +61,7 @@ def read(
     primitive: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Crystals:
-    """Crystals from whatever a user has: a file, its text, a pymatgen Structure, ASE Atoms, Crystals, or a list of these.
+    """Crystals from what a user has: a file, its text, a pymatgen Structure, ASE Atoms, Crystals, or a list of these.
 
     A path ends in .cif, .vasp, .poscar, .xyz or .extxyz, or is named like POSCAR or CONTCAR; a string with line breaks
     is taken for the text of such a file. A file with several crystals gives all of them.
@@ -153,58 +136,28 @@ def canonical(
     Raises:
         CrystalError: names the crystal, what is wrong, and the remedy.
     """
+    numbers = _atomic_numbers(structure, name)
     if primitive:
         structure = structure.get_primitive_structure()
-    numbers = _atomic_numbers(structure, name)
+        numbers = _atomic_numbers(structure, name)
+    matrix, frac_coords = np.array(structure.lattice.matrix, float), np.array(structure.frac_coords, float)
+    check_cell(matrix, name)
+    if not np.isfinite(frac_coords).all():
+        atom = np.flatnonzero(~np.isfinite(frac_coords).all(1))[0]
+        raise CrystalError(f"{name}: a coordinate of atom {atom} is not a finite number; correct it")
     if max_atoms is not None and len(numbers) > max_atoms:
         raise CrystalError(_too_many_atoms(structure, name, max_atoms))
     if elements is not None and (strange := sorted(set(numbers.tolist()) - set(elements))):
         raise CrystalError(
-            f"{name}: {_symbols(strange)} never seen by the model, which knows {_symbols(sorted(elements))}; use a "
-            "crystal of those elements, or a model trained on the others"
+            f"{name}: the model has never seen {_symbols(strange)}; it knows {_symbols(sorted(elements))}. Use a "
+            "crystal of those elements, or a model that was trained on the others"
         )
-    matrix, frac_coords = np.array(structure.lattice.matrix, float), np.array(structure.frac_coords, float)
-    if not (np.isfinite(matrix).all() and np.isfinite(frac_coords).all()):
-        raise CrystalError(f"{name}: the cell or a coordinate is not a finite number; correct the file")
-    if abs(np.linalg.det(matrix)) < MIN_VOLUME:
-        raise CrystalError(
-            f"{name}: the cell has a volume of {abs(np.linalg.det(matrix)):.3g} Å^3, and {MIN_VOLUME} Å^3 is the least "
-            "that a crystal can have; correct its lengths (Å) and angles (degrees)"
-        )
-    reduced, transform = niggli(matrix, name)
-    frac_coords = frac_coords @ np.linalg.inv(transform)
-    frac_coords -= np.floor(frac_coords)
-    frac_coords[frac_coords >= 1] = 0
+    reduced, transform = reduction.niggli(matrix)
+    # In float64 and by an integer matrix, so that positions lose nothing; ASE and pymatgen leave wrapping to us.
+    frac_coords = lat.wrap(torch.from_numpy(frac_coords @ np.linalg.inv(transform))).numpy()
     _check_distances(reduced, frac_coords, numbers, name)
     lengths, angles = lat.to_parameters(torch.from_numpy(reduced))
     return Canonical(frac_coords, numbers, lengths.numpy(), angles.numpy())
-
-
-def niggli(
-    matrix: Float[np.ndarray, "3 3"], name: str = "lattice"
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]:
-    """The right-handed Niggli cell of a lattice (rows, Å), and the integer matrix that makes it of the old rows.
-
-    spglib does the work and not pymatgen, whose reduction ends by taking any cell with the right lengths whose
-    angles agree within one degree: with angles near 90 degrees its result depends on the cell it was given.
-
-    Raises:
-        CrystalError: if the lattice cannot be reduced.
-    """
-    import spglib
-
-    for tolerance in (NIGGLI_TOLERANCE, NIGGLI_TOLERANCE / 10, NIGGLI_TOLERANCE / 100):
-        # The conditions with a tolerance can contradict each other, and the search then never ends: with another
-        # tolerance it does.
-        reduced = spglib.niggli_reduce(matrix, eps=tolerance)
-        if reduced is not None:
-            break
-    else:
-        raise CrystalError(f"{name}: the cell could not be Niggli-reduced; give the crystal in a less skewed cell")
-    transform = np.round(reduced @ np.linalg.inv(matrix))
-    if np.linalg.det(transform @ matrix) < 0:
-        transform = -transform  # the same parameters, the other hand
-    return transform @ matrix, transform
 
 
 def _structures(source: Any, name: str) -> list[tuple[Structure, str]]:
@@ -217,11 +170,11 @@ def _structures(source: Any, name: str) -> list[tuple[Structure, str]]:
     if isinstance(source, Crystals):
         return [(s, f"{name} {i}") for i, s in enumerate(to_structures(source))]
     if isinstance(source, Atoms):
-        return [(_from_ase(source, name), name)]
+        return [(from_ase(source, name), name)]
     if isinstance(source, str) and "\n" in source:
         return parse(source, f"text of {name}")
     if isinstance(source, str | Path):
-        return _read_file(Path(source))
+        return read_file(Path(source).expanduser())
     if isinstance(source, Iterable):
         return [pair for i, item in enumerate(source) for pair in _structures(item, f"{name} {i}")]
     raise CrystalError(
@@ -230,76 +183,7 @@ def _structures(source: Any, name: str) -> list[tuple[Structure, str]]:
     )
 
 
-def _read_file(path: Path) -> list[tuple[Structure, str]]:
-    if not path.is_file():
-        raise CrystalError(f"{path}: no such file; check the path")
-    lower = path.name.lower()
-    if lower.endswith(".cif"):
-        fmt = "cif"
-    elif lower.endswith((".vasp", ".poscar")) or lower.startswith(("poscar", "contcar")):
-        fmt = "poscar"
-    elif lower.endswith((".xyz", ".extxyz")):
-        fmt = "extxyz"
-    else:
-        raise CrystalError(
-            f"{path}: cannot tell the format from the name; use .cif, .vasp, .poscar, .xyz or .extxyz, or name it POSCAR"
-        )
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError as error:
-        raise CrystalError(f"{path}: is not a text file ({error.reason}); give a CIF, POSCAR or XYZ file") from error
-    return parse(text, str(path), fmt)
-
-
-def parse(text: str, name: str, fmt: str | None = None) -> list[tuple[Structure, str]]:
-    """The structures in the text of a file, each with its name; the format ("cif", "poscar", "extxyz") is guessed if None.
-
-    Raises:
-        CrystalError: names the file, what is wrong, and the remedy.
-    """
-    from pymatgen.io.cif import CifParser
-    from pymatgen.io.vasp import Poscar
-
-    if not text.strip():
-        raise CrystalError(f"{name}: the file is empty; give one with a crystal in it")
-    if fmt is None:
-        fmt = "cif" if "_cell_length_a" in text else "extxyz" if "Lattice=" in text else "poscar"
-    try:
-        if fmt == "cif":
-            # primitive: never behind the user's back. check_occu: a sum above 1 is judged below, not rescaled.
-            parser = CifParser.from_str(text)
-            structures = parser.parse_structures(primitive=False, on_error="raise")
-        elif fmt == "poscar":
-            structures = [Poscar.from_str(text).structure]
-        else:
-            from ase.io import read as ase_read
-
-            found = ase_read(io.StringIO(text), index=":", format="extxyz")
-            structures = [_from_ase(atoms, name) for atoms in found]
-    except CrystalError:
-        raise
-    except Exception as error:
-        raise CrystalError(
-            f"{name}: cannot be read as {fmt.upper()} ({type(error).__name__}: {error}); correct the file, or export it "
-            "again from a program that reads it"
-        ) from error
-    if not structures:
-        raise CrystalError(f"{name}: holds no crystal; a {fmt.upper()} file needs a cell and at least one atom")
-    if len(structures) == 1:
-        return [(structures[0], name)]
-    return [(s, f"{name} (number {i})") for i, s in enumerate(structures)]
-
-
-def _from_ase(atoms: Atoms, name: str) -> Structure:
-    from pymatgen.core import Structure
-
-    if not atoms.pbc.all():
-        raise CrystalError(
-            f'{name}: is not periodic in all three directions; give a crystal (in XYZ: Lattice="..." and pbc="T T T")'
-        )
-    if (atoms.numbers < 1).any():
-        raise CrystalError(f"{name}: has a dummy atom (X); replace it by an element or remove it")
-    return Structure(np.array(atoms.cell), atoms.numbers.tolist(), atoms.get_scaled_positions())
+# Judging
 
 
 def _atomic_numbers(structure: Structure, name: str) -> np.ndarray:
@@ -311,53 +195,192 @@ def _atomic_numbers(structure: Structure, name: str) -> np.ndarray:
     for i, site in enumerate(structure):
         if not site.is_ordered:
             raise CrystalError(
-                f"{name}: site {i} is partly occupied or mixed ({site.species_string}); the model needs one whole atom a "
-                "site: make an ordered cell first, for example with pymatgen's OrderDisorderedStructureTransformation"
+                f"{name}: site {i} is partly occupied or mixed ({site.species_string}), and the model needs one whole "
+                "atom a site; make an ordered cell, for example with pymatgen's OrderDisorderedStructureTransformation"
             )
         if isinstance(site.specie, DummySpecies):
             raise CrystalError(
-                f"{name}: site {i} holds {site.specie.symbol}, which is no element; replace it by one or remove it"
+                f"{name}: site {i} holds {site.specie.symbol!r}, which is no element; replace it by one or remove it"
             )
         numbers[i] = site.specie.Z
     return numbers
 
 
-def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
-    message = f"{name}: has {len(structure)} atoms, more than the {max_atoms} that the model was trained for"
-    primitive = structure.get_primitive_structure()
-    if len(primitive) <= max_atoms:
-        return message + (
-            f"; its primitive cell has {len(primitive)}: take that with cdvae_lab.convert.read(..., primitive=True)"
-        )
-    return message + (
-        f" (its primitive cell: {len(primitive)}); use a smaller crystal, or a model trained on larger ones"
-    )
-
-
 def _check_distances(matrix: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray, name: str) -> None:
     from pymatgen.core import Lattice
 
-    # An atom and its own images are as far apart as the shortest vector, which a Niggli cell has as its first.
+    # An atom and its own images are as far apart as the shortest vector of a Niggli cell.
     shortest = np.linalg.norm(matrix, axis=1).min()
     if shortest < MIN_DISTANCE:
         raise CrystalError(
-            f"{name}: the cell repeats after {shortest:.3f} Å, so that atoms lie on their own images (at least "
+            f"{name}: the cell repeats after {shortest:.3f} Å, so that atoms lie on top of their own images (at least "
             f"{MIN_DISTANCE} Å are needed); correct its lengths (Å) and angles (degrees)"
         )
     if len(numbers) == 1:
         return
     distances = Lattice(matrix).get_all_distances(frac_coords, frac_coords)
     np.fill_diagonal(distances, np.inf)
-    i, j = np.unravel_index(distances.argmin(), distances.shape)
+    i, j = sorted(int(n) for n in np.unravel_index(distances.argmin(), distances.shape))
     if distances[i, j] < MIN_DISTANCE:
         raise CrystalError(
-            f"{name}: atoms {min(i, j)} ({_symbols([numbers[min(i, j)]])}) and {max(i, j)} "
-            f"({_symbols([numbers[max(i, j)]])}) are {distances[i, j]:.3f} Å apart, on top of each other (at least "
-            f"{MIN_DISTANCE} Å are needed); remove one of them, or correct the cell"
+            f"{name}: atoms {i} ({_symbols([numbers[i]])}) and {j} ({_symbols([numbers[j]])}) lie on top of each "
+            f"other, {distances[i, j]:.3f} Å apart (at least {MIN_DISTANCE} Å are needed); remove one or "
+            "correct the cell"
         )
+
+
+def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
+    message = f"{name}: has {len(structure)} atoms, more than the {max_atoms} that the model was trained for"
+    primitive = len(structure.get_primitive_structure())
+    if primitive <= max_atoms:
+        return f"{message}; its primitive cell has {primitive}: take it with cdvae_lab.read(..., primitive=True)"
+    if primitive < len(structure):
+        message += f" (its primitive cell has {primitive}, still more)"
+    return f"{message}; use a smaller crystal, or a model that was trained on larger ones"
 
 
 def _symbols(numbers: Iterable[int]) -> str:
     from ase.data import chemical_symbols
 
-    return ", ".join(chemical_symbols[int(n)] if n < len(chemical_symbols) else f"Z={n}" for n in numbers)
+    return ", ".join(chemical_symbols[n] if n <= MAX_ATOMIC_NUMBER else f"Z={n}" for n in numbers)
+
+
+# Out of the lab
+
+
+def is_usable(crystals: Crystals) -> Bool[Tensor, " crystals"]:
+    """True for the crystals that other programs can take: finite, with a volume, at least one atom, real elements."""
+    finite = torch.isfinite(crystals.frac_coords).all(-1).all(-1) & torch.isfinite(crystals.lattice).all(-1).all(-1)
+    volume = lat.volume(torch.nan_to_num(crystals.lattice))
+    real = (crystals.atomic_numbers <= MAX_ATOMIC_NUMBER).all(-1)
+    return finite & (volume >= MIN_VOLUME) & crystals.mask.any(-1) & real
+
+
+def _arrays(crystals: Crystals) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Atomic numbers, fractional coordinates and lattice of each crystal without the padding, all usable."""
+    usable = is_usable(crystals)
+    if not usable.all():
+        bad = (~usable).nonzero()[:, 0].tolist()
+        raise CrystalError(
+            f"crystal {bad[0]}: cannot be exported: its cell is flat or not finite, or its atoms are none (in all "
+            f"{len(bad)} of {len(crystals)} crystals); keep the others: crystals[cdvae_lab.convert.is_usable(crystals)]"
+        )
+    numbers, frac_coords, lattice = (
+        t.detach().cpu().numpy()
+        for t in (crystals.atomic_numbers, crystals.frac_coords.double(), crystals.lattice.double())
+    )
+    counts = (numbers > 0).sum(1)
+    return [(numbers[i, :n], frac_coords[i, :n], lattice[i]) for i, n in enumerate(counts)]
+
+
+def to_structures(crystals: Crystals) -> list[Structure]:
+    """pymatgen Structures, one per crystal.
+
+    Raises:
+        CrystalError: names a crystal that is not usable (see `is_usable`).
+    """
+    from pymatgen.core import Lattice, Structure
+
+    return [Structure(Lattice(cell), n.tolist(), x) for n, x, cell in _arrays(crystals)]
+
+
+def to_ase(crystals: Crystals) -> list[Atoms]:
+    """ASE Atoms, periodic in all directions, one per crystal; errors as of `to_structures`."""
+    from ase import Atoms
+
+    return [Atoms(numbers=n, scaled_positions=x, cell=cell, pbc=True) for n, x, cell in _arrays(crystals)]
+
+
+def to_pyg(crystals: Crystals) -> list[Data]:
+    """torch-geometric Data, one per crystal.
+
+    Fields: frac_coords (atoms, 3), atomic_numbers (atoms,), lattice (1, 3, 3) in Å, num_atoms.
+    They collate with `Batch.from_data_list`; `from_pyg` brings them back.
+    """
+    from torch_geometric.data import Data
+
+    return [
+        Data(
+            frac_coords=crystals.frac_coords[i, :n],
+            atomic_numbers=crystals.atomic_numbers[i, :n],
+            lattice=crystals.lattice[i : i + 1],
+            num_atoms=n,
+            num_nodes=n,
+        )
+        for i, n in enumerate(crystals.num_atoms.tolist())
+    ]
+
+
+def from_pyg(data: Batch | Data | Sequence[Data]) -> Crystals:
+    """Crystals of a torch-geometric Batch, Data or list of Data with the fields of `to_pyg`, taken as they are.
+
+    Neither checked nor reduced; `read` does both.
+
+    Raises:
+        CrystalError: names a field that is missing.
+    """
+    from torch_geometric.data import Batch, Data
+
+    items = data.to_data_list() if isinstance(data, Batch) else [data] if isinstance(data, Data) else list(data)
+    for i, item in enumerate(items):
+        for field in ("frac_coords", "atomic_numbers", "lattice"):
+            if field not in item:
+                raise CrystalError(
+                    f"crystal {i}: the Data has no {field}; it needs frac_coords, atomic_numbers, lattice"
+                )
+    if not items:
+        raise CrystalError("no crystals were given: the list of Data is empty")
+    return Crystals.from_lists(
+        [item.frac_coords for item in items],
+        [item.atomic_numbers for item in items],
+        torch.cat([item.lattice.reshape(1, 3, 3) for item in items]),
+    )
+
+
+def write(
+    crystals: Crystals,
+    folder: str | Path,
+    fmt: Literal["cif", "poscar"] = "cif",
+    names: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write one file per crystal, `crystal_0000.cif` or `crystal_0000.vasp` and so on, or by `names`; make the folder.
+
+    A CIF is written without symmetry (P1). Each file is there whole or not at all.
+
+    Raises:
+        CrystalError: names a crystal that is not usable (see `is_usable`); nothing is written then.
+        SettingError: for another format, or names that are too few, double, or no plain file names.
+        LabError: if a file cannot be written.
+    """
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.io.vasp import Poscar
+
+    suffixes = {"cif": ".cif", "poscar": ".vasp"}
+    if fmt not in suffixes:
+        raise SettingError(f"fmt: {fmt!r}; give one of {', '.join(suffixes)}")
+    names = [f"crystal_{i:04d}" for i in range(len(crystals))] if names is None else list(names)
+    if len(set(names)) != len(crystals):
+        raise SettingError(f"names: {len(set(names))} different names for {len(crystals)} crystals; give one for each")
+    for name in names:
+        if name != Path(name).name or not name:
+            raise SettingError(f"names: {name!r} is no plain file name; leave folders out of it")
+    paths = []
+    for structure, name in zip(to_structures(crystals), names, strict=True):
+        # VASP wants the atoms of an element together.
+        text = str(CifWriter(structure)) if fmt == "cif" else Poscar(structure, sort_structure=True).get_str()
+        path = Path(folder) / f"{name.removesuffix(suffixes[fmt])}{suffixes[fmt]}"
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+        paths.append(path)
+    return paths
+
+
+def write_extxyz(crystals: Crystals, path: str | Path) -> Path:
+    """Write all crystals to one extended XYZ file; errors as of `write`."""
+    from ase.io import write as ase_write
+
+    buffer = io.StringIO()
+    ase_write(buffer, to_ase(crystals), format="extxyz")
+    with atomic_path(path) as temporary:
+        temporary.write_text(buffer.getvalue())
+    return Path(path)

@@ -7,12 +7,10 @@ the table every time, so that another property needs no parsing.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache as remember
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cdvae_lab import convert, download
+from cdvae_lab import download, synthetic
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CrystalError, DatasetError, SettingError
+from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.parse_cache import LeftOut, read_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,16 +59,8 @@ PUBLIC = {
     ),
 }
 SYNTHETIC = "synthetic_perovskites"
-# Fewer crystals than this are parsed in this process: starting others would take longer.
-PARALLEL_FROM = 500
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A row or file that is not in a data set, and why."""
-
-    where: str
-    reason: str
+SYNTHETIC_PROPERTY = "electrostatic_energy_per_atom"
+Reader = Callable[[Sequence[str], Sequence[str], str], tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]]
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,8 @@ class Dataset:
             text = f"{self.property_name}: {int(labelled.sum()):,} labelled"
             if labelled.any():
                 values = self.property[labelled]
-                text += f", {values.min():.3f} to {values.max():.3f} {self.property_unit}, mean {values.mean():.3f}".rstrip()
+                text += f", {values.min():.3f} to {values.max():.3f}, mean {values.mean():.3f}"
+                text += f" {self.property_unit}" if self.property_unit else ""
             lines.append(text)
         lines.append(f"source: {self.source}; licence: {self.licence}")
         if self.left_out:
@@ -200,8 +192,14 @@ def load(
     if split not in SPLITS:
         raise SettingError(f"split: {split!r}; give one of {', '.join(SPLITS)}")
     cache = Path(pooch.os_cache("cdvae_lab") if cache is None else cache)
-    parsing = _Parsing(cache, jobs, progress, limit)
+    read = partial(_read_all, folder=cache / "parsed", jobs=jobs, progress=progress)
     name = str(name_or_path)
+    if name == SYNTHETIC:
+        if property not in (None, SYNTHETIC_PROPERTY) or folder is not None:
+            raise SettingError(
+                f"{SYNTHETIC} is made, not read: leave folder out, and property too ({SYNTHETIC_PROPERTY})"
+            )
+        return _split_synthetic(split)[:limit]
     if name in PUBLIC:
         default, source, licence = PUBLIC[name]
         path = (
@@ -211,18 +209,56 @@ def load(
         )
         if folder is not None:
             source = f"{source}; read from {path.name}"
-        return _from_table(path, name, split, property or default, source, licence, parsing, own=False)
+        return _from_table(path, name, split, property or default, source, licence, read, limit, own=False)
     path = Path(name_or_path)
     if path.is_dir():
-        return _from_folder(path, property, parsing)
+        return _from_folder(path, property, read, limit)
     if path.is_file() and path.name.lower().endswith((".csv", ".csv.gz")):
-        return _from_table(path, path.name, split, property, str(path), "the user's own", parsing, own=True)
+        return _from_table(path, path.name, split, property, str(path), "the user's own", read, limit, own=True)
     if path.exists():
         raise DatasetError(f"{path}: is neither a folder of CIF files nor a .csv or .csv.gz table; give one of these")
     raise DatasetError(
         f"{name}: no such data set or path; give one of {', '.join([*PUBLIC, SYNTHETIC])}, a folder of CIF files, or a "
         ".csv or .csv.gz table with a column cif"
     )
+
+
+@remember
+def synthetic_perovskites(seed: int = 0) -> Dataset:
+    """Some thousands of ABX3 perovskites made from ionic radii, labelled with their electrostatic energy (eV/atom).
+
+    Made anew in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
+    `cdvae_lab.synthetic`.
+
+    Raises:
+        SettingError: if the seed is negative.
+    """
+    if seed < 0:
+        raise SettingError(f"seed: {seed}; give 0 or more")
+    crystals, energies, compositions = synthetic.perovskites(seed)
+    return Dataset(
+        SYNTHETIC,
+        "all",
+        crystals,
+        tuple(f"{a}{b}{x}3-{i % synthetic.VARIANTS}" for i, c in enumerate(compositions) for a, b, x in [c.symbols]),
+        energies.to(torch.float32),
+        SYNTHETIC_PROPERTY,
+        "eV/atom",
+        "SYNTHETIC: made by cdvae_lab from Shannon radii with Goldschmidt's tolerance factor, not measured",
+        "MIT (cdvae_lab)",
+    )
+
+
+def _split_synthetic(split: str) -> Dataset:
+    """80, 10 and 10 % of the compositions: the variants of one stay together."""
+    everything = synthetic_perovskites()
+    groups = np.random.default_rng(0).permutation(len(everything) // synthetic.VARIANTS)
+    train, val = int(0.8 * len(groups)), int(0.9 * len(groups))
+    chosen = np.sort({"train": groups[:train], "val": groups[train:val], "test": groups[val:]}[split])
+    rows = (chosen[:, None] * synthetic.VARIANTS + np.arange(synthetic.VARIANTS)).ravel()
+    # In a random order, so that the first few are not all of one composition.
+    rows = np.random.default_rng(0).permutation(rows)
+    return replace(everything[torch.from_numpy(rows)], split=split)
 
 
 def carbon_24_protocol(
@@ -250,12 +286,15 @@ def carbon_24_protocol(
 # Tables and folders
 
 
-@dataclass(frozen=True)
-class _Parsing:
-    cache: Path
-    jobs: int | None
-    progress: bool
-    limit: int | None
+def _read_all(
+    texts: Sequence[str], places: Sequence[str], where: str, *, folder: Path, jobs: int | None, progress: bool
+) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
+    crystals, kept, left_out = read_texts(texts, places, folder, jobs=jobs, progress=progress)
+    if crystals is None:
+        raise DatasetError(
+            f"{where}: none of its {len(texts)} crystals can be used; {left_out[0].where}: {left_out[0].reason}"
+        )
+    return crystals, kept, left_out
 
 
 def _find(name: str, split: str, folder: Path) -> Path:
@@ -266,7 +305,7 @@ def _find(name: str, split: str, folder: Path) -> Path:
         if path.is_file():
             return path
     raise DatasetError(
-        f"{folder}: has no file of {name} ({split}); looked for {', '.join(str(p.relative_to(folder)) for p in tried)}. "
+        f"{folder}: has no file of {name} ({split}); looked for {', '.join(map(str, tried))}. "
         "Put the file there, or leave folder out to download it"
     )
 
@@ -280,8 +319,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise DatasetError(f"{path}: cannot be read as a CSV table ({error}); correct it, or get it again") from error
     if "cif" not in table:
         raise DatasetError(
-            f"{path}: has no column cif (columns: {', '.join(map(str, table))}); add one with the text of a CIF file in "
-            "each row, or give a folder of CIF files"
+            f"{path}: has no column cif (columns: {', '.join(map(str, table))}); add one with the text of a CIF file "
+            "in each row, or give a folder of CIF files"
         )
     return table
 
@@ -299,12 +338,21 @@ def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
         return pd.to_numeric(table[column]).to_numpy(float)
     except (ValueError, TypeError) as error:
         raise DatasetError(
-            f"{where}: column {column!r} holds something that is no number ({error}); correct it or leave the cell empty"
+            f"{where}: column {column!r} holds something that is no number ({error}); correct it or "
+            "leave the cell empty"
         ) from error
 
 
 def _from_table(
-    path: Path, name: str, split: str, column: str | None, source: str, licence: str, parsing: _Parsing, own: bool
+    path: Path,
+    name: str,
+    split: str,
+    column: str | None,
+    source: str,
+    licence: str,
+    read: Reader,
+    limit: int | None,
+    own: bool,
 ) -> Dataset:
     table = _read_table(path)
     if own and "split" in table:
@@ -314,12 +362,12 @@ def _from_table(
             raise DatasetError(f"{path}: no row has {split!r} in its column split, only {present}; pass one of these")
     elif own:
         split = "all"
-    table = table.iloc[: parsing.limit]
+    table = table.iloc[:limit]
     # The header is line 1; a CIF spans many lines, so rows are counted, not lines.
     places = [f"row {i + 1}" for i in table.index]
     property = _labels(table, column, str(path))  # before any parsing: a misspelt column should cost nothing
     texts = table["cif"].fillna("").tolist()
-    crystals, kept, left_out = _parse_cached(texts, places, str(path), parsing)
+    crystals, kept, left_out = read(texts, places, str(path))
     ids = table["material_id"].fillna("").tolist() if "material_id" in table else [str(i) for i in table.index]
     return Dataset(
         name,
@@ -335,10 +383,10 @@ def _from_table(
     )
 
 
-def _from_folder(folder: Path, column: str | None, parsing: _Parsing) -> Dataset:
+def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | None) -> Dataset:
     import pandas as pd
 
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".cif")[: parsing.limit]
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".cif")[:limit]
     if not files:
         raise DatasetError(
             f"{folder}: holds no .cif files; give the folder that does, or a .csv table with a column cif"
@@ -360,7 +408,7 @@ def _from_folder(folder: Path, column: str | None, parsing: _Parsing) -> Dataset
         )
     # Broken bytes become a broken CIF, which is then reported as one file left out.
     texts = [p.read_text(errors="replace") for p in files]
-    crystals, kept, left_out = _parse_cached(texts, [p.name for p in files], str(folder), parsing)
+    crystals, kept, left_out = read(texts, [p.name for p in files], str(folder))
     return Dataset(
         folder.name,
         "all",
@@ -373,97 +421,3 @@ def _from_folder(folder: Path, column: str | None, parsing: _Parsing) -> Dataset
         "the user's own",
         left_out,
     )
-
-
-# Parsing, once
-
-
-def _judge(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
-    """Each text's crystal, or the reason why it is none."""
-    results: list[convert.Canonical | str] = []
-    with warnings.catch_warnings():
-        # pymatgen says for every other file that it rounded a coordinate; what is broken is reported as left out.
-        warnings.filterwarnings("ignore", module="pymatgen")
-        for text, place in zip(texts, places, strict=True):
-            try:
-                found = convert.parse(text, place, "cif")
-                if len(found) > 1:
-                    raise CrystalError(f"{place}: holds {len(found)} crystals; give one a row or file")
-                results.append(convert.canonical(found[0][0], place))
-            except CrystalError as error:
-                results.append(str(error).removeprefix(f"{place}: "))
-    return results
-
-
-def _parse(texts: Sequence[str], places: Sequence[str], parsing: _Parsing) -> list[convert.Canonical | str]:
-    from joblib import Parallel, cpu_count, delayed
-    from tqdm.auto import tqdm
-
-    jobs = 1 if len(texts) < PARALLEL_FROM else parsing.jobs or cpu_count()
-    chunks = [slice(start, start + 100) for start in range(0, len(texts), 100)]
-    work = Parallel(n_jobs=jobs, return_as="generator")(delayed(_judge)(texts[c], places[c]) for c in chunks)
-    results = []
-    with tqdm(total=len(texts), desc="reading crystals", unit="crystal", disable=not parsing.progress) as bar:
-        for part in work:
-            results += part
-            bar.update(len(part))
-    return results
-
-
-def _parse_cached(
-    texts: Sequence[str], places: Sequence[str], where: str, parsing: _Parsing
-) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
-    """The crystals, the indices of the texts that they are from, and the rest with reasons."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    digest = hashlib.sha256(f"cdvae_lab {convert.VERSION}\0".encode())
-    for text, place in zip(texts, places, strict=True):
-        digest.update(f"{place}\0{text}\0".encode())
-    path = parsing.cache / "parsed" / f"{digest.hexdigest()[:40]}.safetensors"
-    if path.is_file():
-        try:
-            tensors = load_file(path)
-            left_out = tuple(LeftOut(*pair) for pair in json.loads(_metadata(path)["left_out"]))
-            return Crystals(*(tensors[f] for f in FIELDS)), tensors["kept"].numpy(), left_out
-        except (SafetensorError, KeyError, ValueError) as error:
-            warnings.warn(f"{path}: the cached crystals are damaged ({error}); reading them again", stacklevel=4)
-    results = _parse(texts, places, parsing)
-    kept = np.array([i for i, r in enumerate(results) if not isinstance(r, str)], dtype=np.int64)
-    left_out = tuple(LeftOut(places[i], r) for i, r in enumerate(results) if isinstance(r, str))
-    if len(kept) == 0:
-        raise DatasetError(
-            f"{where}: none of its {len(texts)} crystals can be used; {left_out[0].where}: {left_out[0].reason}"
-        )
-    crystals = convert.from_canonical([r for r in results if not isinstance(r, str)])
-    _write_cache(path, crystals, kept, left_out)
-    return crystals, kept, left_out
-
-
-FIELDS = ("frac_coords", "atomic_numbers", "lattice")
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.metadata()
-
-
-def _write_cache(path: Path, crystals: Crystals, kept: np.ndarray, left_out: tuple[LeftOut, ...]) -> None:
-    from safetensors.torch import save
-
-    tensors = {f: getattr(crystals, f).contiguous() for f in FIELDS} | {"kept": torch.from_numpy(kept)}
-    metadata = {
-        "converter_version": str(convert.VERSION),
-        "left_out": json.dumps([(left.where, left.reason) for left in left_out]),
-    }
-    try:
-        convert.write_atomically(path, save(tensors, metadata))
-    except OSError as error:
-        # The data is there; only the next start will be slow again.
-        warnings.warn(
-            f"{path}: the parsed crystals could not be cached ({error.strerror or error}), so they will be parsed again "
-            "next time; free some space or pass cache=<another folder>",
-            stacklevel=5,
-        )

@@ -96,6 +96,13 @@ def test_invalid_predictions_are_no_match_and_no_crash():
     assert score.structure.ceiling == 1
 
 
+def test_what_stands_in_the_padding_does_not_matter():
+    truth = crystals_of(STRONTIUM_TITANATE).pad(8)
+    predicted = truth.replace(frac_coords=truth.frac_coords.clone())
+    predicted.frac_coords[:, 5:] = 0.3
+    assert reconstruction(truth, predicted, jobs=1).structure.match_rate == 1
+
+
 def test_overlapping_atoms_are_refused_even_where_the_matcher_would_accept():
     # Both sides have the same two atoms on top of each other: StructureMatcher calls that a match.
     collapsed = Structure(Lattice.cubic(4), ["C", "C", "O"], [[0, 0, 0], [0.01, 0, 0], [0.5, 0.5, 0.5]])

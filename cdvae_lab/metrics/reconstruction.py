@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
+from cdvae_lab.convert import is_usable, to_structures
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
@@ -105,14 +108,15 @@ def _match(
 ) -> Iterator[tuple[int, float | None]]:
     from joblib import Parallel, delayed
 
-    comparable = (structure_validity(truth).cpu() & structure_validity(predicted).cpu()).tolist()
     truth, predicted = truth.to("cpu", torch.float64), predicted.to("cpu", torch.float64)
-    pairs = [(_arrays(truth, n), _arrays(predicted, n)) if comparable[n] else None for n in range(len(truth))]
-    tasks = [pairs[start : start + _PAIRS_PER_TASK] for start in range(0, len(pairs), _PAIRS_PER_TASK)]
+    comparable = torch.stack([structure_validity(side) & is_usable(side) for side in (truth, predicted)]).all(0)
+    tasks = [
+        (truth[part], predicted[part], comparable[part]) for part in torch.arange(len(truth)).split(_PAIRS_PER_TASK)
+    ]
     if len(tasks) <= 2:
         jobs = 1  # starting processes takes longer than the work
     parallel = Parallel(n_jobs=jobs, return_as="generator")
-    results = cast("Iterator[list[float | None]]", parallel(delayed(_rms_of_pairs)(task, matcher) for task in tasks))
+    results = cast("Iterator[list[float | None]]", parallel(delayed(_rms_of_pairs)(*task, matcher) for task in tasks))
     index = 0
     for chunk in results:
         for rms in chunk:
@@ -167,30 +171,14 @@ def _judge(name: str, true_ok: Sequence[bool], predicted_ok: Sequence[bool], rms
     )
 
 
-_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _arrays(crystals: Crystals, number: int) -> _Arrays:
-    """One crystal as arrays: far lighter to send to a process than a Structure."""
-    mask = crystals.mask[number]
-    return (
-        crystals.frac_coords[number][mask].numpy(),
-        crystals.atomic_numbers[number][mask].numpy(),
-        crystals.lattice[number].numpy(),
-    )
-
-
-def _rms_of_pairs(pairs: Sequence[tuple[_Arrays, _Arrays] | None], matcher: StructureMatcher) -> list[float | None]:
-    """StructureMatcher on some pairs; runs in a process of its own."""
-    from pymatgen.core import Structure
-
-    results = []
-    for pair in pairs:
-        if pair is None:
-            results.append(None)
-            continue
-        truth, predicted = pair
-        one, other = (Structure(lattice, numbers.tolist(), frac) for frac, numbers, lattice in (predicted, truth))
+def _rms_of_pairs(
+    truth: Crystals, predicted: Crystals, comparable: Bool[Tensor, " pairs"], matcher: StructureMatcher
+) -> list[float | None]:
+    """StructureMatcher on some pairs, those that are comparable; runs in a process of its own."""
+    results: list[float | None] = [None] * len(truth)
+    which = comparable.nonzero()[:, 0]
+    sides = zip(which.tolist(), to_structures(predicted[which]), to_structures(truth[which]), strict=True)
+    for number, one, other in sides:
         distances = matcher.get_rms_dist(one, other)
-        results.append(None if distances is None else float(distances[0]))
+        results[number] = None if distances is None else float(distances[0])
     return results

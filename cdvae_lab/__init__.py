@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
-    from cdvae_lab.trajectory import Trajectory, every, progress, record
+    from cdvae_lab.trajectory import Trajectory, every, last, progress, record
 
 __version__ = "0.1.0"
 
@@ -78,6 +78,7 @@ __all__ = [
     "errors",
     "every",
     "fit",
+    "last",
     "lattice",
     "load",
     "losses",
@@ -114,7 +115,7 @@ _HOME = {
         ],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
-        "trajectory": ["Trajectory", "every", "progress", "record"],
+        "trajectory": ["Trajectory", "every", "last", "progress", "record"],
     }.items()
     for name in names
 }

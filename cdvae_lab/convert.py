@@ -12,7 +12,7 @@ import io
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -218,12 +218,12 @@ def _check_distances(matrix: np.ndarray, frac_coords: np.ndarray, numbers: np.nd
         )
     if len(numbers) == 1:
         return
-    distances = Lattice(matrix).get_all_distances(frac_coords, frac_coords)
+    distances: np.ndarray = Lattice(matrix).get_all_distances(frac_coords, frac_coords)
     np.fill_diagonal(distances, np.inf)
     i, j = sorted(int(n) for n in np.unravel_index(distances.argmin(), distances.shape))
     if distances[i, j] < MIN_DISTANCE:
         raise CrystalError(
-            f"{name}: atoms {i} ({_symbols([numbers[i]])}) and {j} ({_symbols([numbers[j]])}) lie on top of each "
+            f"{name}: atoms {i} ({_symbols(numbers[[i]])}) and {j} ({_symbols(numbers[[j]])}) lie on top of each "
             f"other, {distances[i, j]:.3f} Å apart (at least {MIN_DISTANCE} Å are needed); remove one or "
             "correct the cell"
         )
@@ -239,7 +239,7 @@ def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
     return f"{message}; use a smaller crystal, or a model that was trained on larger ones"
 
 
-def _symbols(numbers: Iterable[int]) -> str:
+def _symbols(numbers: Sequence[int] | np.ndarray) -> str:
     from ase.data import chemical_symbols
 
     return ", ".join(chemical_symbols[n] if n <= MAX_ATOMIC_NUMBER else f"Z={n}" for n in numbers)
@@ -340,12 +340,12 @@ def from_pyg(data: Batch | Data | Sequence[Data]) -> Crystals:
 def write(
     crystals: Crystals,
     folder: str | Path,
-    fmt: Literal["cif", "poscar"] = "cif",
+    fmt: str = "cif",
     names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write one file per crystal, `crystal_0000.cif` or `crystal_0000.vasp` and so on, or by `names`; make the folder.
 
-    A CIF is written without symmetry (P1). Each file is there whole or not at all.
+    `fmt` is "cif" or "poscar". A CIF is written without symmetry (P1). Each file is there whole or not at all.
 
     Raises:
         CrystalError: names a crystal that is not usable (see `is_usable`); nothing is written then.

@@ -58,6 +58,8 @@ PUBLIC = {
         "MIT (txie-93/cdvae); original data CC BY 4.0",
     ),
 }
+# Crystals of Carbon-24's val that checkpoints are chosen by.
+CARBON_24_CHOOSING = 400
 SYNTHETIC = "synthetic_perovskites"
 SYNTHETIC_PROPERTY = "electrostatic_energy_per_atom"
 Reader = Callable[[Sequence[str], Sequence[str], str], tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]]
@@ -264,14 +266,14 @@ def _split_synthetic(split: str) -> Dataset:
 def carbon_24_protocol(
     *, folder: str | Path | None = None, cache: str | Path | None = None, progress: bool = True
 ) -> tuple[Dataset, Dataset]:
-    """Carbon-24 as we train on it: (train with 1,632 crystals of val, the last 400 of val to choose by).
+    """Carbon-24 as we train on it: (train with 1,632 crystals of val, the other 400 of val to choose by).
 
-    Val is shuffled by `numpy.random.default_rng(0)`; its first crystals, all but 400, join train. Where train has no
-    energies these bring the only labels.
+    Val is shuffled by `numpy.random.default_rng(0)`; its first crystals join train, its last 400 do not. Where
+    train has no energies these bring the only labels.
     """
     train, val = (load("carbon_24", split, folder=folder, cache=cache, progress=progress) for split in ("train", "val"))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(val)))
-    joining, choosing = val[order[:-400]], val[order[-400:]]
+    joining, choosing = val[order[:-CARBON_24_CHOOSING]], val[order[-CARBON_24_CHOOSING:]]
     joined = replace(
         train,
         split="train+val",
@@ -326,8 +328,6 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
-    import pandas as pd
-
     if column is None:
         return np.full(len(table), np.nan)
     if column not in table:
@@ -335,12 +335,18 @@ def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
             f"{where}: has no property column {column!r}; it has {', '.join(map(str, table))}. Pass one as property="
         )
     try:
-        return pd.to_numeric(table[column]).to_numpy(float)
+        values = table[column].astype(float).to_numpy()
     except (ValueError, TypeError) as error:
         raise DatasetError(
             f"{where}: column {column!r} holds something that is no number ({error}); correct it or "
             "leave the cell empty"
         ) from error
+    if np.isinf(values).any():
+        row = np.flatnonzero(np.isinf(values))[0]
+        raise DatasetError(
+            f"{where}: column {column!r} is infinite in row {table.index[row] + 1}; correct it or leave the cell empty"
+        )
+    return values
 
 
 def _from_table(
@@ -362,6 +368,8 @@ def _from_table(
             raise DatasetError(f"{path}: no row has {split!r} in its column split, only {present}; pass one of these")
     elif own:
         split = "all"
+    if table.empty:
+        raise DatasetError(f"{path}: has no rows; give a table with a crystal in each row")
     table = table.iloc[:limit]
     # The header is line 1; a CIF spans many lines, so rows are counted, not lines.
     places = [f"row {i + 1}" for i in table.index]

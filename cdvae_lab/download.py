@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 from cdvae_lab.errors import DatasetError
 
@@ -74,6 +75,7 @@ def fetch(
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)  # else pooch prints the SHA-256 of a file whose hash it was not told
+    downloader: Any = pooch.HTTPDownloader(progressbar=progress, timeout=30)
     try:
         path = pooch.retrieve(
             url,
@@ -81,7 +83,7 @@ def fetch(
             fname=target.name,
             path=target.parent,
             processor=check,
-            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30),
+            downloader=downloader,
         )
     except requests.HTTPError as error:
         raise DatasetError(f"{url}: the server does not give the file ({error}); {by_hand}") from error

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _judge_all(
 
     jobs = 1 if len(texts) < PARALLEL_FROM else jobs or cpu_count()
     chunks = [slice(start, start + CHUNK) for start in range(0, len(texts), CHUNK)]
-    parts = Parallel(n_jobs=jobs, return_as="generator")(delayed(_judge)(texts[c], places[c]) for c in chunks)
+    parts: Any = Parallel(n_jobs=jobs, return_as="generator")(delayed(_judge)(texts[c], places[c]) for c in chunks)
     results: list[convert.Canonical | str] = []
     with tqdm(total=len(texts), desc="reading crystals", unit="crystal", disable=not progress) as bar:
         for part in parts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,8 +142,11 @@ def _check_symbol(letters: str, symbol: str, where: str) -> None:
 
 def _parse_poscar(text: str, name: str) -> list[Structure]:
     from pymatgen.io.vasp import Poscar
+    from pymatgen.io.vasp.inputs import BadPoscarWarning
 
-    poscar = Poscar.from_str(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BadPoscarWarning)  # that it made elements up, which is an error below
+        poscar = Poscar.from_str(text)
     if not poscar.true_names:
         raise CrystalError(f"{name}: does not say its elements; put their symbols on the sixth line, above the numbers")
     return [poscar.structure]
@@ -151,7 +155,8 @@ def _parse_poscar(text: str, name: str) -> list[Structure]:
 def _parse_extxyz(text: str, name: str) -> list[Structure]:
     from ase.io import read as ase_read
 
-    return [from_ase(atoms, name) for atoms in ase_read(io.StringIO(text), index=":", format="extxyz")]
+    frames: Any = ase_read(io.StringIO(text), index=":", format="extxyz")
+    return [from_ase(atoms, name) for atoms in frames]
 
 
 def from_ase(atoms: Atoms, name: str) -> Structure:

@@ -93,13 +93,13 @@ class Aggregates:
         num_atoms_logits: classes 0 to max_atoms.
         lattice_parameters: lengths / N^(1/3) and angles, standardised with the training set's mean and deviation.
         composition_logits: classes Z = 1..100, shared by the atoms.
-        property: standardised.
+        standardised_property: the property, standardised likewise.
     """
 
     num_atoms_logits: Float[Tensor, "crystals sizes"]
     lattice_parameters: Float[Tensor, "crystals 6"]
     composition_logits: Float[Tensor, "crystals elements"]
-    property: Float[Tensor, " crystals"]
+    standardised_property: Float[Tensor, " crystals"]
 
     @property
     def num_atoms(self) -> Int[Tensor, " crystals"]:

@@ -166,6 +166,7 @@ def denoise(
     seed: int | None = None,
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
+    fuse: bool = False,
     **settings: float,
 ) -> Iterator[DenoisingFrame]:
     """Generate crystals; yields the start and then a frame after every call of the network.
@@ -181,6 +182,7 @@ def denoise(
         sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
             `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`.
         first_number: number of the first crystal; crystals of other numbers have other noise.
+        fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
 
     Raises:
         SettingError: for anything out of range, before any work.
@@ -198,7 +200,7 @@ def denoise(
             )
         if settings or sampler != "ancestral" or first_number:
             raise SettingError("a frame brings its own sampler and numbers; give only the seed beside it")
-        return _run(model, frame if seed is None else replace(frame, seed=seed))
+        return _run(model, frame if seed is None else replace(frame, seed=seed), fuse)
     seed = seed or 0
     schedule = choose_schedule(model, sampler, **settings)
     if z is None:
@@ -211,7 +213,7 @@ def denoise(
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
     z = z.detach().to(model.device)
     numbers = torch.arange(first_number, first_number + len(z), device=model.device)
-    return _run(model, start(model, z, numbers, seed, schedule), yield_first=True)
+    return _run(model, start(model, z, numbers, seed, schedule), fuse, yield_first=True)
 
 
 @torch.no_grad()
@@ -276,14 +278,14 @@ def make_step(model: CDVAE, seed: int):
     return step
 
 
-def _run(model: CDVAE, frame: DenoisingFrame, yield_first: bool = False) -> Iterator[DenoisingFrame]:
+def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = False) -> Iterator[DenoisingFrame]:
     device, dtype = frame.z.device, frame.z.dtype
     schedule = frame.schedule
     images = periodic_images(frame.crystals.lattice, model.config.cutoff)
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
-    step = Graphed(make_step(model, frame.seed), device)
+    step = Graphed(make_step(model, frame.seed), device, fuse)
     if yield_first:
         yield frame
     while not frame.finished:
@@ -317,6 +319,7 @@ def reconstruct(
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
+    fuse: bool = False,
     **settings: float,
 ) -> Iterator[DenoisingFrame]:
     """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
@@ -324,7 +327,7 @@ def reconstruct(
     Args:
         source: Crystals, files, pymatgen Structures or ASE Atoms, as `convert.read` takes them.
         sampled: decode a sample of the posterior, as the reference does, instead of its mean.
-        seed, sampler, first_number, settings: of `denoise`.
+        seed, sampler, first_number, fuse, settings: of `denoise`.
 
     Raises:
         CrystalError: for crystals that the model cannot take.
@@ -337,4 +340,4 @@ def reconstruct(
     if sampled:
         numbers = torch.arange(first_number, first_number + len(z), device=model.device)
         z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, (z.shape[1],), z.dtype))
-    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, **settings)
+    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, fuse=fuse, **settings)

@@ -5,8 +5,6 @@ Everything is plain elementwise arithmetic on (..., 3, 3) tensors, without calls
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -106,8 +104,8 @@ def wrap(frac_coords: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
 
 def nearest_offsets(device: torch.device, dtype: torch.dtype, reach: int = 1) -> Float[Tensor, "images 3"]:
     """All integer triples between -reach and reach."""
-    span = range(-reach, reach + 1)
-    return torch.tensor(list(itertools.product(span, span, span)), device=device, dtype=dtype)
+    span = torch.arange(-reach, reach + 1, device=device, dtype=dtype)
+    return torch.cartesian_prod(span, span, span)
 
 
 def minimum_image(

@@ -139,5 +139,5 @@ def objective(
         "lattice": lattice_loss(aggregates.lattice_parameters, model.standardised_lattice(crystals)),
         "composition": composition_loss(aggregates.composition_logits, composition(crystals)),
         "kl": kl_loss(posterior),
-        "property": property_loss(aggregates.property, (property - model.property_mean) / model.property_std),
+        "property": property_loss(aggregates.standardised_property, (property - model.property_mean) / model.property_std),
     }

@@ -8,7 +8,6 @@ and in every process, and nothing of a generator's state has to be kept to go on
 from __future__ import annotations
 
 import enum
-import functools
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +22,7 @@ MIX_2 = 0x94D049BB133111EB - (1 << 64)
 # One normal is the sum of two entries of this table of quantiles: 2^32 values, up to 6 standard deviations.
 QUANTILE_BITS = 16
 QUANTILE_SCALE = 1 << 20
+_TABLES: dict[torch.device, Tensor] = {}
 
 
 class Stream(enum.IntEnum):
@@ -72,7 +72,8 @@ def random_bits(
     place = torch.zeros((), dtype=torch.int64, device=crystal.device)
     for size in shape:
         place = place[..., None] * 1024 + torch.arange(size, device=crystal.device)
-    return _mix(key.reshape(-1, *[1] * len(shape)) + (place + 1) * GOLDEN)
+    # Exclusive or, not a sum: a compiler would fold a sum into its index arithmetic, which has fewer bits.
+    return _mix(key.reshape(-1, *[1] * len(shape)) ^ place)
 
 
 def uniform(
@@ -88,14 +89,21 @@ def uniform(
     return (2 * bits + 1).to(dtype) * (0.5**24)
 
 
-@functools.cache
-def _quantiles(device: torch.device) -> Int[Tensor, " entries"]:
+@torch.compiler.assume_constant_result
+def _table_on(device: torch.device) -> Int[Tensor, " entries"]:
+    """The table of `_quantiles`, made once per device; torch.compile takes it as it is instead of tracing the making."""
+    if device not in _TABLES:
+        _TABLES[device] = _quantiles().to(device)
+    return _TABLES[device]
+
+
+def _quantiles() -> Int[Tensor, " entries"]:
     """Quantiles of N(0, 1) at the middles of 2^16 equal steps of probability, in units of 2^-20, variance exactly 1."""
     entries = 1 << QUANTILE_BITS
     probability = (torch.arange(entries, dtype=torch.float64) + 0.5) / entries
     quantile = torch.special.ndtri(probability)
     quantile = quantile / quantile.square().mean().sqrt()
-    return torch.round(quantile * QUANTILE_SCALE).to(torch.int32).to(device)
+    return torch.round(quantile * QUANTILE_SCALE).to(torch.int32)
 
 
 def normal(
@@ -112,7 +120,7 @@ def normal(
     16-bit words choose two tabulated quantiles, whose sum (of variance 2) is an integer that float32 holds exactly.
     """
     bits = random_bits(seed, stream, crystal, step, shape)
-    table = _quantiles(bits.device)
+    table = _table_on(bits.device)
     last = (1 << QUANTILE_BITS) - 1
     total = table[bits & last] + table[(bits >> QUANTILE_BITS) & last]
     return total.to(dtype) * (0.5**0.5 / QUANTILE_SCALE)

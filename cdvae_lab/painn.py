@@ -59,11 +59,13 @@ def pair_basis(neighbors: Neighbors, centres: Float[Tensor, " radial"]) -> PairB
     weight = envelope(distance / neighbors.radius.clamp_min(1e-3)[..., None]) * neighbors.mask * MESSAGE_SCALE
     gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
     unit = neighbors.vector / torch.sqrt(distance**2 + SOFT_LENGTH**2)[..., None]
-    terms = torch.cat([gaussians[..., None, :], unit[..., None] * gaussians[..., None, :]], -2).flatten(-2)
+    along = (unit[..., None] * gaussians[..., None, :]).reshape(n * sites, k, -1)
     of_site = neighbors.index[..., None, :] == torch.arange(sites, device=distance.device)[:, None]
-    pairs = of_site.to(terms.dtype).reshape(n * sites, sites, k) @ terms.reshape(n * sites, k, -1)
-    pairs = pairs.reshape(n, sites, sites, 4, -1)
-    return PairBasis(pairs[..., 0, :], pairs[..., 1:, :])
+    collect = of_site.to(distance.dtype).reshape(n * sites, sites, k)
+    radial = collect @ gaussians.reshape(n * sites, k, -1)
+    directional = collect @ along
+    # Two contiguous tensors: views of one would send every layer's filters down a slow path of cuBLAS.
+    return PairBasis(radial.reshape(n, sites, sites, -1), directional.reshape(n, sites, sites, 3, -1))
 
 
 class Block(nn.Module):

@@ -282,6 +282,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = Fa
     device, dtype = frame.z.device, frame.z.dtype
     schedule = frame.schedule
     images = periodic_images(frame.crystals.lattice, model.config.cutoff)
+    noise.prepare(device)
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()

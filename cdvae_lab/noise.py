@@ -89,12 +89,10 @@ def uniform(
     return (2 * bits + 1).to(dtype) * (0.5**24)
 
 
-@torch.compiler.assume_constant_result
-def _table_on(device: torch.device) -> Int[Tensor, " entries"]:
-    """The table of `_quantiles`, made once per device; torch.compile takes it as it is instead of tracing the making."""
+def prepare(device: torch.device) -> None:
+    """Make the table that `normal` looks up on a device; before compiling what calls it, so that it is not traced."""
     if device not in _TABLES:
         _TABLES[device] = _quantiles().to(device)
-    return _TABLES[device]
 
 
 def _quantiles() -> Int[Tensor, " entries"]:
@@ -120,7 +118,9 @@ def normal(
     16-bit words choose two tabulated quantiles, whose sum (of variance 2) is an integer that float32 holds exactly.
     """
     bits = random_bits(seed, stream, crystal, step, shape)
-    table = _table_on(bits.device)
+    if bits.device not in _TABLES:
+        prepare(bits.device)
+    table = _TABLES[bits.device]
     last = (1 << QUANTILE_BITS) - 1
     total = table[bits & last] + table[(bits >> QUANTILE_BITS) & last]
     return total.to(dtype) * (0.5**0.5 / QUANTILE_SCALE)

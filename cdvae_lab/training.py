@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
 from cdvae_lab.crystals import Crystals
@@ -170,6 +171,7 @@ class Run:
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
         fuse = on_gpu if fuse is None else fuse
+        noise.prepare(self.crystals.device)
         self.losses = torch.compile(self._losses, dynamic=False) if fuse else self._losses
         self.graphs: dict[int, Graphed] = {}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -154,7 +155,7 @@ def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: float) ->
     make, takes = makers[sampler]
     if strange := sorted(set(settings) - takes):
         raise SettingError(f"the {sampler} sampler takes {', '.join(sorted(takes))}, not {', '.join(strange)}")
-    return make(model.config, **settings)  # type: ignore[arg-type]
+    return make(model.config, **settings)
 
 
 def denoise(
@@ -167,7 +168,7 @@ def denoise(
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
     fuse: bool = False,
-    **settings: float,
+    **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Generate crystals; yields the start and then a frame after every call of the network.
 
@@ -196,7 +197,8 @@ def denoise(
     if frame is not None:
         if frame.finished:
             raise SettingError(
-                f"the frame is the last of its {frame.num_steps} steps; go on from an earlier one, or start anew from its z"
+                f"the frame is the last of its {frame.num_steps} steps; go on from an earlier one, or start anew "
+                "from its z"
             )
         if settings or sampler != "ancestral" or first_number:
             raise SettingError("a frame brings its own sampler and numbers; give only the seed beside it")
@@ -321,7 +323,7 @@ def reconstruct(
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
     fuse: bool = False,
-    **settings: float,
+    **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
 

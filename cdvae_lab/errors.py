@@ -1,5 +1,7 @@
 """The errors that cdvae_lab raises on purpose; each message names the file or field and the remedy."""
 
+from __future__ import annotations
+
 
 class LabError(Exception):
     """Base of every error that cdvae_lab raises on purpose."""

@@ -58,16 +58,12 @@ def type_loss(
     return (masked_mean(entropy, atomic_numbers > 0) / sigma).mean()
 
 
-def num_atoms_loss(
-    logits: Float[Tensor, "crystals sizes"], num_atoms: Int[Tensor, " crystals"]
-) -> Float[Tensor, ""]:
+def num_atoms_loss(logits: Float[Tensor, "crystals sizes"], num_atoms: Int[Tensor, " crystals"]) -> Float[Tensor, ""]:
     """Cross-entropy of the number of atoms."""
     return F.cross_entropy(logits, num_atoms)
 
 
-def lattice_loss(
-    predicted: Float[Tensor, "crystals 6"], target: Float[Tensor, "crystals 6"]
-) -> Float[Tensor, ""]:
+def lattice_loss(predicted: Float[Tensor, "crystals 6"], target: Float[Tensor, "crystals 6"]) -> Float[Tensor, ""]:
     """Mean squared error of the standardised lattice parameters."""
     return F.mse_loss(predicted, target)
 
@@ -85,9 +81,7 @@ def kl_loss(posterior: Posterior) -> Float[Tensor, ""]:
     return (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(-1).mean()
 
 
-def property_loss(
-    predicted: Float[Tensor, " crystals"], target: Float[Tensor, " crystals"]
-) -> Float[Tensor, ""]:
+def property_loss(predicted: Float[Tensor, " crystals"], target: Float[Tensor, " crystals"]) -> Float[Tensor, ""]:
     """Mean squared error of the standardised property over the labelled crystals (a NaN target is no label)."""
     labelled = torch.isfinite(target)
     error = torch.where(labelled, predicted - torch.where(labelled, target, 0.0), 0.0)
@@ -139,5 +133,7 @@ def objective(
         "lattice": lattice_loss(aggregates.lattice_parameters, model.standardised_lattice(crystals)),
         "composition": composition_loss(aggregates.composition_logits, composition(crystals)),
         "kl": kl_loss(posterior),
-        "property": property_loss(aggregates.standardised_property, (property - model.property_mean) / model.property_std),
+        "property": property_loss(
+            aggregates.standardised_property, (property - model.property_mean) / model.property_std
+        ),
     }

@@ -62,8 +62,8 @@ def periodic_images(lattice: Float[Tensor, "crystals 3 3"], cutoff: float) -> Fl
     reach = int(torch.floor(cutoff / spacing + 0.5).max())
     if reach > MAX_REACH:
         raise CrystalError(
-            f"a cell of the batch is only {float(spacing.min()):.3g} Å thick, too thin for a search within {cutoff:g} Å; "
-            "reduce it (cdvae_lab.convert does) or leave the crystal out"
+            f"a cell of the batch is only {float(spacing.min()):.3g} Å thick, too thin for a search within "
+            f"{cutoff:g} Å; reduce it (cdvae_lab.convert does) or leave the crystal out"
         )
     axes = torch.floor(cutoff / spacing + 0.5).amax(0).to(torch.long).tolist()
     spans = [torch.arange(-n, n + 1, device=lattice.device, dtype=lattice.dtype) for n in axes]

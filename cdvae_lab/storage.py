@@ -84,8 +84,8 @@ def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -
                 raise CheckpointError(f"{path}: holds a {kind}, but a {' or '.join(kinds)} is needed here")
             if header.get("version") != str(version):
                 raise CheckpointError(
-                    f"{path}: {kind} format version {header.get('version')}, but this cdvae_lab reads version {version}; "
-                    "use the cdvae_lab that wrote it, or make the file again with this one"
+                    f"{path}: {kind} format version {header.get('version')}, but this cdvae_lab reads version "
+                    f"{version}; use the cdvae_lab that wrote it, or make the file again with this one"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return kind, tensors, json.loads(header["metadata"])

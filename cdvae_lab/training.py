@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab import noise
+from cdvae_lab.batches import Batch, Batches
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
 from cdvae_lab.crystals import Crystals
@@ -114,45 +115,6 @@ def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor,
     return torch.where(rising < 1, rising * settings.lr, falling)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some crystals of the data set, and the padded size that they share."""
-
-    index: Int[Tensor, " crystals"]
-    sites: int
-
-
-class Batches:
-    """The order in which crystals are seen: a function of (seed, step), so that nothing of it needs saving.
-
-    Every epoch is shuffled, cut to whole batches, and sorted into batches of similar size, whose order is shuffled too;
-    sizes are rounded up to a few, since every size of a CUDA graph costs a capture.
-    """
-
-    def __init__(self, num_atoms: Int[Tensor, " crystals"], batch_size: int, seed: int, device: torch.device) -> None:
-        self.num_atoms = num_atoms.cpu()
-        self.most = int(self.num_atoms.max())
-        self.batch_size = min(batch_size, len(num_atoms))
-        self.per_epoch = len(num_atoms) // self.batch_size
-        self.seed, self.device = seed, device
-        self.epoch, self.order = -1, []
-
-    def __getitem__(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.per_epoch)
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, self._epoch(epoch)
-        return self.order[place]
-
-    def _epoch(self, epoch: int) -> list[Batch]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        shuffled = torch.randperm(len(self.num_atoms), generator=generator)[: self.per_epoch * self.batch_size]
-        padded = ((self.num_atoms[shuffled] + 3) // 4 * 4).clamp_max(self.most)
-        groups = shuffled[padded.argsort(stable=True)].reshape(self.per_epoch, self.batch_size)
-        sizes = ((self.num_atoms[groups].amax(1) + 3) // 4 * 4).clamp_max(self.most).tolist()
-        on_device = groups.to(self.device)
-        return [Batch(on_device[b], sizes[b]) for b in torch.randperm(self.per_epoch, generator=generator).tolist()]
-
-
 class Run:
     """A training run: the model, the averaged weights, the optimiser and the data, all on one device."""
 
@@ -183,8 +145,9 @@ class Run:
         images = self.images[index, :most_images]
         s = self.settings
         terms = objective(self.model, batch, images, self.property[index], index, step, s.seed)
-        total = sum(getattr(s.weights, name) * terms[name] for name in TERMS)
-        return torch.stack([total, *(terms[name] for name in TERMS)])
+        unweighted = torch.stack([terms[name] for name in TERMS])
+        total = sum((getattr(s.weights, name) * terms[name] for name in TERMS), start=torch.zeros_like(unweighted[0]))
+        return torch.cat([total[None], unweighted])
 
     def _update(self, index: Int[Tensor, " crystals"], sites: int, most_images: int) -> tuple[Tensor]:
         """One optimiser step, without waiting for the device."""
@@ -223,8 +186,8 @@ class Run:
             index = self.batches[bad].index.tolist()
             names = [self.dataset.ids[i] for i in index]
             raise NonFiniteLossError(
-                f"the loss or its gradient is not finite at step {bad + 1}; the weights are those before it. Its crystals: "
-                f"{', '.join(names[:20])}{f' and {len(names) - 20} more' if len(names) > 20 else ''}. "
+                f"the loss or its gradient is not finite at step {bad + 1}; the weights are those before it. "
+                f"Its crystals: {', '.join(names[:20])}{f' and {len(names) - 20} more' if len(names) > 20 else ''}. "
                 "Look at them, or train with a smaller lr; an earlier checkpoint is untouched"
             )
 
@@ -307,9 +270,10 @@ def fit(
         model = CDVAE.for_dataset(dataset, **dataclasses.asdict(model))
     if (epochs is None) == (steps is None):
         raise SettingError("fit needs the length of the run: either epochs or steps")
-    if steps is None:
+    if steps is None and epochs is not None:
         batch = min(settings.get("batch_size", FitSettings.batch_size), len(dataset))
         steps = math.ceil(epochs * (len(dataset) // batch))
+    assert steps is not None
     chosen = FitSettings(steps=steps, **settings)
     check_fits(model, dataset)
     if device is not None:
@@ -347,12 +311,14 @@ def check_fits(model: CDVAE, dataset: Dataset) -> None:
     if largest > model.config.max_atoms:
         where = dataset.ids[int(dataset.crystals.num_atoms.argmax())]
         raise DatasetError(
-            f"{dataset.name}: crystal {where} has {largest} atoms, but the model takes {model.config.max_atoms} at most; "
-            "make the model with CDVAE.for_dataset(dataset), or leave larger crystals out"
+            f"{dataset.name}: crystal {where} has {largest} atoms, but the model takes {model.config.max_atoms} at "
+            "most; make the model with CDVAE.for_dataset(dataset), or leave larger crystals out"
         )
     present = dataset.crystals.atomic_numbers.unique()
     if int(present.max()) > 100:
-        raise DatasetError(f"{dataset.name}: has elements beyond Z = 100, which a CDVAE has no class for; leave them out")
+        raise DatasetError(
+            f"{dataset.name}: has elements beyond Z = 100, which a CDVAE has no class for; leave them out"
+        )
 
 
 def _read_state(path: str | Path) -> tuple[CDVAE, dict[str, Tensor], dict]:

@@ -1,0 +1,132 @@
+"""Flags that several commands share, and flags made from the fields of a dataclass."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdvae_lab import datasets
+from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.denoising import Schedule, choose_schedule
+from cdvae_lab.errors import SettingError
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], kept: Callable[[argparse.Namespace], str]
+) -> argparse.ArgumentParser:
+    """A sub-command whose help is the docstring of `run`; `kept` says what an interrupted run leaves behind."""
+    lines = (run.__doc__ or "").strip().splitlines()
+    parser = commands.add_parser(
+        name, help=lines[0], description="\n".join(line.strip() for line in lines), allow_abbrev=False
+    )
+    parser.set_defaults(run=run, kept=kept)
+    return parser
+
+
+def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:
+    """One flag for every field of a dataclass that has a text; fields that are not given stay out of the namespace."""
+    for field in dataclasses.fields(cls):
+        if field.name not in texts:
+            continue
+        default = "" if field.default is dataclasses.MISSING else f" (default {field.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": texts[field.name] + default}
+        if isinstance(field.default, bool):
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = float if isinstance(field.default, float) else int
+            options["metavar"] = "X" if options["type"] is float else "N"
+        flag = f"{prefix}{field.name}"
+        parser.add_argument("--" + flag.replace("_", "-"), dest=flag, **options)
+
+
+def given(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass for which a flag was given."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return {name: getattr(args, prefix + name) for name in names if hasattr(args, prefix + name)}
+
+
+def add_data(parser: argparse.ArgumentParser, split: str) -> None:
+    """The flags that say where a data set is read from."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--folder", type=Path, help="where DATA/<split>.csv or .csv.gz lies; left out: downloaded")
+    group.add_argument("--split", choices=datasets.SPLITS, default=split, help="part of the data (default %(default)s)")
+    group.add_argument("--property", metavar="COLUMN", help="column with the label (default: the set's own)")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N crystals (default: all)")
+    group.add_argument("--cache", type=Path, metavar="FOLDER", help="for parsed files (default: the user's cache)")
+
+
+def read_data(args: argparse.Namespace, name: str, split: str | None = None, limit: int | None = None) -> Dataset:
+    """The data set that the flags of `add_data` describe, or another split of it."""
+    return datasets.load(
+        name,
+        split or args.split,
+        folder=args.folder,
+        property=args.property,
+        cache=args.cache,
+        limit=limit or args.limit,
+    )
+
+
+def add_device(parser: Any) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    parser.add_argument(
+        "--fuse",
+        action=argparse.BooleanOptionalAction,
+        help="compile with torch.compile: slower to start, for long runs (default: training on a GPU only)",
+    )
+
+
+def device(args: argparse.Namespace) -> torch.device:
+    """The device of `add_device`. Raises SettingError if this machine has none such."""
+    if args.device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(args.device)
+    except RuntimeError as error:
+        raise SettingError(f"--device {args.device}: no such kind of device; give cpu or cuda") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"--device {args.device}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
+    return chosen
+
+
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """The flags that make a `Schedule`."""
+    group = parser.add_argument_group("sampler")
+    group.add_argument(
+        "--sampler",
+        choices=("ancestral", "langevin", "probability_flow"),
+        default="ancestral",
+        help="ancestral (default), langevin as in the paper, or probability_flow, which is deterministic",
+    )
+    group.add_argument("--steps", type=int, default=argparse.SUPPRESS, metavar="N", help=(
+        "calls of the network, for ancestral (default 200) and probability_flow (default 100)"
+    ))  # fmt: skip
+    group.add_argument("--steps-per-level", type=int, default=argparse.SUPPRESS, metavar="N", help=(
+        "Langevin steps at each noise level (default 100)"
+    ))  # fmt: skip
+    group.add_argument("--step-size", type=float, default=argparse.SUPPRESS, metavar="X", help=(
+        "of Langevin dynamics at the last level, Å^2 (default 1e-4)"
+    ))  # fmt: skip
+    group.add_argument("--without-last", action="store_true", help="leave out the last, noise-free step")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
+    group.add_argument("--batch-size", type=int, default=64, metavar="N", help=(
+        "crystals at a time (default 64; the results do not depend on it, a GPU likes 1024)"
+    ))  # fmt: skip
+
+
+def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
+    """The schedule of `add_sampler`'s flags. Raises SettingError for what is out of range."""
+    if args.batch_size < 1 or args.seed < 0:
+        raise SettingError(
+            f"--batch-size must be at least 1 and --seed 0 or more, not {args.batch_size} and {args.seed}"
+        )
+    settings = {k: getattr(args, k) for k in ("steps", "steps_per_level", "step_size") if hasattr(args, k)}
+    made = choose_schedule(model, args.sampler, **settings)
+    return made.without_last() if args.without_last else made

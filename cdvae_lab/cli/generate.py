@@ -1,0 +1,115 @@
+"""`cdvae-lab generate`: `denoise` from the prior, batch by batch, into files."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdvae_lab import convert
+from cdvae_lab.cdvae import CDVAE, load
+from cdvae_lab.cli import arguments
+from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.errors import SettingError
+from cdvae_lab.metrics.validity import structure_validity
+from cdvae_lab.storage import atomic_path
+from cdvae_lab.trajectory import progress
+
+SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz"}
+
+
+def add(commands: Any) -> None:
+    """The parser of `generate`."""
+    parser = arguments.command(
+        commands, "generate", run, lambda args: f"the crystals so far are in {args.out}; the same command goes on"
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
+    parser.add_argument("-n", type=int, default=8, help="number of crystals (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for one file per crystal")
+    parser.add_argument("--format", choices=tuple(SUFFIX), default="cif", help="of the files, Å (default %(default)s)")
+    arguments.add_sampler(parser)
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate crystals from the prior, each batch written when it is done.
+
+    What is there already is skipped, so that the same command goes on after an interruption.
+    """
+    if args.n < 1:
+        raise SettingError(f"-n must be at least 1, not {args.n}")
+    model = load(args.model, arguments.device(args))
+    schedule = arguments.schedule(args, model)
+    _claim(args.out, {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)})
+    names = [f"crystal_{number:05d}" for number in range(args.n)]
+    missing = [i for i, name in enumerate(names) if not (args.out / (name + SUFFIX[args.format])).is_file()]
+    runs = list(consecutive(missing, args.batch_size))
+    written = valid = 0
+    for frame in progress(_frames(model, args, schedule, runs), runs=len(runs)):
+        if not frame.finished:
+            continue
+        crystals = frame.crystals.to("cpu")
+        usable = convert.is_usable(crystals)
+        chosen = [names[number] for number in frame.numbers[usable.to(frame.numbers.device)].tolist()]
+        if not chosen:
+            continue
+        crystals = crystals[usable]
+        if args.format == "extxyz":
+            for i, name in enumerate(chosen):
+                crystals[i].write_extxyz(args.out / f"{name}.xyz")
+        else:
+            convert.write(crystals, args.out, args.format, chosen)
+        written += len(chosen)
+        valid += int(structure_validity(crystals).sum())
+    print(f"{args.out}: {args.n - len(missing):,} crystals were there, {written:,} new", file=sys.stderr)
+    if missing:
+        print(f"of the new ones {valid:,} have all atoms at least 0.5 Å apart", file=sys.stderr)
+    if written < len(missing):
+        print(f"{len(missing) - written:,} had no finite cell or positions and were left out", file=sys.stderr)
+    return 0
+
+
+def fingerprint(model: CDVAE) -> str:
+    """A short digest of a model's weights: the same weights, whatever their file is called."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def coefficients(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as JSON."""
+    numbers = {name: getattr(schedule, name).tolist() for name in ("sigma", "drift", "diffusion")}
+    return {"name": schedule.name, "calls": len(schedule)} | numbers
+
+
+def consecutive(numbers: list[int], most: int) -> Iterator[range]:
+    """Cut ascending numbers into runs without gaps, of at most so many."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1 or end - start == most:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end
+
+
+def _frames(model: CDVAE, args: argparse.Namespace, schedule: Schedule, runs: list[range]) -> Iterator[DenoisingFrame]:
+    for run in runs:
+        yield from denoise(
+            model, n=len(run), seed=args.seed, sampler=schedule, first_number=run[0], fuse=bool(args.fuse)
+        )
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Note what makes the crystals of a folder; refuse to mix them with those of other settings."""
+    path = folder / "settings.json"
+    if path.is_file():
+        there = json.loads(path.read_text())
+        if other := [name for name, value in settings.items() if there.get(name) != value]:
+            raise SettingError(f"{folder}: holds crystals made with another {', '.join(other)}; choose another --out")
+        return
+    with atomic_path(path, "the settings") as temporary:
+        temporary.write_text(json.dumps(settings))

@@ -1,0 +1,198 @@
+"""`cdvae-lab reconstruct`: encode, decode, and compare; decoding and judging may happen on different machines."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdvae_lab import datasets
+from cdvae_lab.cdvae import CDVAE, load, read_for
+from cdvae_lab.cli import arguments
+from cdvae_lab.cli.generate import coefficients, fingerprint
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.denoising import DenoisingFrame, Schedule
+from cdvae_lab.denoising import reconstruct as decode_frames
+from cdvae_lab.errors import CheckpointError, SettingError
+from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.training import check_fits
+from cdvae_lab.trajectory import progress
+
+STORE_VERSION = 1
+FIELDS = ("frac_coords", "atomic_numbers", "lattice")
+
+
+def add(commands: Any) -> None:
+    """The parser of `reconstruct`."""
+    parser = arguments.command(commands, "reconstruct", run, lambda args: (
+        "what was decoded is kept; the same command goes on with it"
+    ))  # fmt: skip
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
+    parser.add_argument("source", nargs="*", metavar="SOURCE", help=(
+        "crystal files (.cif, POSCAR, .xyz), or one data set: a name, a folder of CIF files or a .csv table"
+    ))  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help=(
+        "results per crystal, .csv (default: reconstruction.csv, or beside the crystals)"
+    ))  # fmt: skip
+    parser.add_argument("--save-crystals", type=Path, metavar="FILE", help=(
+        "true and decoded crystals, .safetensors (default: beside --out)"
+    ))  # fmt: skip
+    parser.add_argument("--decode-only", type=Path, metavar="FILE", help=(
+        "only decode, into this .safetensors file; --score judges it later, on any machine"
+    ))  # fmt: skip
+    parser.add_argument("--score", type=Path, metavar="FILE", help="only judge the crystals of such a file")
+    parser.add_argument("--sampled", action="store_true", help=(
+        "decode a sample of the posterior (default: its mean)"
+    ))  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
+    arguments.add_data(parser, "val")
+    arguments.add_sampler(parser)
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode crystals, decode them again and say how many come back, by the paper's judge and by structure alone.
+
+    Match: pymatgen's StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3); RMSE in units of (volume / atom)^(1/3).
+    """
+    if args.score is not None:
+        if args.model is not None or args.decode_only is not None:
+            raise SettingError("--score judges what was decoded before; give no MODEL, SOURCE or --decode-only with it")
+        return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
+    if args.model is None or not args.source:
+        raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
+    out = args.out or Path("reconstruction.csv")
+    store = args.decode_only or args.save_crystals or out.with_suffix(".safetensors")
+    decode(args, store)
+    return 0 if args.decode_only else score(store, out, args.jobs)
+
+
+def decode(args: argparse.Namespace, store: Path) -> None:
+    """Encode and decode, batch by batch; what `store` holds already is not done again."""
+    model = load(args.model, arguments.device(args))
+    schedule = arguments.schedule(args, model)
+    truth, ids, data = _truth(args, model)
+    about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
+    about |= {"seed": args.seed, "sampled": args.sampled}
+    parts: list[Crystals] = []
+    seconds = 0.0
+    if store.is_file():
+        _, before, there = read_store(store)
+        if other := [name for name, value in about.items() if there.get(name) != value]:
+            raise SettingError(f"{store}: holds crystals decoded with another {', '.join(other)}; choose another file")
+        parts, seconds = [before], there["seconds"]
+    done = sum(map(len, parts))
+    starts = range(done, len(truth), args.batch_size)
+    started = time.monotonic()
+    for frame in progress(_frames(model, args, schedule, truth, starts), runs=len(starts)):
+        if not frame.finished:
+            continue
+        parts.append(frame.crystals.to("cpu"))
+        predicted = Crystals.cat(parts)
+        parts = [predicted]
+        tensors = {f"truth.{name}": getattr(truth, name) for name in FIELDS}
+        tensors |= {f"predicted.{name}": getattr(predicted, name) for name in FIELDS}
+        where = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+        header = about | {"seconds": round(seconds + time.monotonic() - started, 2), "device": where}
+        write_tensors(store, "reconstruction", STORE_VERSION, tensors, header)
+
+
+def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
+    """True crystals, those decoded so far (in order), and how.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated or something else.
+    """
+    _, tensors, about = read_tensors(path, "reconstruction", STORE_VERSION)
+    try:
+        truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in FIELDS)) for side in ("truth", "predicted"))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: lacks a part of a reconstruction ({error}); decode again") from error
+    return truth, predicted, about
+
+
+def _truth(args: argparse.Namespace, model: CDVAE) -> tuple[Crystals, list[str], str]:
+    source = args.source[0]
+    if len(args.source) == 1 and (
+        source in (*datasets.PUBLIC, datasets.SYNTHETIC)
+        or Path(source).is_dir()
+        or source.endswith((".csv", ".csv.gz"))
+    ):
+        dataset = arguments.read_data(args, source)
+        check_fits(model, dataset)
+        print(dataset.summary(), file=sys.stderr)
+        return dataset.crystals, list(dataset.ids), f"{dataset.name} ({dataset.split})"
+    parts = [read_for(model, path).to("cpu") for path in args.source]
+    ids = [
+        Path(path).name + (f" {i}" if len(part) > 1 else "")
+        for path, part in zip(args.source, parts, strict=True)
+        for i in range(len(part))
+    ]
+    return Crystals.cat(parts), ids, "files"
+
+
+def _frames(
+    model: CDVAE, args: argparse.Namespace, schedule: Schedule, truth: Crystals, starts: range
+) -> Iterator[DenoisingFrame]:
+    for start in starts:
+        yield from decode_frames(
+            model,
+            truth[start : start + args.batch_size].trim(),
+            sampled=args.sampled,
+            seed=args.seed,
+            sampler=schedule,
+            first_number=start,
+            fuse=bool(args.fuse),
+        )
+
+
+def formulas(crystals: Crystals) -> list[str]:
+    """The reduced formula of each crystal."""
+    from ase.data import chemical_symbols
+    from pymatgen.core import Composition
+
+    symbols = ([chemical_symbols[z] for z in row if z] for row in crystals.atomic_numbers.tolist())
+    return [Composition("".join(s)).reduced_formula for s in symbols]
+
+
+def score(store: Path, out: Path, jobs: int) -> int:
+    """Judge every decoded crystal, a line of the table each as it comes; then the summary."""
+    from tqdm.auto import tqdm
+
+    from cdvae_lab.metrics import reconstruction as metric
+    from cdvae_lab.metrics.validity import composition_validity, structure_validity
+
+    truth, predicted, about = read_store(store)
+    if missing := len(truth) - len(predicted):
+        print(f"{store}: {missing:,} crystals are not decoded yet; judging the others", file=sys.stderr)
+    truth = truth[: len(predicted)]
+    columns = [
+        about["ids"],
+        formulas(truth),
+        formulas(predicted),
+        structure_validity(predicted).tolist(),
+        composition_validity(predicted).tolist(),
+    ]
+    rms: list[float | None] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "formula", "decoded", "structure_valid", "composition_valid", "matched", "rms"])
+        matches = metric.match(truth, predicted, jobs=jobs)
+        for i, value in tqdm(matches, total=len(predicted), unit="crystal", desc="comparing", dynamic_ncols=True):
+            table.writerow([*(c[i] for c in columns), value is not None, "" if value is None else f"{value:.5f}"])
+            file.flush()
+            rms.append(value)
+    text = (
+        f"{about['data']}: {len(predicted):,} crystals, {about['sampler']['name']} sampler, {about['sampler']['calls']:,} calls, "
+        f"{'sampled z' if about['sampled'] else 'posterior mean'}, decoded in {about['seconds']:,.1f} s "
+        f"on {about['device']}\n{metric.judge(truth, predicted, rms).table()}"
+    )
+    print(text)
+    return 0

@@ -1,0 +1,235 @@
+"""`cdvae-lab train`: `fit` with a log, validation, and a state to go on from."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cdvae_lab
+from cdvae_lab import datasets
+from cdvae_lab.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.cli import arguments
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.errors import SettingError
+from cdvae_lab.losses import LossWeights
+from cdvae_lab.storage import atomic_path, read_tensors
+from cdvae_lab.training import STATE_VERSION, FitSettings, TrainingStep, fit, validation_losses
+from cdvae_lab.trajectory import progress
+
+FIT = {
+    "steps": "optimiser steps of the whole run; the learning rate's schedule ends there",
+    "batch_size": "crystals a step",
+    "lr": "highest learning rate, after the warm-up",
+    "final_lr": "learning rate at the end",
+    "warm_up": "steps of rising learning rate",
+    "clip": "the gradient's norm is clipped to this",
+    "ema_decay": "of the moving average of the weights, a step",
+    "seed": "of the initial weights, the batches and the noise",
+}
+MODEL = {
+    "max_atoms": "most atoms in a cell (default: those of the data)",
+    "latent_dim": "numbers in z",
+    "hidden_dim": "width of the networks",
+    "encoder_blocks": "message-passing blocks of the encoder",
+    "decoder_blocks": "message-passing blocks of the decoder",
+    "head_dim": "width of the heads",
+    "num_radial": "radial functions of a distance",
+    "cutoff": "of the neighbour graph, Å",
+    "num_neighbors": "nearest periodic images an atom sees, at most",
+    "encoder_sees_aggregates": "mu and log-variance also see number of atoms, lattice and composition",
+    "sigma_max": "largest coordinate noise, Å",
+    "sigma_min": "smallest coordinate noise, Å",
+    "type_sigma_max": "largest type noise, no unit",
+    "type_sigma_min": "smallest type noise, no unit",
+    "num_levels": "noise levels of the paper's sampler",
+}
+WEIGHTS = {name: f"weight of the {name} loss" for name in LossWeights.__dataclass_fields__}
+
+
+def add(commands: Any) -> None:
+    """The parser of `train`."""
+    parser = arguments.command(commands, "train", run, lambda args: f"what was saved last is in {args.out}")
+    parser.add_argument("data", metavar="DATA", help=(
+        f"{', '.join([*datasets.PUBLIC, datasets.SYNTHETIC])}, a folder of CIF files, or a .csv table with a column cif"
+    ))  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="training state, .safetensors")
+    parser.add_argument("--resume", action="store_true", help="go on from --out where there is one")
+    parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=(
+        "stop cleanly after so long, with the state kept; the schedule still ends at --steps"
+    ))  # fmt: skip
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
+        "write the state so often (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--log-every", type=int, default=50, metavar="N", help=(
+        "steps between lines of the log, FILE with the ending .jsonl (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--validate-every", type=int, default=1000, metavar="N", help=(
+        "steps between validations of the averaged weights; 0 for none (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--validate-on", choices=("val", "none"), help="(default: val, where the data have splits)")
+    parser.add_argument("--validate-limit", type=int, default=1000, metavar="N", help=(
+        "validation crystals (default %(default)s)"
+    ))  # fmt: skip
+    arguments.add_data(parser, "train")
+    arguments.add_device(parser)
+    arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
+    arguments.add_settings(parser.add_argument_group("loss"), LossWeights, WEIGHTS, "weight_")
+    arguments.add_settings(parser.add_argument_group("model (of a new run)"), CDVAEConfig, MODEL)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a model on a data set; the state is written as it goes, and generates as well.
+
+    Ctrl-C and SIGTERM stop after the current step, with the state kept.
+    """
+    settings = arguments.given(args, FitSettings)
+    weights = arguments.given(args, LossWeights, "weight_")
+    config = arguments.given(args, CDVAEConfig)
+    steps = settings.pop("steps", None)
+    resuming = args.resume and args.out.is_file()
+    if args.out.exists() and not args.resume:
+        raise SettingError(f"{args.out}: is there already; go on from it with --resume, or choose another --out")
+    if resuming and (config or weights):
+        flags = ", ".join("--" + name.replace("_", "-") for name in [*config, *(f"weight_{w}" for w in weights)])
+        raise SettingError(f"{args.out}: a run goes on with the settings that it began with; leave out {flags}")
+    if not resuming and (steps is None) == (args.epochs is None):
+        raise SettingError("give the length of the run, either --steps or --epochs")
+    if args.log_every < 1 or args.validate_every < 0 or args.validate_limit < 1:
+        raise SettingError("--log-every and --validate-limit must be at least 1, --validate-every 0 or more")
+    device = arguments.device(args)
+    dataset = arguments.read_data(args, args.data)
+    print(dataset.summary(), file=sys.stderr)
+    validation = _validation(args, dataset)
+
+    model: CDVAE | Path = args.out
+    if resuming:
+        _, _, header = read_tensors(args.out, "training state", STATE_VERSION)
+        now = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
+        if header["data"] != now:
+            raise SettingError(f"{args.out}: was trained on {header['data']}, not on {now}; give the same data again")
+    else:
+        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+        model = CDVAE.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
+        model.metadata = describe(dataset)
+        if weights:
+            settings["weights"] = LossWeights(**weights)
+    training = fit(
+        model,
+        dataset,
+        epochs=args.epochs,
+        steps=steps,
+        checkpoint=args.out,
+        checkpoint_every=args.checkpoint_every,
+        fuse=args.fuse,
+        device=device,
+        **settings,
+    )
+    return _watch(args, training, validation)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint says of the data that it was trained on."""
+    data = {name: getattr(dataset, name) for name in ("name", "split", "source", "licence")}
+    data |= {"crystals": len(dataset), "property": dataset.property_name, "property_unit": dataset.property_unit}
+    data["labels"] = int(torch.isfinite(dataset.property).sum())
+    return {"data": data, "version": cdvae_lab.__version__}
+
+
+def _validation(args: argparse.Namespace, dataset: Dataset) -> Dataset | None:
+    named = args.data in datasets.PUBLIC or args.data == datasets.SYNTHETIC
+    if not args.validate_every or args.validate_on == "none" or (args.validate_on is None and not named):
+        return None
+    if dataset.split == "val":
+        raise SettingError("--validate-on val: that is the part to train on; give --validate-on none")
+    return arguments.read_data(args, args.data, "val", args.validate_limit)
+
+
+def _watch(args: argparse.Namespace, training: Iterator[TrainingStep], validation: Dataset | None) -> int:
+    started, before, step = time.monotonic(), None, None
+    log = Log(args.out.with_suffix(".jsonl"))
+    with stop_request() as stop:
+        for step in progress(training):
+            metadata = step.run.model.metadata
+            if before is None:
+                before = metadata.get("seconds", 0.0)
+                log.cut(step.step)
+            over = args.time_limit is not None and time.monotonic() - started > args.time_limit
+            ending = over or stop.asked or step.step == step.num_steps
+            if step.step % args.log_every == 0 or ending:
+                metadata["seconds"] = round(before + time.monotonic() - started, 1)
+                row = {"step": step.step, "epoch": round(step.epoch, 4), "loss": step.loss, **step.terms}
+                row |= {"lr": step.learning_rate, "crystals_per_second": round(step.crystals_per_second, 1)}
+                log.add(row | {"seconds": metadata["seconds"]})
+            if validation is not None and (step.step % args.validate_every == 0 or step.step == step.num_steps):
+                losses = validation_losses(step.averaged(), validation)
+                log.add({"step": step.step} | {f"val_{name}": value for name, value in losses.items()})
+            if ending:
+                step.save(args.out)
+                break
+    if step is None:
+        print(f"{args.out}: all of its steps are done already; more --steps would go on", file=sys.stderr)
+        return 0
+    done = f"{step.step:,} of {step.num_steps:,} steps are kept in {args.out}"
+    if step.step == step.num_steps:
+        print(f"done: {done}", file=sys.stderr)
+        return 0
+    print(f"stopped: {done}; the same command with --resume goes on", file=sys.stderr)
+    return 130 if stop.asked else 0
+
+
+@dataclass
+class Stop:
+    """Whether somebody asked for an end."""
+
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[Stop]:
+    """Within the block Ctrl-C and SIGTERM only ask to stop, so that no step is cut in half; a second one insists."""
+    stop = Stop()
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.asked = True
+        signal.signal(number, usual[number])
+
+    for number in usual:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+class Log:
+    """JSON lines, each there as a whole as soon as it is known."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self, step: int) -> None:
+        """Forget what an earlier run noted from this step on: it is being done again."""
+        kept = []
+        if step > 1 and self.path.is_file():
+            lines = self.path.read_text().split("\n")[:-1]  # the last is empty, or half a line of a killed run
+            kept = [line for line in lines if json.loads(line)["step"] < step]
+        with atomic_path(self.path, "the log") as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")

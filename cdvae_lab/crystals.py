@@ -77,13 +77,15 @@ class Crystals:
         return self.atomic_numbers.shape[0]
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> Crystals:
-        """Some of the crystals, always as a batch: an int gives a batch of one."""
+        """Some of the crystals, always as a batch: one number gives a batch of one."""
         if isinstance(which, int):
             if not -len(self) <= which < len(self):
                 raise IndexError(f"crystal {which} of a batch of {len(self)}")
             which = slice(which, which + 1) if which != -1 else slice(-1, None)
         elif not isinstance(which, slice | Tensor):
             which = torch.as_tensor(which, device=self.device)
+        elif isinstance(which, Tensor) and which.ndim == 0:
+            which = which[None]
         return Crystals(self.frac_coords[which], self.atomic_numbers[which], self.lattice[which])
 
     @property

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdvae-lab", description=cdvae_lab.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="cdvae-lab", description=(cdvae_lab.__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"cdvae-lab {cdvae_lab.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add(commands)

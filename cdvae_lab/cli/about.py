@@ -76,7 +76,7 @@ def add_export(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model, .safetensors")
     parser.add_argument("--half", action="store_true", help="store the weights as float16 (default: float32)")
     parser.add_argument("--score", action="append", default=[], metavar="TEXT", help=(
-        'a line for the metadata, such as "match rate 97.6 % on val"; may be repeated'
+        'a line for the metadata, such as "match rate 97.6 %% on val"; may be repeated'
     ))  # fmt: skip
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help=(
         "another, such as commit=1a2b3c4; may be repeated"

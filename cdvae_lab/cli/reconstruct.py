@@ -189,10 +189,10 @@ def score(store: Path, out: Path, jobs: int) -> int:
             table.writerow([*(c[i] for c in columns), value is not None, "" if value is None else f"{value:.5f}"])
             file.flush()
             rms.append(value)
-    text = (
-        f"{about['data']}: {len(predicted):,} crystals, {about['sampler']['name']} sampler, {about['sampler']['calls']:,} calls, "
-        f"{'sampled z' if about['sampled'] else 'posterior mean'}, decoded in {about['seconds']:,.1f} s "
-        f"on {about['device']}\n{metric.judge(truth, predicted, rms).table()}"
+    z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
+    print(
+        f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
+        f"calls, decoded in {about['seconds']:,.1f} s on {about['device']}"
     )
-    print(text)
+    print(metric.judge(truth, predicted, rms).table())
     return 0

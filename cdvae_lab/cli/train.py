@@ -203,7 +203,7 @@ def stop_request() -> Iterator[Stop]:
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True
-        signal.signal(number, usual[number])
+        signal.signal(number, usual[signal.Signals(number)])
 
     for number in usual:
         signal.signal(number, ask)

@@ -1,0 +1,358 @@
+"""Every command end to end on a tiny model, in this process where possible; bad input gets code 2 and no traceback."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdvae_lab import cdvae, cli, datasets
+from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.cli.generate import consecutive
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.denoising import Schedule, denoise, reconstruct
+from cdvae_lab.metrics.reconstruction import reconstruction
+from cdvae_lab.trajectory import last
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ["synthetic_perovskites", "--limit", "64"]
+TINY = [
+    "--batch-size", "16", "--hidden-dim", "16", "--latent-dim", "8", "--head-dim", "16", "--encoder-blocks", "1",
+    "--decoder-blocks", "1", "--num-neighbors", "8", "--warm-up", "2", "--log-every", "3", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training state after twelve steps, with its log."""
+    out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
+    settings = ["--steps", "12", "--validate-every", "6", "--validate-limit", "8", "--weight-kl", "0.02"]
+    assert cli.main(["train", *DATA, *TINY, *settings, "--out", str(out)]) == 0
+    return out
+
+
+def rows(state: Path) -> list[dict]:
+    return [json.loads(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
+
+
+# Training
+
+
+def test_training_leaves_a_state_and_a_log(state: Path) -> None:
+    model = cdvae.load(state)
+    assert model.config.hidden_dim == 16
+    assert model.metadata["data"]["labels"] == 64
+    assert model.metadata["seconds"] > 0
+    steps = [row["step"] for row in rows(state) if "loss" in row]
+    assert steps == [3, 6, 9, 12]
+    validated = [row for row in rows(state) if "val_coordinates" in row]
+    assert [row["step"] for row in validated] == [6, 12]
+    row = rows(state)[0]
+    weights = {
+        "coordinates": 10,
+        "types": 1,
+        "num_atoms": 1,
+        "lattice": 10,
+        "composition": 1,
+        "kl": 0.02,
+        "property": 1,
+    }
+    assert row["loss"] == pytest.approx(sum(w * row[name] for name, w in weights.items()), rel=1e-4)
+
+
+def test_a_run_in_two_pieces_is_the_run_in_one(state: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.safetensors"
+    command = ["train", *DATA, "--out", str(out), "--validate-every", "0", "--log-every", "3"]
+    first = [*TINY, "--steps", "12", "--weight-kl", "0.02"]
+    assert cli.main([*command, *first, "--time-limit", "0"]) == 0  # stops after one step
+    assert [row["step"] for row in rows(out)] == [1]
+    log = out.with_suffix(".jsonl")
+    log.write_text(log.read_text() + '{"step": 7}\n{"ste')  # as a killed run may leave it
+    assert cli.main([*command, "--resume"]) == 0
+    assert [row["step"] for row in rows(out)] == [1, 3, 6, 9, 12]
+    for name, tensor in cdvae.load(out).state_dict().items():
+        assert torch.equal(tensor, cdvae.load(state).state_dict()[name]), name
+
+
+def test_resuming_without_a_state_starts_and_with_a_finished_one_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "train",
+        *DATA,
+        *TINY[:2],
+        "--steps",
+        "1",
+        "--validate-every",
+        "0",
+        "--out",
+        str(tmp_path / "a.safetensors"),
+    ]
+    assert cli.main([*command, *TINY[2:], "--resume"]) == 0
+    assert cli.main([*command, "--resume"]) == 0
+    assert "all of its steps are done" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.safetensors"
+    log = out.with_suffix(".jsonl")
+
+    def interrupt() -> None:
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code = cli.main(["train", *DATA, *TINY, "--steps", "1000000", "--validate-every", "0", "--out", str(out)])
+    thread.join()
+    assert code == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert 0 < rows(out)[-1]["step"] < 1_000_000
+    assert cdvae.load(out).config.hidden_dim == 16
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, known_crystals: Crystals) -> None:
+    """A GPU machine with little more than torch trains and decodes; another one judges."""
+    table, cache = tmp_path / "data.csv", tmp_path / "cache"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cif", "energy"])
+        for path in known_crystals.write_cif(tmp_path / "cif"):
+            writer.writerow([path.read_text(), 1.5])
+    datasets.load(table, cache=cache, property="energy", progress=False)
+    absent = "pymatgen ase spglib smact joblib torch_geometric plotly nglview IPython ipywidgets PIL"
+    block = (
+        "import sys, importlib.abc\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name.split('.')[0] in {absent.split()!r}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from cdvae_lab.cli import main\n"
+    )
+    model, store = str(tmp_path / "m.safetensors"), str(tmp_path / "decoded.safetensors")
+    common = ["--cache", str(cache), "--property", "energy", "--device", "cpu"]
+    train = ["train", str(table), "--steps", "2", "--out", model, *TINY[2:], *common]
+    decode = ["reconstruct", model, str(table), "--steps", "3", "--decode-only", store, *common]
+    code = f"{block}sys.exit(main({train!r}) or main({decode!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert cli.main(["reconstruct", "--score", store, "--jobs", "1"]) == 0
+    assert Path(store).with_suffix(".csv").read_text().count("\n") == 4
+
+
+# Generation
+
+
+def test_generated_files_are_those_of_denoise_and_are_not_made_twice(state: Path, tmp_path: Path) -> None:
+    from pymatgen.core import Structure
+
+    out = tmp_path / "out"
+    command = ["generate", str(state), "--out", str(out), "--steps", "6", "--seed", "3", "--batch-size", "2"]
+    assert cli.main([*command, "-n", "3"]) == 0
+    files = sorted(out.glob("*.cif"))
+    assert [file.name for file in files] == ["crystal_00000.cif", "crystal_00001.cif", "crystal_00002.cif"]
+    model = cdvae.load(state)
+    expected = last(denoise(model, n=3, seed=3, sampler=Schedule.ancestral(model.config, 6))).crystals.to_structures()
+    for file, structure in zip(files, expected, strict=True):
+        assert Structure.from_file(file).composition == structure.composition
+        assert Structure.from_file(file).volume == pytest.approx(structure.volume, rel=1e-4)
+
+    again, times = Structure.from_file(files[1]), files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert cli.main([*command, "-n", "4"]) == 0
+    assert files[0].stat().st_mtime_ns == times
+    assert Structure.from_file(files[1]).matches(again)  # in another batch, so not to the last digit
+    assert len(list(out.glob("*.cif"))) == 4
+
+
+@pytest.mark.parametrize(("fmt", "suffix"), [("poscar", ".vasp"), ("extxyz", ".xyz")])
+def test_other_formats_are_read_back(state: Path, tmp_path: Path, fmt: str, suffix: str) -> None:
+    command = ["generate", str(state), "-n", "2", "--format", fmt, "--steps", "4", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    from cdvae_lab import convert
+
+    for number in range(2):
+        assert len(convert.read(tmp_path / f"crystal_{number:05d}{suffix}")) == 1
+
+
+def test_crystals_of_different_runs_are_not_mixed(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", str(state), "-n", "1", "--steps", "4", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert "another seed; choose another --out" in capsys.readouterr().err
+
+
+def test_consecutive() -> None:
+    assert [list(r) for r in consecutive([0, 1, 2, 5, 6, 9], 2)] == [[0, 1], [2], [5, 6], [9]]
+    assert list(consecutive([], 2)) == []
+
+
+# Reconstruction
+
+
+def test_reconstruction_is_scored_like_the_metric(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "val.csv"
+    command = ["reconstruct", str(state), "synthetic_perovskites", "--limit", "5", "--steps", "6", "--batch-size", "2"]
+    assert cli.main([*command, "--out", str(out), "--jobs", "1"]) == 0
+    printed = capsys.readouterr().out
+    model, truth = cdvae.load(state), datasets.load("synthetic_perovskites", "val", limit=5)
+    schedule = Schedule.ancestral(model.config, 6)
+    predicted = last(reconstruct(model, truth.crystals, sampler=schedule)).crystals
+    assert reconstruction(truth.crystals, predicted, jobs=1).table() in printed
+    assert "5 crystals from the posterior mean, ancestral sampler, 6 calls" in printed
+    with out.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["id"] for row in table] == list(truth.ids)
+    assert {row["matched"] for row in table} <= {"True", "False"}
+
+
+def test_decoding_goes_on_where_it_was_cut_off(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cdvae_lab.cli import reconstruct as command_module
+
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    command = ["reconstruct", str(state), "synthetic_perovskites", "--limit", "5", "--steps", "4", "--batch-size", "2"]
+    assert cli.main([*command, "--decode-only", str(whole)]) == 0
+
+    write = command_module.write_tensors
+
+    def write_then_stop(*args, **kwargs):
+        write(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_module, "write_tensors", write_then_stop)
+    assert cli.main([*command, "--decode-only", str(cut)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert len(command_module.read_store(cut)[1]) == 2
+    assert cli.main([*command, "--decode-only", str(cut)]) == 0
+    assert torch.equal(command_module.read_store(cut)[1].frac_coords, command_module.read_store(whole)[1].frac_coords)
+    assert cli.main([*command, "--decode-only", str(cut), "--seed", "5"]) == 2
+    assert "another seed" in capsys.readouterr().err
+
+
+def test_files_and_the_paper_s_way_are_reconstructed(
+    state: Path, tmp_path: Path, srtio3: Crystals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zirconate = srtio3.replace(atomic_numbers=torch.tensor([[38, 40, 8, 8, 8]]))  # the tiny set has no titanium
+    [file] = zirconate.write_cif(tmp_path, ["SrZrO3"])
+    paper = ["--sampler", "langevin", "--steps-per-level", "1", "--sampled", "--without-last"]
+    out = tmp_path / "out.csv"
+    assert cli.main(["reconstruct", str(state), str(file), *paper, "--out", str(out), "--jobs", "1"]) == 0
+    assert "1 crystals from the sampled z, langevin sampler, 50 calls" in capsys.readouterr().out
+    assert out.read_text().splitlines()[1].startswith("SrZrO3.cif,SrZrO3,")
+
+
+# Models
+
+
+def test_export_and_info(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.safetensors"
+    notes = ["--score", "match rate 12 % on val", "--note", "commit=1a2b3c"]
+    assert cli.main(["export", str(state), "--out", str(out), "--half", *notes]) == 0
+    assert out.stat().st_size < state.stat().st_size / 4
+    released, trained = cdvae.load(out), cdvae.load(state)
+    assert isinstance(released, CDVAE)
+    for name, p in released.named_parameters():
+        torch.testing.assert_close(p, trained.get_parameter(name), rtol=1e-3, atol=1e-3)
+    assert released.metadata["steps"] == 12
+    assert cli.main(["info", str(out)]) == 0
+    text = capsys.readouterr().out
+    for part in ("synthetic_perovskites (train), 64 crystals", "12 steps of 16 crystals", "match rate 12 % on val"):
+        assert part in text
+    assert "1a2b3c" in text
+    assert "MIT (cdvae_lab)" in text
+    assert cli.main(["info", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["latent_dim"] == 8
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["info", "no_such_model"], "no_such_model"),
+        (["info", "{tmp}/none.safetensors"], "none.safetensors"),
+        (["info", "{tmp}/broken.safetensors"], "broken.safetensors: truncated"),
+        (["export", "{tmp}/broken.safetensors", "--out", "{tmp}/x.safetensors"], "truncated"),
+        (["export", "{state}", "--out", "{tmp}/x.safetensors", "--note", "commit"], "KEY=TEXT"),
+        (["generate", "{state}", "-n", "0", "--out", "{tmp}/o"], "-n must be at least 1"),
+        (["generate", "{state}", "--seed", "-1", "--out", "{tmp}/o"], "--seed 0 or more"),
+        (["generate", "{state}", "--steps", "1", "--out", "{tmp}/o"], "steps must be at least 2"),
+        (["generate", "{state}", "--steps-per-level", "2", "--out", "{tmp}/o"], "ancestral sampler takes steps"),
+        (["generate", "{state}", "--out", "{tmp}/broken.safetensors/o"], "cannot write"),
+        (["generate", "{state}", "--device", "cuda:99", "--out", "{tmp}/o"], "GPUs"),
+        (["generate", "{state}", "--device", "abacus", "--out", "{tmp}/o"], "no such kind of device"),
+        (["train", *DATA, "--out", "{state}", "--steps", "5"], "--resume"),
+        (["train", *DATA, "--out", "{tmp}/o.safetensors"], "either --steps or --epochs"),
+        (["train", *DATA, "--out", "{tmp}/o.safetensors", "--steps", "5", "--lr", "-1"], "final_lr <= lr"),
+        (["train", *DATA, "--out", "{tmp}/o.safetensors", "--steps", "5", "--hidden-dim", "0"], "hidden_dim"),
+        (["train", *DATA, "--out", "{state}", "--resume", "--hidden-dim", "8"], "leave out --hidden-dim"),
+        (["train", *DATA[:2], "63", "--out", "{state}", "--resume"], "give the same data again"),
+        (["train", "no_such_data", "--out", "{tmp}/o.safetensors", "--steps", "5"], "no such data set or path"),
+        (
+            ["train", "perov_5", "--folder", "{tmp}", "--out", "{tmp}/o.safetensors", "--steps", "5"],
+            "perov_5/train.csv",
+        ),
+        (["reconstruct"], "give a MODEL"),
+        (["reconstruct", "{state}", "{tmp}/none.cif"], "no such file"),
+        (["reconstruct", "{state}", "{tmp}/empty.cif"], "empty"),
+        (["reconstruct", "--score", "{state}"], "holds a training state, but a reconstruction"),
+        (["reconstruct", "{state}", "x", "--score", "{state}"], "give no MODEL"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_bad_input(
+    command: list[str], message: str, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(state.read_bytes()[:1000])
+    (tmp_path / "empty.cif").write_text("")
+    before = state.read_bytes()
+    assert cli.main([part.format(tmp=tmp_path, state=state) for part in command]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith(f"cdvae-lab {command[0]}: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert state.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "info", "export"])
+def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "default" in text or command == "info"
+    if command == "train":
+        assert "of the neighbour graph, Å (default 7.0)" in text
+        assert "(default 0.001)" in text
+
+
+def test_every_setting_has_a_flag_with_a_text() -> None:
+    from cdvae_lab.cdvae import CDVAEConfig
+    from cdvae_lab.cli import train
+    from cdvae_lab.training import FitSettings
+
+    assert set(train.MODEL) == set(CDVAEConfig.__dataclass_fields__)
+    assert set(train.FIT) == set(FitSettings.__dataclass_fields__) - {"weights"}
+
+
+def test_the_module_runs_where_nothing_is_installed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cdvae_lab.cli", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("cdvae-lab ")

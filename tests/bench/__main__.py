@@ -129,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--fuse", action="store_true", help="compile with torch.compile (the default on a GPU, for both)")
+    parser.add_argument(
+        "--fuse", action="store_true", help="compile with torch.compile (the default on a GPU, for both)"
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     fuse_variants = [False, True] if device.type == "cuda" or options.fuse else [False]

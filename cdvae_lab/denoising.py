@@ -243,7 +243,7 @@ def initial_types(
     """Round c * N to counts, lay the elements out in order of their counts, and draw what is missing."""
     counts = torch.round(composition * num_atoms[:, None])
     counts, order = counts.sort(dim=-1, descending=True, stable=True)
-    ends = counts.cumsum(-1)
+    ends = counts.long().cumsum(-1)
     site = torch.arange(draw.shape[1], device=draw.device)
     place = (ends[:, None, :] <= site[:, None]).sum(-1)
     laid_out = torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1

@@ -168,7 +168,9 @@ def draw_types(
     composition: Float[Tensor, "crystals classes"], draw: Float[Tensor, "crystals sites"]
 ) -> Int[Tensor, "crystals sites"]:
     """Atomic numbers whose frequencies are the probabilities `composition` of the classes Z = 1, 2, ..."""
-    cumulative = composition.cumsum(-1)
+    # A product with a triangle of ones: torch.cumsum has no deterministic form on a GPU.
+    classes = composition.shape[-1]
+    cumulative = composition @ torch.ones(classes, classes, dtype=composition.dtype, device=composition.device).triu()
     threshold = draw * cumulative[:, -1:]
     below = (cumulative[:, None, :] <= threshold[..., None]).sum(-1)
     return below.clamp_max(composition.shape[-1] - 1) + 1

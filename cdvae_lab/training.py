@@ -30,7 +30,6 @@ from cdvae_lab.neighbors import FAR, periodic_images
 from cdvae_lab.storage import read_tensors, write_tensors
 
 STATE_VERSION = 1
-READ_GUARD_EVERY = 16  # steps; on a GPU a bad loss is noticed this late
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,8 @@ class Run:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
         self.lr = torch.tensor(settings.lr, device=self.device)
         on_gpu = self.device.type == "cuda"
+        self.copied = torch.cuda.Event() if on_gpu else None
+        self.seen = torch.full((), -1, dtype=torch.int64, pin_memory=on_gpu)
         self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
         fuse = on_gpu if fuse is None else fuse
         noise.prepare(self.crystals.device)
@@ -178,6 +179,16 @@ class Run:
             update = lambda index: self._update(index, batch.sites, most_images)  # noqa: E731
             self.graphs[batch.sites] = Graphed(update, self.device)
         return self.graphs[batch.sites](batch.index)[0]
+
+    def watch(self) -> None:
+        """`check`, a few steps late on a GPU, so that it never waits: the flag is copied, and read once it is there."""
+        if self.copied is None:
+            self.check()
+        elif self.copied.query():
+            if int(self.seen) >= 0:
+                self.check()
+            self.seen.copy_(self.bad_step, non_blocking=True)
+            self.copied.record()
 
     def check(self) -> None:
         """Raise if any step so far had a loss or a gradient that is not finite (waits for the device)."""
@@ -287,11 +298,9 @@ def fit(
 
 def _steps(run: Run, done: int, checkpoint: str | Path | None, every: float) -> Iterator[TrainingStep]:
     started = saved = time.monotonic()
-    on_gpu = run.device.type == "cuda"
     for step in range(done, run.settings.steps):
         losses = run.advance(run.batches[step])
-        if not on_gpu or step % READ_GUARD_EVERY == 0:
-            run.check()
+        run.watch()
         now = time.monotonic()
         if checkpoint is not None and (now - saved > every or step + 1 == run.settings.steps):
             run.save(checkpoint)

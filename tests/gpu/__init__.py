@@ -1,0 +1,1 @@
+"""What only a GPU can show; collected where there is one."""

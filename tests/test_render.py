@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cdvae_lab import lattice as lat
+from cdvae_lab import render
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.render import gif, grid, image_atoms, picture, png_bytes, strip
@@ -227,3 +229,17 @@ def test_a_picture_takes_milliseconds(srtio3):
         picture(srtio3)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.25  # 0.015 s on a free core; the runtime checks of the tests and a busy machine included
+
+
+def test_origin_moves_to_the_heaviest_of_the_rarest(known_crystals: Crystals) -> None:
+    shift = torch.tensor([0.31, 0.72, 0.13])
+    moved = known_crystals.replace(
+        frac_coords=((known_crystals.frac_coords + shift) % 1) * known_crystals.mask[..., None]
+    )
+    back = render.at_atom(moved)
+    assert torch.allclose(back.frac_coords[0, 0], torch.zeros(3), atol=1e-6)  # Sr, the heavier of Sr and Ti
+    difference = back.frac_coords - known_crystals.frac_coords
+    assert (difference[0] - difference[0].round()).abs().max() < 1e-5
+    assert torch.equal(back.frac_coords[~back.mask], torch.zeros(int((~back.mask).sum()), 3))
+    followed = render.at_atom(known_crystals, like=moved)
+    assert torch.allclose(lat.wrap(followed.frac_coords[0, 0] + shift + 1e-6), torch.full((3,), 1e-6), atol=1e-5)

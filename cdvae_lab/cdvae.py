@@ -67,7 +67,7 @@ class CDVAEConfig:
         for name in ("max_atoms", "latent_dim", "hidden_dim", "encoder_blocks", "decoder_blocks", "head_dim"):
             if getattr(self, name) < 1:
                 raise SettingError(f"CDVAEConfig.{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_radial < 2 or self.num_neighbors < 1 or self.num_levels < 2 or self.cutoff <= 0:
+        if self.num_radial < 2 or self.num_neighbors < 1 or self.num_levels < 2 or not self.cutoff > 0:
             raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 1, num_levels >= 2 and cutoff > 0")
         if not (0 < self.sigma_min < self.sigma_max and 0 < self.type_sigma_min < self.type_sigma_max):
             raise SettingError("CDVAEConfig needs 0 < sigma_min < sigma_max, for coordinates and for types")
@@ -319,7 +319,8 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
     A training state (`TrainingStep.save`) gives the moving average of its weights.
 
     Raises:
-        CheckpointError: if there is no such model, or the file is truncated, not ours or of another version.
+        SettingError: if no bundled model has that name; it lists those that there are.
+        CheckpointError: if the file is missing, truncated, not ours or of another version.
     """
     path = Path(name_or_path)
     if not path.is_file() and path.suffix != ".safetensors":
@@ -349,7 +350,8 @@ def read_for(model: CDVAE, source: object) -> Crystals:
             or elements that it never saw.
     """
     seen = frozenset(model.elements.nonzero()[:, 0].tolist())
-    return convert.read(source, max_atoms=model.config.max_atoms, elements=seen).to(model.device)
+    dtype = model.lattice_mean.dtype
+    return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
 
 
 @torch.no_grad()

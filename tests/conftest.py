@@ -12,6 +12,7 @@ import torch
 jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
 from cdvae_lab.crystals import Crystals  # noqa: E402
+from cdvae_lab.datasets import Dataset  # noqa: E402
 
 # One thread a process: the tests run in several, and sums come out the same on every machine.
 torch.set_num_threads(1)
@@ -60,3 +61,21 @@ def diamond() -> Crystals:
 def known_crystals(srtio3: Crystals, nacl: Crystals, diamond: Crystals) -> Crystals:
     """SrTiO3, rock salt and diamond as one batch, the last two padded to 5 sites."""
     return Crystals.cat([srtio3, nacl, diamond])
+
+
+@pytest.fixture
+def random_dataset() -> Dataset:
+    """Twenty random crystals of 1 to 6 atoms of C, O and Ti, the first four without a label."""
+    generator = torch.Generator().manual_seed(20)
+    sizes = [1 + i % 6 for i in range(20)]
+    strain = 0.1 * torch.randn(20, 3, 3, generator=generator)
+    side = torch.tensor([(15.0 * n) ** (1 / 3) for n in sizes])  # 15 Å^3 an atom
+    crystals = Crystals.from_lists(
+        [torch.rand(n, 3, generator=generator) for n in sizes],
+        [torch.tensor([6, 8, 22])[torch.randint(3, (n,), generator=generator)] for n in sizes],
+        (torch.eye(3) + strain) * side[:, None, None],
+    )
+    labels = torch.randn(20, generator=generator) - 2
+    labels[:4] = torch.nan
+    ids = tuple(f"random-{i}" for i in range(20))
+    return Dataset("random", "all", crystals, ids, labels, "energy", "eV/atom", "random numbers", "none")

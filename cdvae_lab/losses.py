@@ -110,17 +110,17 @@ def objective(
     """
     c = model.config
     mask = crystals.mask
-    sites = crystals.num_sites
+    sites, dtype = crystals.num_sites, crystals.lattice.dtype
     posterior = model.encode(crystals, images)
-    z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, step, (c.latent_dim,)))
+    z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, step, (c.latent_dim,), dtype))
     aggregates = model.aggregates(z)
 
-    sigma = c.sigma_min * (c.sigma_max / c.sigma_min) ** noise.uniform(seed, Stream.LEVEL, numbers, step)
-    eps = noise.normal(seed, Stream.POSITION, numbers, step, (sites, 3))
+    sigma = c.sigma_min * (c.sigma_max / c.sigma_min) ** noise.uniform(seed, Stream.LEVEL, numbers, step, dtype=dtype)
+    eps = noise.normal(seed, Stream.POSITION, numbers, step, (sites, 3), dtype)
     noisy, delta = noise.corrupt_coordinates(crystals.frac_coords, crystals.lattice, sigma, eps)
-    level = noise.uniform(seed, Stream.TYPE_LEVEL, numbers, step)
+    level = noise.uniform(seed, Stream.TYPE_LEVEL, numbers, step, dtype=dtype)
     type_sigma = c.type_sigma_min * (c.type_sigma_max / c.type_sigma_min) ** level
-    which, draw = noise.uniform(seed, Stream.TYPE, numbers, step, (sites, 2)).unbind(-1)
+    which, draw = noise.uniform(seed, Stream.TYPE, numbers, step, (sites, 2), dtype).unbind(-1)
     probabilities = aggregates.composition.detach()
     types = noise.corrupt_types(crystals.atomic_numbers, probabilities, type_sigma, which, draw)
 
@@ -131,7 +131,7 @@ def objective(
         "types": type_loss(type_logits, crystals.atomic_numbers, type_sigma),
         "num_atoms": num_atoms_loss(aggregates.num_atoms_logits, crystals.num_atoms),
         "lattice": lattice_loss(aggregates.lattice_parameters, model.standardised_lattice(crystals)),
-        "composition": composition_loss(aggregates.composition_logits, composition(crystals)),
+        "composition": composition_loss(aggregates.composition_logits, composition(crystals, dtype)),
         "kl": kl_loss(posterior),
         "property": property_loss(
             aggregates.standardised_property, (property - model.property_mean) / model.property_std

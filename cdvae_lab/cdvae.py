@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CheckpointError, SettingError
+from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
@@ -175,8 +175,17 @@ class CDVAE(nn.Module):
         Args:
             seed: of the initial weights.
             settings: of `CDVAEConfig`.
+
+        Raises:
+            DatasetError: for elements that a CDVAE has no class for.
+            SettingError: for settings out of range.
         """
         crystals = dataset.crystals
+        if (heaviest := max(dataset.elements)) > NUM_ELEMENTS:
+            raise DatasetError(
+                f"{dataset.name}: has Z = {heaviest}, but a CDVAE has no classes beyond Z = {NUM_ELEMENTS}; leave its "
+                "crystals out"
+            )
         config = CDVAEConfig(**{"max_atoms": int(crystals.num_atoms.max()), **settings})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -335,8 +344,8 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: its tensors or settings are not those of a CDVAE of this version ({error}); "
-            "use the cdvae_lab that wrote it"
+            f"{path}: its tensors or settings are not those of a CDVAE of this version "
+            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
         ) from error
     model.metadata = header["model"]
     return model.to(device).eval().requires_grad_(False)

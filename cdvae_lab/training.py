@@ -281,8 +281,13 @@ def fit(
         model = CDVAE.for_dataset(dataset, **dataclasses.asdict(model))
     if (epochs is None) == (steps is None):
         raise SettingError("fit needs the length of the run: either epochs or steps")
+    known = {field.name for field in dataclasses.fields(FitSettings)}
+    if strange := sorted(set(settings) - known):
+        raise SettingError(f"fit has no setting {', '.join(strange)}; there are {', '.join(sorted(known))}")
     if steps is None and epochs is not None:
-        batch = min(settings.get("batch_size", FitSettings.batch_size), len(dataset))
+        if not 0 < epochs < math.inf:
+            raise SettingError(f"epochs must be more than 0, not {epochs}")
+        batch = min(max(settings.get("batch_size", FitSettings.batch_size), 1), len(dataset))
         steps = math.ceil(epochs * (len(dataset) // batch))
     assert steps is not None
     chosen = FitSettings(steps=steps, **settings)
@@ -323,10 +328,11 @@ def check_fits(model: CDVAE, dataset: Dataset) -> None:
             f"{dataset.name}: crystal {where} has {largest} atoms, but the model takes {model.config.max_atoms} at "
             "most; make the model with CDVAE.for_dataset(dataset), or leave larger crystals out"
         )
-    present = dataset.crystals.atomic_numbers.unique()
-    if int(present.max()) > 100:
+    known = set(model.elements.nonzero()[:, 0].tolist())
+    if strange := sorted(set(dataset.elements) - known):
         raise DatasetError(
-            f"{dataset.name}: has elements beyond Z = 100, which a CDVAE has no class for; leave them out"
+            f"{dataset.name}: has elements that the model does not know (Z = {', '.join(map(str, strange))}); make the "
+            "model with CDVAE.for_dataset(dataset), or leave those crystals out"
         )
 
 
@@ -337,9 +343,15 @@ def _read_state(path: str | Path) -> tuple[CDVAE, dict[str, Tensor], dict]:
             f"{path}: a released model, without the optimiser's state; to train it further load it first: "
             "fit(cdvae_lab.load(path), dataset)"
         )
-    model = CDVAE(CDVAEConfig(**metadata["config"]))
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    model.metadata = metadata["model"]
+    try:
+        model = CDVAE(CDVAEConfig(**metadata["config"]))
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        model.metadata = metadata["model"]
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: its tensors or settings are not those of a training state of this version "
+            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
+        ) from error
     return model, tensors, metadata
 
 

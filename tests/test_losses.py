@@ -172,26 +172,17 @@ def test_every_term_falls_on_a_few_crystals(model: CDVAE, random_dataset: Datase
     weights = losses.LossWeights(kl=1e-4)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
 
-    def averages(steps: range) -> dict[str, float]:
-        sums = dict.fromkeys(losses.TERMS, 0.0)
-        for step in steps:
-            terms = terms_of(model, few, step)
-            for name, value in terms.items():
-                sums[name] += value.item() / len(steps)
-            total = sum(getattr(weights, name) * value for name, value in terms.items())
-            optimizer.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-        return sums
-
-    first, *_, last = (averages(range(start, start + 25)) for start in range(0, 200, 25))
-    assert last["num_atoms"] < 0.2 * first["num_atoms"]
-    assert last["lattice"] < 0.3 * first["lattice"]
-    assert last["property"] < 0.3 * first["property"]
-    assert last["composition"] < 0.5 * first["composition"]
-    assert last["types"] < 0.5 * first["types"]
-    assert last["coordinates"] < 0.9 * first["coordinates"]
+    first = terms_of(model, few)
+    for _ in range(150):
+        terms = terms_of(model, few)  # always the same noise, so that even the score can be learned by heart
+        total = sum(getattr(weights, name) * value for name, value in terms.items())
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    last = terms_of(model, few)
+    for name in set(losses.TERMS) - {"kl"}:
+        assert last[name] < 0.5 * first[name], name
 
 
 def test_the_divergence_falls_when_it_is_asked_for(model: CDVAE, random_dataset: Dataset) -> None:

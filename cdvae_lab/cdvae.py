@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
@@ -361,6 +361,25 @@ def read_for(model: CDVAE, source: object) -> Crystals:
     seen = frozenset(model.elements.nonzero()[:, 0].tolist())
     dtype = model.lattice_mean.dtype
     return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
+
+
+def check_takes(model: CDVAE, crystals: Crystals) -> None:
+    """Refuse crystals that the networks have no room for.
+
+    Unlike `read_for` it lets elements pass that the model never saw, so that one of them does not end the
+    evaluation of a whole test set; they cannot come back from a reconstruction.
+
+    Raises:
+        CrystalError: naming the crystal by its number.
+    """
+    most = model.config.max_atoms
+    too_large, too_heavy = crystals.num_atoms > most, crystals.atomic_numbers.amax(1) > NUM_ELEMENTS
+    for number in (too_large | too_heavy).nonzero()[:1, 0].tolist():
+        raise CrystalError(
+            f"crystal {number}: has {int(crystals.num_atoms[number])} atoms up to Z = "
+            f"{int(crystals.atomic_numbers[number].max())}, but the model takes {most} atoms up to Z = {NUM_ELEMENTS}; "
+            "leave it out, or use a model that was trained on such crystals"
+        )
 
 
 @torch.no_grad()

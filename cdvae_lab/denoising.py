@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cdvae_lab import lattice as lat
 from cdvae_lab import noise
-from cdvae_lab.cdvae import CDVAE, CDVAEConfig, read_for
+from cdvae_lab.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
 from cdvae_lab.compiled import Graphed, fast_matmul
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import SettingError
@@ -135,7 +135,7 @@ class DenoisingFrame:
         return self.step >= self.num_steps
 
 
-def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: float) -> Schedule:
+def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Any) -> Schedule:
     """A schedule by name, with its own settings.
 
     Raises:
@@ -228,9 +228,9 @@ def start(
     sites = int(num_atoms.max())
     exists = torch.arange(sites, device=z.device) < num_atoms[:, None]
     frac = noise.uniform(seed, Stream.START, numbers, 0, (sites, 3), z.dtype) * exists[..., None]
-    probabilities = aggregates.composition * model.elements[1:]
+    composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
     draw = noise.uniform(seed, Stream.COMPOSITION, numbers, 0, (sites,), z.dtype)
-    types = initial_types(probabilities / probabilities.sum(-1, keepdim=True), num_atoms, draw) * exists
+    types = initial_types(composition, num_atoms, draw) * exists
     crystals = Crystals(frac, types, model.predict_lattice(aggregates))
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 
@@ -328,7 +328,7 @@ def reconstruct(
     """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
 
     Args:
-        source: Crystals, files, pymatgen Structures or ASE Atoms, as `convert.read` takes them.
+        source: files, pymatgen Structures or ASE Atoms, as `convert.read` takes them; Crystals are taken as they are.
         sampled: decode a sample of the posterior, as the reference does, instead of its mean.
         seed, sampler, first_number, fuse, settings: of `denoise`.
 
@@ -336,7 +336,11 @@ def reconstruct(
         CrystalError: for crystals that the model cannot take.
         SettingError: for settings out of range.
     """
-    crystals = source.to(model.device) if isinstance(source, Crystals) else read_for(model, source)
+    if isinstance(source, Crystals):
+        check_takes(model, source)
+        crystals = source.to(model.device, model.lattice_mean.dtype)
+    else:
+        crystals = read_for(model, source)
     with torch.no_grad():
         posterior = model.encode(crystals)
     z = posterior.mu

@@ -185,15 +185,13 @@ def load(
             the data set's `left_out`, with the reason.
         SettingError: if split, jobs or limit is out of range.
     """
-    import pooch
-
     if limit is not None and limit < 1:
         raise SettingError(f"limit: {limit} rows; give at least 1, or None for all")
     if jobs is not None and jobs < 1:
         raise SettingError(f"jobs: {jobs} processes; give at least 1, or None for all cores")
     if split not in SPLITS:
         raise SettingError(f"split: {split!r}; give one of {', '.join(SPLITS)}")
-    cache = Path(pooch.os_cache("cdvae_lab") if cache is None else cache)
+    cache = _users_cache() if cache is None else Path(cache)
     read = partial(_read_all, folder=cache / "parsed", jobs=jobs, progress=progress)
     name = str(name_or_path)
     if name == SYNTHETIC:
@@ -261,6 +259,13 @@ def _split_synthetic(split: str) -> Dataset:
     # In a random order, so that the first few are not all of one composition.
     rows = np.random.default_rng(0).permutation(rows)
     return replace(everything[torch.from_numpy(rows)], split=split)
+
+
+def _users_cache() -> Path:
+    """The folder for caches that the operating system gives this user."""
+    import pooch
+
+    return Path(pooch.os_cache("cdvae_lab"))
 
 
 def carbon_24_protocol(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cdvae_lab import noise
 from cdvae_lab.batches import Batch, Batches
-from cdvae_lab.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
@@ -292,6 +292,7 @@ def fit(
     assert steps is not None
     chosen = FitSettings(steps=steps, **settings)
     check_fits(model, dataset)
+    check_elements(model, dataset)
     if device is not None:
         model = model.to(device)
     model.train().requires_grad_(True)
@@ -328,8 +329,19 @@ def check_fits(model: CDVAE, dataset: Dataset) -> None:
             f"{dataset.name}: crystal {where} has {largest} atoms, but the model takes {model.config.max_atoms} at "
             "most; make the model with CDVAE.for_dataset(dataset), or leave larger crystals out"
         )
-    known = set(model.elements.nonzero()[:, 0].tolist())
-    if strange := sorted(set(dataset.elements) - known):
+    if (heaviest := max(dataset.elements)) > NUM_ELEMENTS:
+        raise DatasetError(
+            f"{dataset.name}: has Z = {heaviest}, but a CDVAE has classes for Z <= {NUM_ELEMENTS} only; leave it out"
+        )
+
+
+def check_elements(model: CDVAE, dataset: Dataset) -> None:
+    """Refuse to train on elements that the model may not generate (to be judged on them is another matter).
+
+    Raises:
+        DatasetError: naming the elements.
+    """
+    if strange := sorted(set(dataset.elements) - set(model.elements.nonzero()[:, 0].tolist())):
         raise DatasetError(
             f"{dataset.name}: has elements that the model does not know (Z = {', '.join(map(str, strange))}); make the "
             "model with CDVAE.for_dataset(dataset), or leave those crystals out"

@@ -371,6 +371,14 @@ def test_elements_that_the_model_does_not_know_are_refused(model: CDVAE, random_
         run(model, of_element(random_dataset, number))
 
 
+def test_a_model_may_be_judged_on_elements_that_it_does_not_know(model: CDVAE, random_dataset: Dataset) -> None:
+    strange = of_element(random_dataset, 26)
+    training.check_fits(model, strange)
+    assert all(math.isfinite(value) for value in validation_losses(model, strange).values())
+    with pytest.raises(DatasetError, match="Z = 101"):
+        training.check_fits(model, of_element(random_dataset, 101))
+
+
 def test_elements_without_a_class_are_refused(random_dataset: Dataset) -> None:
     with pytest.raises(DatasetError, match="Z = 101"):
         run(CDVAEConfig(max_atoms=6, **SMALL), of_element(random_dataset, 101))

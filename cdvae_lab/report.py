@@ -194,6 +194,7 @@ def _totals(found: list[Facts]) -> list[tuple[str, str]]:
 def _film(trajectory: Trajectory, which: int) -> str:
     """One crystal from noise, as animations for light and dark."""
     film = trajectory.crystal(which)
+    film = render.at_atom(film, like=film[-1])
     chosen = torch.linspace(0, len(trajectory) - 1, min(FILM_FRAMES, len(trajectory))).round().long().tolist()
     chosen += [chosen[-1]] * 14  # the end stands a while
     captions = [f"call {int(trajectory.steps[i])}, noise {float(trajectory.sigmas[i]):.2f} Å" for i in chosen]
@@ -243,6 +244,7 @@ def _card(crystals: Crystals, number: int, one: Facts) -> str:
 
 
 def _page(name: str, crystals: Crystals, found: list[Facts], made: list[tuple[str, str]], film: str) -> str:
+    crystals = render.at_atom(crystals)
     cards = [_card(crystals, i, one) for i, one in enumerate(found[:MOST_PICTURES])]
     more = f"<p>Pictures of the first {MOST_PICTURES} of them.</p>" if len(found) > MOST_PICTURES else ""
     totals = "".join(f"<li><b>{value}</b> {label}</li>" for value, label in _totals(found))

@@ -19,6 +19,7 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
+from cdvae_lab.painn import envelope
 from cdvae_lab.storage import write_tensors
 
 SMALL = {
@@ -270,6 +271,19 @@ def test_nothing_jumps_where_neighbours_swap(num_neighbors: int) -> None:
     for name in wide:
         assert wide[name] > 0
         assert narrow[name] < 1e-2 * wide[name], f"{name} jumps by {narrow[name]:.2g}"
+
+
+def test_the_envelope_is_dimenets_and_leaves_without_a_kink() -> None:
+    x = torch.linspace(0, 1, 50, dtype=torch.float64)
+    p = 6
+    equation_8 = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+    torch.testing.assert_close(envelope(x), equation_8)
+    assert (envelope(torch.tensor([1.0, 1.5, 1e6])) == 0).all()
+    edge = torch.tensor(1 - 1e-9, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(envelope(edge), edge, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, edge)
+    assert abs(slope.item()) < 1e-6
+    assert abs(curvature.item()) < 1e-6
 
 
 def test_derivatives_are_those_of_finite_differences(model: CDVAE) -> None:

@@ -73,3 +73,20 @@ def fast_matmul() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def one_thread(alone: bool) -> Iterator[None]:
+    """Within the block torch computes on one CPU thread, if `alone`.
+
+    The operations of a few small crystals are too short to be shared: a second thread gains nothing on an idle machine,
+    and on a busy one (a browser beside the kernel, say) waiting for it was seen to make them ten times slower.
+    """
+    before = torch.get_num_threads()
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(before)

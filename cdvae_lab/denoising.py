@@ -192,11 +192,15 @@ def denoise(
     """
     if sum(given is not None for given in (n, z, frame)) != 1:
         raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
-    if seed is not None and seed < 0:
-        raise SettingError(f"seed must be 0 or more, not {seed}")
+    noise.check_seed(seed or 0)
     if first_number < 0:
         raise SettingError(f"first_number must be 0 or more, not {first_number}")
     if frame is not None:
+        if frame.z.shape[1] != model.config.latent_dim:
+            raise SettingError(
+                f"the frame has latents of {frame.z.shape[1]} numbers and the model {model.config.latent_dim}: it is "
+                "another model's; load the one that made it"
+            )
         if frame.finished:
             raise SettingError(
                 f"the frame is the last of its {frame.num_steps} steps; go on from an earlier one, or start anew "

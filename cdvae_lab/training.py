@@ -59,8 +59,7 @@ class FitSettings:
             raise SettingError("fit needs steps >= 1 (or epochs >= 1), batch_size >= 1 and warm_up >= 0")
         if not (0 < self.final_lr <= self.lr and self.clip > 0 and 0 <= self.ema_decay < 1):
             raise SettingError("fit needs 0 < final_lr <= lr, clip > 0 and 0 <= ema_decay < 1")
-        if self.seed < 0:
-            raise SettingError(f"seed must be 0 or more, not {self.seed}")
+        noise.check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -274,6 +273,7 @@ def fit(
         saved = metadata["fit"]
         settings = {**saved, "weights": LossWeights(**saved["weights"]), **settings}
         done = metadata["step"]
+        _check_same_data(metadata["data"], dataset)
         if epochs is None and steps is None:
             steps = saved["steps"]
         settings.pop("steps")
@@ -345,6 +345,17 @@ def check_elements(model: CDVAE, dataset: Dataset) -> None:
         raise DatasetError(
             f"{dataset.name}: has elements that the model does not know (Z = {', '.join(map(str, strange))}); make the "
             "model with CDVAE.for_dataset(dataset), or leave those crystals out"
+        )
+
+
+def _check_same_data(saved: dict, dataset: Dataset) -> None:
+    """A run goes on with the data that it began with: the order of its batches depends on them."""
+    given = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
+    if any(saved.get(key) != value for key, value in given.items()):
+        raise DatasetError(
+            f"the run was begun with {saved.get('crystals')} crystals of {saved.get('name')} ({saved.get('split')}), and "
+            f"{given['crystals']} of {given['name']} ({given['split']}) are given; go on with those, or train the loaded "
+            "model on the new ones: fit(cdvae_lab.load(path), dataset)"
         )
 
 

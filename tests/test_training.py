@@ -429,3 +429,11 @@ def test_a_released_model_and_a_damaged_state_are_no_states(
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
         fit(state, random_dataset)
+
+
+def test_resuming_on_other_data_is_refused(tmp_path: Path, random_dataset: Dataset) -> None:
+    path = tmp_path / "run.safetensors"
+    for step in fit(CDVAE.for_dataset(random_dataset, **SMALL), random_dataset, steps=1, batch_size=4):
+        step.save(path)
+    with pytest.raises(DatasetError, match="begun with 20 crystals.*10 of"):
+        fit(path, random_dataset[:10], steps=2)

@@ -353,9 +353,9 @@ def _check_same_data(saved: dict, dataset: Dataset) -> None:
     given = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
     if any(saved.get(key) != value for key, value in given.items()):
         raise DatasetError(
-            f"the run was begun with {saved.get('crystals')} crystals of {saved.get('name')} ({saved.get('split')}), and "
-            f"{given['crystals']} of {given['name']} ({given['split']}) are given; go on with those, or train the loaded "
-            "model on the new ones: fit(cdvae_lab.load(path), dataset)"
+            f"the run was begun with {saved.get('crystals')} crystals of {saved.get('name')} ({saved.get('split')}), "
+            f"and {given['crystals']} of {given['name']} ({given['split']}) are given; go on with those, or train the "
+            "loaded model on the new ones: fit(cdvae_lab.load(path), dataset)"
         )
 
 

@@ -435,5 +435,5 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path, random_dataset: Datas
     path = tmp_path / "run.safetensors"
     for step in fit(CDVAE.for_dataset(random_dataset, **SMALL), random_dataset, steps=1, batch_size=4):
         step.save(path)
-    with pytest.raises(DatasetError, match="begun with 20 crystals.*10 of"):
+    with pytest.raises(DatasetError, match=r"begun with 20 crystals.*10 of"):
         fit(path, random_dataset[:10], steps=2)

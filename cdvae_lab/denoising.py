@@ -26,7 +26,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import Stream, geometric_levels
 
-SMALL_BATCH = 100  # sites in all; up to here one CPU thread is as fast as two
+SMALL_BATCH = 50  # sites in all; up to here one CPU thread is as fast as two, or faster
 
 
 @dataclass(frozen=True)

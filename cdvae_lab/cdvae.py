@@ -8,6 +8,7 @@ Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencode
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -349,6 +350,14 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
         ) from error
     model.metadata = header["model"]
     return model.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(model: CDVAE) -> str:
+    """A short digest of a model's weights: the same weights, whatever their file is called."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_for(model: CDVAE, source: object) -> Crystals:

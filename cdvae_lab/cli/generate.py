@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvae_lab import convert
-from cdvae_lab.cdvae import CDVAE, load
+from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
@@ -71,14 +70,6 @@ def run(args: argparse.Namespace) -> int:
     if written < len(missing):
         print(f"{len(missing) - written:,} had no finite cell or positions and were left out", file=sys.stderr)
     return 0
-
-
-def fingerprint(model: CDVAE) -> str:
-    """A short digest of a model's weights: the same weights, whatever their file is called."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def coefficients(schedule: Schedule) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE, load, read_for
+from cdvae_lab.cdvae import CDVAE, fingerprint, load, read_for
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.generate import coefficients, fingerprint
+from cdvae_lab.cli.generate import coefficients
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule
 from cdvae_lab.denoising import reconstruct as decode_frames

@@ -23,6 +23,7 @@ from cdvae_lab.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
 from cdvae_lab.compiled import Graphed, fast_matmul, one_thread
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import SettingError
+from cdvae_lab.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import Stream, geometric_levels
 
@@ -38,19 +39,21 @@ class Schedule:
         sigma: the noise level that the network is told, Å.
         drift: what the score is multiplied with, Å^2.
         diffusion: what the noise is multiplied with, Å.
+        keep_types: leave every atom the type that it starts with, and move positions alone.
     """
 
     name: str
     sigma: Float[Tensor, " steps"]
     drift: Float[Tensor, " steps"]
     diffusion: Float[Tensor, " steps"]
+    keep_types: bool = False
 
     def __len__(self) -> int:
         return len(self.sigma)
 
     def without_last(self) -> Schedule:
         """The same without the noise-free step, as the reference ends: for comparison."""
-        return Schedule(self.name, self.sigma[:-1], self.drift[:-1], self.diffusion[:-1])
+        return replace(self, sigma=self.sigma[:-1], drift=self.drift[:-1], diffusion=self.diffusion[:-1])
 
     @classmethod
     def _ending_clean(cls, name: str, sigma: Tensor, drift: Tensor, diffusion: Tensor, left: float) -> Schedule:
@@ -168,6 +171,7 @@ def denoise(
     frame: DenoisingFrame | None = None,
     seed: int | None = None,
     sampler: str | Schedule = "ancestral",
+    prior: LatentPrior | None = None,
     first_number: int = 0,
     fuse: bool = False,
     **settings: Any,
@@ -184,6 +188,7 @@ def denoise(
         seed: of everything random, 0 by default.
         sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
             `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`.
+        prior: what the latents of `n` crystals are drawn from, N(0, I) by default.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
 
@@ -192,6 +197,8 @@ def denoise(
     """
     if sum(given is not None for given in (n, z, frame)) != 1:
         raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
+    if prior is not None and n is None:
+        raise SettingError("a prior is what n crystals are drawn from; z or a frame has its latents already")
     noise.check_seed(seed or 0)
     if first_number < 0:
         raise SettingError(f"first_number must be 0 or more, not {first_number}")
@@ -216,7 +223,8 @@ def denoise(
         if n < 1:
             raise SettingError(f"n, the number of crystals, must be at least 1, not {n}")
         numbers = torch.arange(first_number, first_number + n, device=model.device)
-        z = noise.normal(seed, Stream.LATENT, numbers, 0, (model.config.latent_dim,), model.lattice_mean.dtype)
+        prior = prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
+        z = prior.sample(seed, numbers).to(model.lattice_mean.dtype)
     if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
     z = z.detach().to(model.device)
@@ -226,18 +234,37 @@ def denoise(
 
 @torch.no_grad()
 def start(
-    model: CDVAE, z: Float[Tensor, "crystals latent"], numbers: Int[Tensor, " crystals"], seed: int, schedule: Schedule
+    model: CDVAE,
+    z: Float[Tensor, "crystals latent"],
+    numbers: Int[Tensor, " crystals"],
+    seed: int,
+    schedule: Schedule,
+    *,
+    num_atoms: Int[Tensor, " crystals"] | None = None,
+    atomic_numbers: Int[Tensor, "crystals sites"] | None = None,
 ) -> DenoisingFrame:
-    """Frame 0: number of atoms, lattice and types from z, uniform positions (paper, section 4.3)."""
+    """Frame 0: number of atoms, lattice and types from z, uniform positions (paper, section 4.3).
+
+    Args:
+        num_atoms: instead of what z says; the lattice is that of z for as many atoms.
+        atomic_numbers: instead of what z says, and with them the number of atoms; 0 for no atom, at the end.
+            A schedule that has `keep_types` leaves them so.
+    """
     aggregates = model.aggregates(z)
-    num_atoms = aggregates.num_atoms
+    if atomic_numbers is not None:
+        num_atoms = (atomic_numbers > 0).sum(1)
+    elif num_atoms is None:
+        num_atoms = aggregates.num_atoms
     sites = int(num_atoms.max())
     exists = torch.arange(sites, device=z.device) < num_atoms[:, None]
     frac = noise.uniform(seed, Stream.START, numbers, 0, (sites, 3), z.dtype) * exists[..., None]
-    composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
-    draw = noise.uniform(seed, Stream.COMPOSITION, numbers, 0, (sites,), z.dtype)
-    types = initial_types(composition, num_atoms, draw) * exists
-    crystals = Crystals(frac, types, model.predict_lattice(aggregates))
+    if atomic_numbers is not None:
+        types = atomic_numbers[:, :sites]
+    else:
+        composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
+        draw = noise.uniform(seed, Stream.COMPOSITION, numbers, 0, (sites,), z.dtype)
+        types = initial_types(composition, num_atoms, draw) * exists
+    crystals = Crystals(frac, types, model.predict_lattice(aggregates, num_atoms))
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 
 
@@ -256,7 +283,7 @@ def initial_types(
     return torch.where(place < order.shape[1], laid_out, noise.draw_types(composition, draw))
 
 
-def make_step(model: CDVAE, seed: int):
+def make_step(model: CDVAE, seed: int, keep_types: bool = False):
     """The pure step: tensors in, tensors out, no waiting for the device."""
     unseen = ~model.elements[1:]
 
@@ -280,7 +307,7 @@ def make_step(model: CDVAE, seed: int):
         eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)
         moved = frac_coords + lat.cart_to_frac(drift * score + diffusion * eps, lattice)
         mask = crystals.mask
-        types = logits.masked_fill(unseen, -torch.inf).argmax(-1) + 1
+        types = atomic_numbers if keep_types else logits.masked_fill(unseen, -torch.inf).argmax(-1) + 1
         return lat.wrap(moved) * mask[..., None], types * mask, score * mask[..., None]
 
     return step
@@ -294,7 +321,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = Fa
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
-    step = Graphed(make_step(model, frame.seed), device, fuse)
+    step = Graphed(make_step(model, frame.seed, schedule.keep_types), device, fuse)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
         yield frame

@@ -193,9 +193,9 @@ class Trajectory:
         """
         _, tensors, metadata = read_tensors(path, "trajectory", FORMAT_VERSION)
         try:
-            schedule = Schedule(
-                metadata["sampler"], *(tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
-            )
+            coefficients = [tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion")]
+            # Recordings of the first release do not say: they all decide the types anew.
+            schedule = Schedule(metadata["sampler"], *coefficients, keep_types=metadata.get("keep_types", False))
             tensors["atomic_numbers"] = tensors["atomic_numbers"].long()
             return cls(**tensors, seed=metadata["seed"], schedule=schedule)
         except (KeyError, TypeError) as error:
@@ -208,7 +208,7 @@ class Trajectory:
         tensors["atomic_numbers"] = tensors["atomic_numbers"].to(torch.uint8)
         for name in ("sigma", "drift", "diffusion"):
             tensors[f"schedule.{name}"] = getattr(self.schedule, name)
-        metadata = {"seed": self.seed, "sampler": self.schedule.name}
+        metadata = {"seed": self.seed, "sampler": self.schedule.name, "keep_types": self.schedule.keep_types}
         return write_tensors(path, "trajectory", FORMAT_VERSION, tensors, metadata)
 
     def __len__(self) -> int:
@@ -280,7 +280,7 @@ class Trajectory:
 def _same_run(a: DenoisingFrame, b: DenoisingFrame) -> bool:
     return (
         a.seed == b.seed
-        and a.schedule.name == b.schedule.name
+        and (a.schedule.name, a.schedule.keep_types) == (b.schedule.name, b.schedule.keep_types)
         and torch.equal(a.schedule.sigma, b.schedule.sigma)
         and torch.equal(a.numbers.cpu(), b.numbers.cpu())
         and torch.equal(a.z.cpu(), b.z.cpu())

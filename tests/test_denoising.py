@@ -16,8 +16,17 @@ from cdvae_lab import lattice as lat
 from cdvae_lab.cdvae import CDVAE, Aggregates, CDVAEConfig
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
-from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise, initial_types, reconstruct
+from cdvae_lab.denoising import (
+    DenoisingFrame,
+    Schedule,
+    choose_schedule,
+    denoise,
+    initial_types,
+    reconstruct,
+    start,
+)
 from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.latent_prior import StandardNormal
 
 SMALL = {
     "hidden_dim": 16,
@@ -290,6 +299,54 @@ def test_the_consumers_loop_keeps_its_gradients(model: CDVAE) -> None:
         assert torch.get_float32_matmul_precision() == precision
         for tensor in (frame.score, frame.z, frame.crystals.frac_coords, frame.crystals.lattice):
             assert not tensor.requires_grad
+
+
+def test_crystals_are_drawn_from_the_prior_that_is_given(model: CDVAE) -> None:
+    class Doubled(StandardNormal):
+        def sample(self, seed: int, numbers: Tensor) -> Tensor:
+            return 2 * super().sample(seed, numbers)
+
+    standard = StandardNormal(8, torch.float64)
+    plain = next(denoise(model, n=3, seed=4, first_number=2)).z
+    assert torch.equal(next(denoise(model, n=3, seed=4, first_number=2, prior=standard)).z, plain)
+    assert torch.equal(next(denoise(model, n=3, seed=4, first_number=2, prior=Doubled(8, torch.float64))).z, 2 * plain)
+    assert next(denoise(model, n=1, prior=StandardNormal(8))).z.dtype == torch.float64
+    with pytest.raises(SettingError, match=r"z must be \(crystals, 8\)"):
+        denoise(model, n=1, prior=StandardNormal(7))
+    with pytest.raises(SettingError, match="has its latents already"):
+        denoise(model, z=plain, prior=standard)
+
+
+# What is held instead of predicted
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_types_stay_where_the_schedule_keeps_them(model: CDVAE, sampler: str) -> None:
+    schedule = choose_schedule(model, sampler, **SAMPLERS[sampler])
+    free = list(denoise(model, n=20, seed=3, sampler=schedule))
+    kept = list(denoise(model, n=20, seed=3, sampler=dataclasses.replace(schedule, keep_types=True)))
+    assert torch.equal(kept[0].crystals.atomic_numbers, free[0].crystals.atomic_numbers)
+    assert not torch.equal(free[-1].crystals.atomic_numbers, free[0].crystals.atomic_numbers)
+    for frame in kept:
+        assert torch.equal(frame.crystals.atomic_numbers, kept[0].crystals.atomic_numbers)
+    assert not torch.equal(kept[-1].crystals.frac_coords, kept[0].crystals.frac_coords)
+    assert_same(final(denoise(model, frame=kept[2])), kept[-1])
+    assert schedule.without_last().keep_types is False
+    assert dataclasses.replace(schedule, keep_types=True).without_last().keep_types
+
+
+def test_a_start_holds_what_is_given_instead_of_what_z_says(model: CDVAE) -> None:
+    z = StandardNormal(8, torch.float64).sample(0, torch.arange(4))
+    numbers, schedule = torch.arange(4), Schedule.ancestral(PAPER, 5)
+    aggregates = model.aggregates(z)
+    sizes = torch.tensor([1, 8, 3, 5])
+    frame = start(model, z, numbers, 0, schedule, num_atoms=sizes)
+    assert torch.equal(frame.crystals.num_atoms, sizes)
+    assert torch.equal(frame.crystals.lattice, model.predict_lattice(aggregates, sizes))
+    types = torch.tensor([[3, 8, 0, 0], [8, 8, 22, 0], [56, 0, 0, 0], [3, 3, 3, 0]])
+    frame = start(model, z, numbers, 0, schedule, atomic_numbers=types)
+    assert torch.equal(frame.crystals.atomic_numbers, types[:, :3])
+    assert torch.equal(frame.crystals.lattice, model.predict_lattice(aggregates, torch.tensor([2, 3, 1, 3])))
 
 
 # Batching

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,10 @@ def test_frames_of_another_run_are_refused(model: CDVAE, tmp_path: Path) -> None
         Trajectory.of([a[0], b[1]])
     with pytest.raises(SettingError, match="file of their own"):
         last(record(denoise(model, frame=a[3], seed=8), tmp_path / "x.safetensors", after=a[:4]))
+    frame = a[3]
+    kept = dataclasses.replace(frame, schedule=dataclasses.replace(frame.schedule, keep_types=True))
+    with pytest.raises(SettingError, match="do not go on from"):
+        Trajectory.of(denoise(model, frame=kept), after=a[:4])
     with pytest.raises(SettingError, match="file of their own"):
         Trajectory.of(a, after=a)
     with pytest.raises(SettingError, match="thin is 0"):

@@ -1,0 +1,223 @@
+"""Property optimisation as a generator: `optimize(...)` yields a `LatentStep` after every step of Adam on z.
+
+The paper's procedure (section 5.3): z of crystals, Adam with learning rate 1e-3 on z alone, 5,000 steps down the
+property that the model predicts from z; on the way z is decoded now and then. Nothing is decoded here: a step's z is
+what `denoise` takes,
+
+    for step in every(optimize(model, start=crystals, target="min"), 555):
+        crystals = last(denoise(model, z=step.z)).crystals
+
+and whoever judges those crystals should not be the network whose gradient was followed: a predictor is easily led to
+where it was never trained. A pull towards the prior (`prior_weight`) keeps z where the training crystals are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab import noise
+from cdvae_lab.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.compiled import one_thread
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.errors import SettingError
+from cdvae_lab.latent_prior import LatentPrior, StandardNormal
+
+STEPS = 5000
+SMALL_BATCH = 1000  # crystals; up to here one CPU thread is as fast as two
+# Adam's, as everywhere (Kingma and Ba 2015).
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised for each crystal: the property's part, and minus prior_weight times log p(z).
+
+    Attributes:
+        target: "min", "max" or a value in the property's own unit, whose squared distance is minimised.
+        lr: Adam's learning rate.
+        prior_weight: deviations of the property (in the training set) that a nat of log p(z) is worth; for a value
+            as target, their squares.
+        prior: over z.
+    """
+
+    target: str | float | int
+    lr: float
+    prior_weight: float | int
+    prior: LatentPrior
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, str):
+            if self.target not in ("min", "max"):
+                raise SettingError(f"target must be 'min', 'max' or a number, not {self.target!r}")
+        elif not math.isfinite(self.target):
+            raise SettingError(f"target must be 'min', 'max' or a finite number, not {self.target}")
+        if not 0 < self.lr < math.inf:
+            raise SettingError(f"lr must be above 0, not {self.lr}")
+        if not 0 <= self.prior_weight < math.inf:
+            raise SettingError(f"prior_weight must be 0 or more, not {self.prior_weight}")
+
+
+@dataclass(frozen=True)
+class LatentStep:
+    """The whole state after a step: enough to look at and to go on from, `optimize(model, step=step)`.
+
+    Attributes:
+        step: steps of Adam so far; 0 is the start.
+        num_steps: of the whole run.
+        z: the latents now.
+        prediction: the property that the model predicts for them, in the property's own unit.
+        gradient: of the objective, which the next step follows.
+        mean, mean_square: Adam's moving averages of the gradients so far.
+        objective: what is minimised, and how.
+    """
+
+    step: int
+    num_steps: int
+    z: Float[Tensor, "crystals latent"]
+    prediction: Float[Tensor, " crystals"]
+    gradient: Float[Tensor, "crystals latent"]
+    mean: Float[Tensor, "crystals latent"]
+    mean_square: Float[Tensor, "crystals latent"]
+    objective: Objective
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.num_steps
+
+    @property
+    def log_prob(self) -> Float[Tensor, " crystals"]:
+        """log p(z) under the prior, in nats: how usual the latents are still."""
+        with torch.no_grad():
+            return self.objective.prior.log_prob(self.z)
+
+    @property
+    def gradient_norm(self) -> Float[Tensor, " crystals"]:
+        """Length of each crystal's gradient."""
+        return self.gradient.norm(dim=-1)
+
+
+def optimize(
+    model: CDVAE,
+    start: Any = None,
+    *,
+    step: LatentStep | None = None,
+    target: str | float | int = "min",
+    steps: int | None = None,
+    lr: float = 1e-3,
+    prior_weight: float | int = 0.0,
+    prior: LatentPrior | None = None,
+    seed: int = 0,
+) -> Iterator[LatentStep]:
+    """Move latents to where the model predicts another property; yields the start and then every step of Adam.
+
+    Crystals do not influence each other. The model's weights are read only. A step of an interrupted run goes on
+    exactly as the run would have, and an earlier step undoes the later ones; for another target start anew from its z.
+
+    Args:
+        start: crystals (files, pymatgen Structures, ASE Atoms, or Crystals, which are taken as they are), whose
+            posterior mean is the start; or latents (crystals, latent); or a number of crystals to draw from the prior.
+        step: where to go on, instead of `start`; brings its own settings, and only `steps` is given beside it.
+        target: "min", "max", or a value to reach, in the property's own unit.
+        steps: of the whole run, 5,000 by default.
+        lr: Adam's learning rate.
+        prior_weight: pull towards the prior, 0 for none (as in the paper): what a nat of log p(z) is worth, in
+            standard deviations of the property in the training set.
+        prior: N(0, I) by default.
+        seed: of the latents, where they are drawn.
+
+    Raises:
+        CrystalError: for crystals that the model cannot take.
+        SettingError: for anything out of range, before any work.
+    """
+    if (start is None) == (step is None):
+        raise SettingError("optimize starts from exactly one of start (crystals, z or a number) or step (to go on)")
+    noise.check_seed(seed)
+    if steps is not None and steps < 1:
+        raise SettingError(f"steps must be at least 1, not {steps}")
+    if step is not None:
+        if (target, lr, prior_weight, prior, seed) != ("min", 1e-3, 0.0, None, 0):
+            raise SettingError(
+                "a step brings its own settings; give only steps beside it, or start anew: optimize(model, step.z, ...)"
+            )
+        _check_latents(model, step.z)
+        step = replace(step, num_steps=steps or step.num_steps)
+        if step.finished:
+            raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more steps than that")
+        return _run(model, step)
+    dtype = model.lattice_mean.dtype
+    prior = prior or StandardNormal(model.config.latent_dim, dtype)
+    objective = Objective(target, lr, prior_weight, prior)
+    z = _latents(model, start, prior, seed).detach().to(model.device, dtype)
+    _check_latents(model, z)
+    zero = torch.zeros_like(z)
+    prediction, gradient = evaluate(model, z, objective)
+    return _run(model, LatentStep(0, steps or STEPS, z, prediction, gradient, zero, zero, objective), yield_first=True)
+
+
+def _latents(model: CDVAE, start: Any, prior: LatentPrior, seed: int) -> Tensor:
+    if isinstance(start, Tensor):
+        return start
+    if isinstance(start, int):
+        if start < 1:
+            raise SettingError(f"start, as a number of crystals, must be at least 1, not {start}")
+        return prior.sample(seed, torch.arange(start, device=model.device))
+    if isinstance(start, Crystals):
+        check_takes(model, start)
+        crystals = start.to(model.device, model.lattice_mean.dtype)
+    else:
+        crystals = read_for(model, start)
+    with torch.no_grad():
+        return model.encode(crystals).mu
+
+
+def _check_latents(model: CDVAE, z: Tensor) -> None:
+    if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
+        raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
+
+
+def evaluate(
+    model: CDVAE, z: Float[Tensor, "crystals latent"], objective: Objective
+) -> tuple[Float[Tensor, " crystals"], Float[Tensor, "crystals latent"]]:
+    """The predicted property, in its own unit, and the gradient of the objective with respect to z."""
+    # Whatever mode the caller is in; a gradient for z alone leaves nothing behind in the weights.
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        prediction = model.predict_property(z)
+        if isinstance(objective.target, str):
+            loss = prediction / model.property_std * (1 if objective.target == "min" else -1)
+        else:
+            loss = ((prediction - objective.target) / model.property_std).square()
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+    if objective.prior_weight:
+        with torch.no_grad():
+            gradient = gradient - objective.prior_weight * objective.prior.score(z.detach())
+    return prediction.detach(), gradient
+
+
+@torch.no_grad()
+def advance(model: CDVAE, now: LatentStep) -> LatentStep:
+    """One step of Adam (Kingma and Ba 2015, algorithm 1): the pure step."""
+    done = now.step + 1
+    mean = BETA_1 * now.mean + (1 - BETA_1) * now.gradient
+    mean_square = BETA_2 * now.mean_square + (1 - BETA_2) * now.gradient.square()
+    unbiased, unbiased_square = mean / (1 - BETA_1**done), mean_square / (1 - BETA_2**done)
+    z = now.z - now.objective.lr * unbiased / (unbiased_square.sqrt() + EPS)
+    prediction, gradient = evaluate(model, z, now.objective)
+    return replace(now, step=done, z=z, prediction=prediction, gradient=gradient, mean=mean, mean_square=mean_square)
+
+
+def _run(model: CDVAE, step: LatentStep, yield_first: bool = False) -> Iterator[LatentStep]:
+    if yield_first:
+        yield step
+    small = step.z.device.type == "cpu" and len(step.z) <= SMALL_BATCH
+    while not step.finished:
+        with one_thread(small):
+            step = advance(model, step)
+        yield step

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         errors,
         figures,
         interpolation,
+        latent_map,
         latent_prior,
         lattice,
         losses,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         SettingError,
     )
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
+    from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import LatentPrior, StandardNormal
     from cdvae_lab.optimization import LatentStep, optimize
     from cdvae_lab.render import picture
@@ -70,6 +72,7 @@ __all__ = [
     "DatasetError",
     "DenoisingFrame",
     "LabError",
+    "LatentMap",
     "LatentPath",
     "LatentPrior",
     "LatentStep",
@@ -94,10 +97,12 @@ __all__ = [
     "interpolate",
     "interpolation",
     "last",
+    "latent_map",
     "latent_path",
     "latent_prior",
     "lattice",
     "load",
+    "load_map",
     "losses",
     "metrics",
     "neighbors",
@@ -133,6 +138,7 @@ _HOME = {
             "SettingError",
         ],
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
+        "latent_map": ["LatentMap", "load_map"],
         "latent_prior": ["LatentPrior", "StandardNormal"],
         "optimization": ["LatentStep", "optimize"],
         "render": ["picture"],

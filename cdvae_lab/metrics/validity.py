@@ -41,6 +41,23 @@ def structure_validity(
     return _plausible_cell(crystals, min_volume) & _atoms_apart(crystals, min_distance, min_volume)
 
 
+def smallest_distance(crystals: Crystals) -> Float[Tensor, " crystals"]:
+    """Smallest distance (Å) between distinct atoms, to the nearest periodic image; an atom's own images do not count.
+
+    Infinite with a single atom; NaN for a crystal without atoms, with a number that is not finite, or with a flat cell.
+    """
+    possible = _plausible_cell(crystals, MIN_VOLUME)
+    smallest = torch.full((len(crystals),), math.nan, dtype=torch.float64, device=crystals.device)
+    rows = possible.nonzero()[:, 0]
+    for part in rows.split(max(1, _MAX_DISTANCES // (crystals.num_sites**2 * 27))):
+        smallest[part] = _smallest_distance(crystals[part], 1)
+    # An image two cells away is at least 3/2 plane spacings away: in flat cells it may still be the nearest.
+    thin = 1.5 * lat.plane_spacings(crystals.lattice.double()).amin(-1) < smallest
+    for number in (thin & (crystals.num_atoms > 1)).nonzero()[:, 0].tolist():
+        smallest[number] = _smallest_distance_reduced(crystals[number])
+    return smallest
+
+
 def composition_validity(crystals: Crystals) -> Bool[Tensor, " crystals"]:
     """True where SMACT finds oxidation states that are neutral and in the order of the electronegativities.
 

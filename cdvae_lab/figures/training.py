@@ -1,20 +1,19 @@
-"""plotly figures from records: no widgets, nothing computed here that a script could want without the figure."""
+"""The course of a training run: every term of the objective over the steps."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.errors import CheckpointError
+from cdvae_lab.figures.style import COLOURS, THEMES, Theme
 from cdvae_lab.losses import TERMS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; black and yellow left out, which one theme would swallow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 LABELS = {
     "coordinates": "coordinates (no unit)",
     "types": "types (nats / type sigma)",
@@ -44,9 +43,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def training_curve(
-    records: Sequence[Mapping[str, Any]], theme: Literal["light", "dark"] = "light", columns: int = 4
-) -> Figure:
+def training_curve(records: Sequence[Mapping[str, Any]], theme: Theme = "light", columns: int = 4) -> Figure:
     """Every term of the objective over the optimiser's steps, training as a line and validation as points.
 
     Args:
@@ -55,7 +52,7 @@ def training_curve(
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    ink, paper = ("#1f2328", "#ffffff") if theme == "light" else ("#e6edf3", "#0d1117")
+    ink, paper = THEMES[theme].ink, THEMES[theme].paper
     rows = -(-len(TERMS) // columns)
     figure = make_subplots(rows, columns, subplot_titles=[LABELS[t] for t in TERMS], horizontal_spacing=0.06)
     training = [r for r in records if TERMS[0] in r]

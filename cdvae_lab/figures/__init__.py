@@ -1,0 +1,25 @@
+"""plotly figures from records: no widgets, nothing computed here that a script could want without the figure.
+
+Every figure comes in a light and a dark theme, in colours that colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+from cdvae_lab.figures.maps import GRID, POINTS, latent_map
+from cdvae_lab.figures.paths import along_path
+from cdvae_lab.figures.strips import trajectory_strips
+from cdvae_lab.figures.style import COLOURS, THEMES, Theme
+from cdvae_lab.figures.training import read_log, training_curve
+
+__all__ = [
+    "COLOURS",
+    "GRID",
+    "POINTS",
+    "THEMES",
+    "Theme",
+    "along_path",
+    "latent_map",
+    "read_log",
+    "training_curve",
+    "trajectory_strips",
+]

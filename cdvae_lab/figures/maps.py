@@ -1,0 +1,227 @@
+"""The latent map as a figure: crystals, layers and paths on it, and a net beneath that catches clicks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
+from cdvae_lab.latent_map import LatentMap
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure, Scattergl
+
+# Names of traces, for who listens to clicks. Points carry their number on the map as `customdata`, in both traces.
+POINTS = "crystals"
+WITHOUT = "crystals without a value"
+GRID = "empty places"
+CELLS = 80  # of the net, along the longer side
+MARGIN = 0.06  # of the map's extent, on each side
+SYMBOLS = ("diamond", "star", "square", "triangle-up", "cross", "hexagram")
+
+Places = Tensor | np.ndarray | Sequence[Sequence[float]]
+Layer = tuple[str, Places] | tuple[str, Places, Sequence[str]]
+
+
+def latent_map(
+    map: LatentMap,
+    colour: str | tuple[str, str, Tensor] = "label",
+    layers: Sequence[Layer] = (),
+    paths: Sequence[Layer] = (),
+    theme: Theme = "light",
+    height: int = 620,
+) -> Figure:
+    """The map's crystals as points, coloured, with further crystals as layers and paths drawn on it.
+
+    The trace named `GRID` is invisible and lies under the others: plotly reports no click on an empty place, but it
+    reports one on the nearest point of that trace, whose x and y are the place. A lasso selects its points too; what
+    is meant are those of `POINTS` and `WITHOUT`, with their number on the map as `customdata`.
+
+    Args:
+        colour: "label" (the map's property), "num_atoms", "density", an element's symbol (its share of the atoms),
+            or (name, unit, one value for each point). Points whose value is NaN are grey.
+        layers: (name, xy), or (name, xy, a text for each point), for instance of generated crystals.
+        paths: the same, joined by a line in the order of the points.
+        height: pixels.
+
+    Raises:
+        SettingError: for a colour that the map does not have, or of another length.
+    """
+    from plotly.graph_objects import Figure, Scattergl
+
+    palette = THEMES[theme]
+    name, unit, values = _colour(map, colour)
+    low, high = _extent(map)
+    figure = Figure()
+    empty = _empty_places(map, low, high)
+    figure.add_trace(
+        Scattergl(
+            x=empty[:, 0], y=empty[:, 1], name=GRID, mode="markers", showlegend=False, hoverinfo="none",
+            marker={"size": 8, "opacity": 0}, selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
+        )
+    )  # fmt: skip
+    texts = np.array(_hover_texts(map, name, unit, values if colour not in ("label", "num_atoms", "density") else None))
+    known = np.isfinite(values)
+    figure.add_trace(_points(map, WITHOUT, ~known, texts, {"size": 3, "color": palette.muted, "opacity": 0.3}))
+    marker = {
+        "size": 5, "color": values[known], "colorscale": _colourscale(theme), "opacity": 0.9,
+        "colorbar": {"title": {"text": with_unit(name, unit), "side": "right"}, "thickness": 14, "outlinewidth": 0},
+        **_range(values[known]),
+    }  # fmt: skip
+    figure.add_trace(_points(map, POINTS, known, texts, marker))
+    number = 0
+    for joined, group in ((True, paths), (False, layers)):
+        for layer in group:
+            figure.add_trace(_layer(layer, joined, number, theme))
+            number += 1
+    # Both keep to their range, or one would reach beyond the net in a wide or a narrow window.
+    figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
+    figure.update_yaxes(visible=False, range=[low[1], high[1]], scaleanchor="x", constrain="domain")
+    dress(figure, theme, height)
+    figure.update_layout(
+        title={"text": _title(map), "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 14}},
+        hovermode="closest", dragmode="pan", uirevision="map", showlegend=bool(number),
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 46},
+    )  # fmt: skip
+    figure.add_annotation(
+        text=_caption(map, colour), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-6,
+        showarrow=False, align="left", font={"size": 11, "color": palette.muted},
+    )  # fmt: skip
+    return figure
+
+
+def _colour(map: LatentMap, colour: str | tuple[str, str, Tensor]) -> tuple[str, str, Float[np.ndarray, " points"]]:
+    """Name, unit and values."""
+    if isinstance(colour, tuple):
+        name, unit, values = colour
+        if values.shape != (len(map),):
+            raise SettingError(f"colour {name!r}: {tuple(values.shape)} values for a map of {len(map)} points")
+    elif colour == "label":
+        name, unit, values = map.property_name or "label", map.property_unit, map.labels
+    elif colour == "num_atoms":
+        name, unit, values = "atoms in the cell", "", map.num_atoms
+    elif colour == "density":
+        name, unit, values = "density", "g/cm³", map.density
+    elif colour in map.elements:
+        share = 100 * map.share(colour)
+        name, unit, values = colour, "% of the atoms", share.masked_fill(share == 0, torch.nan)
+    else:
+        raise SettingError(
+            f"colour: {colour!r}; give label, num_atoms, density, (name, unit, values), or one of the map's elements: "
+            f"{', '.join(map.elements)}"
+        )
+    return name, unit, values.detach().cpu().double().numpy()
+
+
+def _colourscale(theme: Theme) -> list[tuple[float, str]]:
+    """Cividis; without its darkest part where the paper is dark, too."""
+    from plotly.colors import sample_colorscale
+
+    start = 0.0 if theme == "light" else 0.3
+    places = np.linspace(0, 1, 11)
+    colours = sample_colorscale("Cividis", list(start + (1 - start) * places))
+    return [(float(place), str(colour)) for place, colour in zip(places, colours, strict=True)]
+
+
+def _range(values: Float[np.ndarray, " values"]) -> dict[str, float]:
+    """The colour scale's ends: all but the outermost 1 %, lest a few extremes take the colours from the rest."""
+    if not len(values):
+        return {}
+    low, high = np.percentile(values, [0.5, 99.5]).tolist()
+    return {"cmin": low, "cmax": high} if high > low else {"cmin": low - 0.5, "cmax": low + 0.5}
+
+
+def _extent(map: LatentMap) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    low, high = (ends.double().numpy() for ends in map.xy.aminmax(dim=0))
+    room = MARGIN * max(*(high - low), 1e-3)
+    return low - room, high + room
+
+
+def _empty_places(
+    map: LatentMap, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, "places 2"]:
+    """A square net over the extent, without the knots next to a crystal, which would take clicks from it."""
+    spacing = (high - low).max() / CELLS
+    sides = [np.arange(start, end + spacing, spacing) for start, end in zip(low, high, strict=True)]
+    net = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
+    _, distances = map.nearest(torch.from_numpy(net).float())
+    return net[distances[:, 0].numpy() > 0.5 * spacing]
+
+
+def _points(map: LatentMap, name: str, which: np.ndarray, texts: np.ndarray, marker: Mapping[str, Any]) -> Scattergl:
+    from plotly.graph_objects import Scattergl
+
+    return Scattergl(
+        x=map.xy[:, 0].numpy()[which], y=map.xy[:, 1].numpy()[which], name=name, mode="markers", showlegend=False,
+        customdata=np.flatnonzero(which), text=texts[which], hovertemplate="%{text}<extra></extra>",
+        marker=dict(marker), visible=bool(which.any()),
+    )  # fmt: skip
+
+
+def _layer(layer: Layer, joined: bool, number: int, theme: Theme) -> Scattergl:
+    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked."""
+    from plotly.graph_objects import Scattergl
+
+    name, places, texts = (*layer, ())[:3]
+    xy = floats(places).reshape(-1, 2)
+    palette = THEMES[theme]
+    # Vermillion first: cividis, beneath, runs from blue to yellow.
+    colour = ("#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00")[number % 5]
+    hover = [f"<b>{name}</b>" + (f"<br>{text}" if text else "") for text in [*texts, *[""] * len(xy)][: len(xy)]]
+    size = np.full(len(xy), 7.0 if joined else 12.0)
+    if joined:
+        hover = [f"{text}<br>{i + 1} of {len(xy)}" for i, text in enumerate(hover)]
+        size[-1:] = 13
+    return Scattergl(
+        x=xy[:, 0], y=xy[:, 1], name=name, mode="lines+markers" if joined else "markers",
+        text=hover, hovertemplate="%{text}<extra></extra>", line={"color": colour, "width": 3},
+        marker={
+            "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": colour,
+            "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
+        },
+    )  # fmt: skip
+
+
+def _hover_texts(map: LatentMap, name: str, unit: str, values: Float[np.ndarray, " points"] | None) -> list[str]:
+    """Formula, property with its unit, size, density, id; and the values, where they are none of these."""
+    shown = [
+        f"{_subscripts(formula)}<br>{map.property_name or 'label'}: {_number(label, map.property_unit)}<br>"
+        f"{count} atoms, {density:.2f} g/cm³<br>id {identity}"
+        for formula, label, count, density, identity in zip(
+            map.formulas, map.labels.tolist(), map.num_atoms.tolist(), map.density.tolist(), map.ids, strict=True
+        )
+    ]
+    if values is None:
+        return shown
+    return [f"{text}<br>{name}: {_number(value, unit)}" for text, value in zip(shown, values.tolist(), strict=True)]
+
+
+def _number(value: float, unit: str) -> str:
+    return "none" if np.isnan(value) else f"{value:.3g} {unit}".strip()
+
+
+def _subscripts(formula: str) -> str:
+    return "<b>" + re.sub(r"(\d+)", r"<sub>\1</sub>", formula) + "</b>"
+
+
+def _title(map: LatentMap) -> str:
+    data = map.metadata.get("data", {})
+    where = f"{data['name']}, {data['split']}: " if {"name", "split"} <= data.keys() else ""
+    return f"Latent map ({where}{len(map):,} crystals)"
+
+
+def _caption(map: LatentMap, colour: object) -> str:
+    """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
+    lines = ["UMAP of the latents: neighbours are alike; axes and far distances have no meaning."]
+    if colour == "label" and (note := map.metadata.get("notes", {}).get("labels")):
+        lines.append(note)
+    return "<br>".join(lines)

@@ -86,7 +86,7 @@ class LatentMap:
         limit: int | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> LatentMap:
-        """The map of a data set's latents; some 20 s, and the same every time on one machine.
+        """The map of a data set's latents; about a minute on two cores, and the same every time on one machine.
 
         Args:
             seed: of UMAP, and of the choice where there is a limit.

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
+    from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ __all__ = [
     "CDVAEConfig",
     "CheckpointError",
     "CrystalError",
+    "CrystalView",
     "Crystals",
     "Dataset",
     "DatasetError",
@@ -81,6 +83,7 @@ __all__ = [
     "StandardNormal",
     "TrainingStep",
     "Trajectory",
+    "TrajectoryPlayer",
     "assets",
     "cdvae",
     "convert",
@@ -144,6 +147,7 @@ _HOME = {
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
+        "widgets": ["CrystalView", "TrajectoryPlayer"],
     }.items()
     for name in names
 }

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from pymatgen.core import Structure
 
+import cdvae_lab as lab
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.errors import SettingError
+from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
 from cdvae_lab.widgets.runner import Runner
+from cdvae_lab.widgets.strips import Course
 
 
 def counting(seconds: float = 0.0, made: list[int] | None = None, n: int = 10**9) -> Iterator[int]:
@@ -124,3 +135,142 @@ class TestRunner:
     def test_fps_out_of_range(self, fps: int) -> None:
         with pytest.raises(SettingError, match="fps"):
             Runner(lambda item: None, fps=fps)
+
+
+@pytest.fixture(scope="module")
+def player_model() -> CDVAE:
+    return lab.load("perov_5")
+
+
+@pytest.fixture
+def player(player_model: CDVAE) -> Iterator[TrajectoryPlayer]:
+    one = TrajectoryPlayer(player_model, n=2, seed=3, steps=12)
+    yield one
+    one.close()
+
+
+class TestTrajectoryPlayer:
+    def test_a_run_is_that_of_denoise(self, player: TrajectoryPlayer, player_model: CDVAE) -> None:
+        player.run(wait=True)
+        expected = list(lab.denoise(player_model, n=2, seed=3, steps=12))
+        assert [f.step for f in player.frames] == [f.step for f in expected]
+        for mine, theirs in zip(player.frames, expected, strict=True):
+            assert torch.equal(mine.crystals.frac_coords, theirs.crystals.frac_coords)
+            assert torch.equal(mine.crystals.atomic_numbers, theirs.crystals.atomic_numbers)
+        assert player.index == len(expected) - 1
+        assert len(player.view.frames) == len(expected)
+
+    def test_stop_and_go_on_give_the_same_run(self, player: TrajectoryPlayer) -> None:
+        player.run(wait=True)
+        whole = player.frames
+        player.run()
+        player.stop()
+        assert player.wait(10)
+        assert 1 <= len(player.frames) < len(whole)
+        player.go_on(wait=True)
+        assert len(player.frames) == len(whole)
+        assert torch.equal(player.frames[-1].crystals.frac_coords, whole[-1].crystals.frac_coords)
+
+    def test_the_code_does_what_was_done(self, player: TrajectoryPlayer, player_model: CDVAE) -> None:
+        player.run(wait=True)
+        player.index = 5
+        player.branch(9, wait=True)
+        names: dict = {"model": player_model}
+        exec(player.code, names)
+        frames = names["frames"]
+        assert [f.seed for f in frames] == [3] * 6 + [9] * (len(frames) - 6)
+        assert torch.equal(frames[-1].crystals.frac_coords, player.frames[-1].crystals.frac_coords)
+        assert len(player.view.frames) == len(player.frames)
+        assert player.trajectory[-1].seed == 9
+
+    def test_an_error_in_a_run_is_shown_and_its_frames_are_kept(
+        self, player: TrajectoryPlayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*args: object, **kwargs: object) -> Iterator:
+            yield from itertools.islice(lab.denoise(player.model, n=2, steps=12), 4)
+            raise RuntimeError("the <network> is on fire")
+
+        monkeypatch.setattr("cdvae_lab.widgets.trajectory_player.denoise", fails)
+        player.run()
+        assert player.wait(10)
+        assert len(player.frames) == 4
+        assert "the &lt;network&gt; is on fire" in player._status.value
+        assert "Traceback" in player._status.value
+        assert not player._go_button.disabled
+
+    def test_exports(self, player: TrajectoryPlayer, tmp_path: Path) -> None:
+        with pytest.raises(SettingError, match="no frame yet"):
+            player.export(tmp_path)
+        player.run(wait=True)
+        files = player.export(tmp_path)
+        assert [f.suffix for f in files] == [".cif", ".cif", ".xyz", ".gif"]
+        assert all(f.stat().st_size > 100 for f in files)
+        again = Structure.from_file(files[0])  # twelve steps do not make a crystal that `lab.read` would accept
+        assert sorted(again.atomic_numbers) == sorted(player.frame.crystals.atomic_numbers[0].tolist())
+        with pytest.raises(SettingError, match="no kind 'mp4'"):
+            player.export(tmp_path, ["mp4"])
+
+    def test_a_picture_where_widgets_cannot_run(self, player: TrajectoryPlayer) -> None:
+        assert "image/png" not in player._repr_mimebundle_()
+        player.run(wait=True)
+        bundle = player._repr_mimebundle_()
+        assert "application/vnd.jupyter.widget-view+json" in bundle
+        assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+
+    def test_a_recording_alone(self, player: TrajectoryPlayer, tmp_path: Path) -> None:
+        player.run(wait=True)
+        path = player.trajectory.save(tmp_path / "run.safetensors")
+        shown = TrajectoryPlayer(trajectory=path)
+        assert len(shown.frames) == len(player.frames)
+        with pytest.raises(SettingError, match="no model here"):
+            shown.run()
+        shown.close()
+
+    def test_refused_at_once(self, player_model: CDVAE) -> None:
+        with pytest.raises(SettingError, match="needs a model"):
+            TrajectoryPlayer()
+        with pytest.raises(SettingError, match="sampler"):
+            TrajectoryPlayer(player_model, steps_per_level=3)
+
+
+class TestCourse:
+    def test_against_the_frames_themselves(self, player_model: CDVAE) -> None:
+        frames = list(lab.denoise(player_model, n=3, seed=1, steps=30))
+        whole = Course.of(frames)
+        parts = Course.of(frames[:7]).then(Course.of(frames[7:], frames[6]))
+        for k in (0, 6, 7, 30):
+            for c, structure in enumerate(frames[k].crystals.to_structures()):
+                distances = structure.distance_matrix + 1e9 * np.eye(len(structure))
+                assert float(whole.distance[k, c]) == pytest.approx(distances.min(), abs=1e-4)
+        changed = (frames[7].crystals.atomic_numbers != frames[6].crystals.atomic_numbers).sum(1)
+        assert torch.equal(parts.changed[7], changed)
+        assert torch.equal(parts.valid, whole.valid)
+        assert torch.equal(parts.changed, whole.changed)
+        assert int(whole.changed.sum()) > 0
+
+
+class TestCrystalView:
+    def test_what_is_sent_holds_the_crystals(
+        self, known_crystals: lab.Crystals, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[str] = []
+        view = CrystalView()
+        monkeypatch.setattr(view.stage, "run", sent.append)
+        view.show(known_crystals)
+        call = sent[-1]
+        scene = json.loads(call[call.index("begin(") + 6 : call.rindex("]}") + 2])
+        assert scene["frames"][0]["z"] == [[38, 22, 8, 8, 8], [11, 17], [6, 6]]
+        assert scene["cells"][0][:4] == [3.905, 0, 0, 0]
+        elements = json.loads(call[call.index("{}, {") + 4 : call.index("}); lab.begin") + 1])
+        assert {row[4] for row in elements.values()} == {"Sr", "Ti", "O", "Na", "Cl", "C"}
+
+    def test_no_threads(self) -> None:
+        before = threading.active_count()
+        views = [CrystalView() for _ in range(5)]
+        assert threading.active_count() == before
+        for view in views:
+            view.close()
+
+    def test_height_out_of_range(self) -> None:
+        with pytest.raises(SettingError, match="height"):
+            CrystalView(height=20)

@@ -1,3 +1,9 @@
 """What is watched and steered: widgets for notebooks, each over the generators that scripts use too."""
 
 from __future__ import annotations
+
+from cdvae_lab.widgets.runner import Runner
+from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
+from cdvae_lab.widgets.viewer import CrystalView
+
+__all__ = ["CrystalView", "Runner", "TrajectoryPlayer"]

@@ -2,7 +2,7 @@
 // works while the kernel is busy.
 function render({ model, el }) {
   const canvas = document.createElement("canvas");
-  canvas.style.cssText = "width:100%;height:150px;cursor:crosshair;display:block";
+  canvas.style.cssText = "width:100%;height:150px;color:var(--jp-ui-font-color1,inherit);cursor:crosshair;display:block";
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "noise level, smallest distance, changed species and validity of every frame");
   el.appendChild(canvas);
@@ -14,7 +14,8 @@ function render({ model, el }) {
     canvas.width = width * scale; canvas.height = height * scale;
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
-    const dark = document.body.dataset.jpThemeLight === "false";
+    const ink = getComputedStyle(canvas).color.match(/[\d.]+/g).map(Number);
+    const dark = ink[0] + ink[1] + ink[2] > 384; // light words, so what is behind them is dark
     const text = dark ? "#e5e9f0" : "#1e293b", faint = dark ? "#3b4252" : "#e2e8f0";
     const data = model.get("data"), n = (data.sigma || []).length, at = Math.min(model.get("at"), n - 1);
     const total = Math.max(data.length || 1, n), x = (i) => LEFT + ((i + 0.5) / total) * (width - LEFT - RIGHT);
@@ -93,7 +94,7 @@ function render({ model, el }) {
   });
   const size = new ResizeObserver(draw);
   size.observe(canvas);
-  const watch = new MutationObserver(draw);
+  const watch = new MutationObserver(() => [0, 300, 900].forEach((ms) => setTimeout(draw, ms))); // styles load late
   watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   model.on("change:data", draw);
   model.on("change:at", draw);

@@ -219,7 +219,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
         if not kept:
             self._slider.value = 0
             self.view.show_all([])
-            self._crystal.options = [("all", None), *((f"number {k}", k) for k in range(self._n.value))]
+            self._crystal.options = [("all", -1), *((f"number {k}", k) for k in range(self._n.value))]
         else:
             self.view.show_all(kept, index=len(kept) - 1)
             self._slider.value = len(kept) - 1
@@ -269,7 +269,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
         self._frames = list(record)
         source = "trajectory" if path is None else f"lab.Trajectory.load({str(path)!r})"
         self._code = [*([self._model_line()] if self.model is not None else []), f"frames = list({source})"]
-        self._crystal.options = [("all", None), *((f"number {k}", k) for k in range(len(record.z)))]
+        self._crystal.options = [("all", -1), *((f"number {k}", k) for k in range(len(record.z)))]
         self._ended()
 
     def _stop_first(self) -> None:
@@ -325,7 +325,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
             max=0, description="frame", style={"description_width": "auto"}, layout={"flex": "1"}
         )
         self._speed = field(W.Dropdown, "", "70px", options=list(_SPEEDS.items()), value=80)
-        self._crystal = field(W.Dropdown, "show", "140px", options=[("all", None)])
+        self._crystal = field(W.Dropdown, "show", "140px", options=[("all", -1)])
         self._scores = W.ToggleButton(
             description="score arrows", tooltip="where the model thinks that each atom belongs"
         )
@@ -355,7 +355,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
             W.jslink((self._slider, "value"), (self._strips, "at")),
             W.jslink((self._play, "playing"), (self._strips, "playing")),
         ]
-        self._crystal.observe(lambda change: self._choose(change["new"]), "value")
+        self._crystal.observe(lambda change: self._choose(None if change["new"] == -1 else change["new"]), "value")
         self._speed.observe(lambda change: setattr(self._play, "interval", change["new"]), "value")
         self._scores.observe(lambda change: setattr(self.view, "scores", change["new"]), "value")
         self._show_code.observe(lambda change: self._refresh(), "value")

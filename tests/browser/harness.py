@@ -1,0 +1,261 @@
+"""JupyterLab and a headless chromium: start, open a notebook, run, look at pixels.
+
+with LabServer(folder) as server, Browser() as browser:
+    page = browser.open(server, "a.ipynb")
+    page.run_all()
+    page.wait_idle()
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    # WebGL without a graphics card
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    # nothing but this machine can be reached
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+]
+# Counts the animation frames in which something was drawn, the longest time without one, and WebGL contexts.
+_COUNTERS = r"""
+(() => {
+  if (window.__gl) return;
+  const S = window.__gl = {frames: 0, dirty: false, contexts: [], longest: 0, last: 0};
+  for (const C of [window.WebGLRenderingContext, window.WebGL2RenderingContext])
+    for (const n of ['drawArrays', 'drawElements', 'drawArraysInstanced', 'drawElementsInstanced']) {
+      const o = C && C.prototype[n];
+      if (o) C.prototype[n] = function(...a) { S.dirty = true; return o.apply(this, a); };
+    }
+  const get = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function(t, ...a) {
+    const c = get.call(this, t, ...a);
+    if (c && /webgl/.test(t) && !this.__seen) { this.__seen = 1; S.contexts.push(new WeakRef(c)); }
+    return c;
+  };
+  const tick = (t) => {
+    if (S.dirty) { S.frames++; S.dirty = false; if (S.last) S.longest = Math.max(S.longest, t - S.last); S.last = t; }
+    requestAnimationFrame(tick);
+  };
+  requestAnimationFrame(tick);
+})();
+"""
+_LOCAL = re.compile(r"^((https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:|file:|chrome)")
+# JupyterLab itself on a slow machine, and the software renderer.
+_NOISE = re.compile(r"taking too long to activate|GPU stall due to ReadPixels|software WebGL|GL Driver Message")
+
+
+class LabServer:
+    """JupyterLab on a free port, with folders of its own and nothing that it would say at its first start."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "work"
+        self._home = root / "jupyter"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.base = f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+    def __enter__(self) -> LabServer:
+        self.root.mkdir(parents=True, exist_ok=True)
+        port = self.base.rpartition(":")[2]
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+        command += ["--allow-root", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.port_retries=0"]
+        command += ["--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={self.root}"]
+        command += ["--LabApp.expose_app_in_browser=True"]
+        self._log = (self._home.parent / "lab.log").open("w")
+        self._process = subprocess.Popen(
+            command, cwd=self.root, env=self._environment(), stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        end = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.base}/api", timeout=2).close()
+            except (urllib.error.URLError, TimeoutError):
+                if self._process.poll() is not None or time.monotonic() > end:
+                    self.__exit__()
+                    raise
+                time.sleep(0.1)
+            else:
+                return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._log.close()
+
+    def notebook(self, name: str, *cells: str) -> str:
+        """Write a notebook of these code cells."""
+        import nbformat
+
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), self.root / name)
+        return name
+
+    def _environment(self) -> dict[str, str]:
+        kinds = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+        environment = dict(os.environ) | {f"JUPYTER_{kind}": str(self._home / kind.lower()) for kind in kinds}
+        environment |= {"IPYTHONDIR": str(self._home / "ipython"), "PYTHONPATH": str(ROOT)}
+        environment["JUPYTERLAB_WORKSPACES_DIR"] = str(self._home / "workspaces")
+        environment["JUPYTERLAB_SETTINGS_DIR"] = str(self._home / "settings")
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        news = "@jupyterlab/apputils-extension:announcements"
+        self._write("config_dir/labconfig/page_config.json", {"disabledExtensions": {news: True}})
+        # Cells below the fold are drawn at once, else their widgets do not exist.
+        self._write("settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings", {"windowingMode": "none"})
+        return environment
+
+    def _write(self, name: str, content: dict) -> None:
+        path = self._home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+
+class Browser:
+    """A chromium that reaches this machine alone."""
+
+    def __enter__(self) -> Browser:
+        self._playwright = sync_playwright().start()
+        self._chromium = self._playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=_ARGUMENTS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._chromium.close()
+        self._playwright.stop()
+
+    def open(self, server: LabServer, notebook: str) -> LabPage:
+        context = self._chromium.new_context(viewport={"width": 1300, "height": 1000})
+        context.add_init_script(_COUNTERS)
+        page = LabPage(context.new_page())
+        page.goto(f"{server.base}/lab/tree/{notebook}?reset")
+        return page
+
+
+class LabPage:
+    """A notebook in JupyterLab; `errors` and `outside` collect what should not be."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.outside: list[str] = []
+        page.on("request", lambda request: self._outside(request.url))
+        page.on("websocket", lambda socket: self._outside(socket.url))
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
+
+    def _outside(self, url: str) -> None:
+        if not _LOCAL.match(url):
+            self.outside.append(url)
+
+    def _console(self, message) -> None:
+        if message.type == "error" and not _NOISE.search(message.text):
+            self.errors.append(message.text[:500])
+
+    def goto(self, url: str) -> None:
+        self.page.goto(url, wait_until="domcontentloaded")
+        self.wait_idle(120)
+
+    def reload(self) -> None:
+        self.page.reload(wait_until="domcontentloaded")
+        self.wait_idle(120)
+
+    def sleep(self, seconds: float) -> None:
+        self.page.wait_for_timeout(1000 * seconds)
+
+    def wait(self, expression: str, timeout: float = 20) -> None:
+        self.page.wait_for_function(expression, timeout=1000 * timeout)
+
+    def js(self, expression: str, argument: object = None):
+        return self.page.evaluate(expression, argument)
+
+    def wait_idle(self, timeout: float = 60) -> None:
+        """Until the kernel is idle and no cell has a star: the kernel alone can look idle in between."""
+        self.wait(
+            """() => { const w = window.jupyterapp?.shell.currentWidget;
+               return w?.sessionContext?.session?.kernel?.status === 'idle'
+                 && ![...w.node.querySelectorAll('.jp-InputPrompt')].some(e => /\\[\\*\\]/.test(e.textContent)); }""",
+            timeout,
+        )
+        self.sleep(0.3)
+
+    def run_all(self) -> None:
+        self.js("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        self.sleep(0.3)
+
+    def save(self) -> None:
+        self.js("() => window.jupyterapp.commands.execute('docmanager:save').then(() => 1)")
+
+    def kernel(self, code: str, wait: bool = True) -> str:
+        """Run code in the notebook's kernel; what it printed."""
+        return self.js(
+            """([code, wait]) => { const k = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+               const f = k.requestExecute({code, store_history: false}); let out = '';
+               f.onIOPub = m => { if (m.header.msg_type === 'stream') out += m.content.text;
+                 if (m.header.msg_type === 'error') out += m.content.ename + ': ' + m.content.evalue; };
+               return wait ? f.done.then(() => out) : ''; }""",
+            [code, wait],
+        )
+
+    def dark(self, on: bool) -> None:
+        name = "JupyterLab Dark" if on else "JupyterLab Light"
+        self.js("(t) => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t}).then(() => 1)", name)
+        self.sleep(1)
+
+    def gl(self) -> dict:
+        """Drawn frames, the longest time between two (ms), and WebGL contexts that are still alive."""
+        return self.js("""() => ({frames: __gl.frames, longest: __gl.longest,
+            contexts: __gl.contexts.filter(r => r.deref() && !r.deref().isContextLost()).length})""")
+
+    def gl_reset(self) -> None:
+        self.js("() => Object.assign(__gl, {frames: 0, longest: 0, last: 0}) && 1")
+
+    def shot(self, selector: str, path: Path | None = None) -> np.ndarray:
+        """The pixels of the first such element, (rows, columns, 3)."""
+        element = self.page.locator(selector).first
+        element.scroll_into_view_if_needed()
+        return pixels(element.screenshot(path=path))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def colours(picture: np.ndarray) -> int:
+    return len(np.unique(picture.reshape(-1, 3), axis=0))
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of pixels that differ visibly."""
+    return float((np.abs(one - other).max(-1) > 24).mean())

@@ -1,0 +1,108 @@
+"""The player in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
+
+STATE = "() => document.querySelector('.cdvae-player').innerText"
+MAKE = "from cdvae_lab.widgets import CrystalView, TrajectoryPlayer\nplayer = TrajectoryPlayer('perov_5', n=4)\nplayer"
+
+
+def says(page: LabPage, word: str, timeout: float = 60) -> None:
+    page.wait(f"() => document.querySelector('.cdvae-player')?.innerText.includes('{word}')", timeout)
+
+
+def press(page: LabPage, name: str) -> None:
+    page.page.locator(".cdvae-player button", has_text=name).first.click()
+
+
+@pytest.fixture(scope="module")
+def page(lab_server: LabServer, browser: Browser) -> LabPage:
+    page = browser.open(lab_server, lab_server.notebook("player.ipynb", MAKE))
+    page.run_all()
+    says(page, "press Run")
+    page.wait_idle()
+    return page
+
+
+def test_run_stop_go_on_scrub(page: LabPage) -> None:
+    # Run: frames come while it is computed.
+    page.gl_reset()
+    press(page, "Run")
+    page.wait("() => __gl.frames > 0", 5)
+    page.sleep(2)
+    says(page, "running: step")
+    assert page.gl()["frames"] >= 5
+    assert page.kernel("print(6 * 7)").strip() == "42"  # other cells are alive
+    # Stop lands between two steps, and nothing comes after it.
+    press(page, "Stop")
+    says(page, "stopped: step")
+    stopped = int(page.kernel("print(len(player.frames))"))
+    assert 5 < stopped < 201
+    page.sleep(0.3)
+    assert int(page.kernel("print(len(player.frames))")) == stopped
+    press(page, "Go on")
+    says(page, "finished: step 200 of 200")
+    assert page.kernel("print(len(player.frames), player.index)").split() == ["201", "200"]
+
+    # What is drawn in place is what a fresh view of the same frame draws, and another frame looks different.
+    page.sleep(1)
+    last = page.shot(".cdvae-player canvas")
+    assert colours(last) > 50
+    page.kernel("player.index = 20")
+    page.sleep(1)
+    early = page.shot(".cdvae-player canvas", ROOT / "out" / "browser" / "player_early.png")
+    kinds = "print(sorted(player.frames[{}].crystals.atomic_numbers.unique().tolist()))"
+    assert page.kernel(kinds.format(20)) != page.kernel(kinds.format(200))
+    assert difference(last, early) > 0.01
+    page.kernel("player.view.show_all(player.frames, origin=player.frames[-1].crystals, index=20)")
+    page.sleep(1)
+    assert difference(early, page.shot(".cdvae-player canvas")) < 0.002
+
+
+def test_scrubbing_does_not_need_the_kernel(page: LabPage) -> None:
+    page.kernel("player.index = 0")
+    page.sleep(0.5)
+    before = page.shot(".cdvae-player canvas")
+    page.kernel("import time; time.sleep(6)", wait=False)
+    page.page.locator(".cdvae-player").focus()
+    page.page.keyboard.press("End")
+    page.sleep(1)
+    assert difference(before, page.shot(".cdvae-player canvas")) > 0.01
+    page.page.keyboard.press("Home")
+    page.sleep(1)
+    assert difference(before, page.shot(".cdvae-player canvas")) < 0.002
+    page.gl_reset()
+    page.page.keyboard.press(" ")
+    page.sleep(2)
+    page.page.keyboard.press(" ")
+    assert page.gl()["frames"] >= 8
+    page.wait_idle()
+
+
+def test_an_error_is_shown_and_the_frames_are_kept(page: LabPage) -> None:
+    page.kernel("player._folder.value = '/proc/no/such/place'")
+    page.sleep(0.3)
+    press(page, "CIF")
+    says(page, "Error", 10)
+    assert page.kernel("print(len(player.frames))").strip() == "201"
+
+
+def test_after_a_reload_the_frame_is_there_again(page: LabPage) -> None:
+    for dark in (False, True):
+        page.dark(dark)
+        name = "dark" if dark else "light"
+        page.shot(".cdvae-player", ROOT / "out" / "browser" / f"player_{name}.png")
+    page.dark(False)
+    page.kernel("player.index = 150")
+    page.sleep(1)
+    before = page.shot(".cdvae-player canvas")
+    page.save()
+    page.reload()
+    page.wait("() => document.querySelector('.cdvae-player canvas')", 30)
+    page.sleep(2)
+    after = page.shot(".cdvae-player canvas")
+    assert colours(after) > 50
+    assert difference(before, after) < 0.01

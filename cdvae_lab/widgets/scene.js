@@ -177,7 +177,7 @@
 
   lab.show = (index) => {
     const frame = lab.frames[index];
-    if (!frame || !lab.scene) return;
+    if (!frame || !lab.scene || lab.gone) return;
     lab.index = index;
     const list = visible().flatMap((k) => atoms(frame, k));
     if (!list.length) return;
@@ -228,9 +228,11 @@
     lab.gone = true;
     resize.disconnect(); watch.disconnect();
     view.model.off("change:at", onFrame);
+    viewer.render = viewer.animate = () => {}; // what is still asked for would draw without a context
     viewer.renderer.forceContextLoss();
     stage.dispose();
   };
   const remove = view.remove.bind(view);
   view.remove = () => { lab.dispose(); return remove(); };
+  if (!view.el.isConnected) lab.dispose(); // removed while this script was on its way
 })(this);

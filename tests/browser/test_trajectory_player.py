@@ -106,3 +106,23 @@ def test_after_a_reload_the_frame_is_there_again(page: LabPage) -> None:
     after = page.shot(".cdvae-player canvas")
     assert colours(after) > 50
     assert difference(before, after) < 0.01
+
+
+def test_twenty_views_leave_nothing_behind(page: LabPage) -> None:
+    threads = "import threading; print(threading.active_count())"
+    before, contexts = int(page.kernel(threads)), page.gl()["contexts"]
+    page.kernel("import cdvae_lab as lab; crystal = lab.read(lab.assets.path('examples/SrTiO3.cif'))")
+    for _ in range(20):
+        page.kernel("extra = CrystalView(crystal, height=100)\nplayer.children += (extra,)")
+        page.wait("() => document.querySelectorAll('.cdvae-player canvas').length === 3", 10)
+        page.kernel("player.children = player.children[:-1]\nextra.close()")
+        page.wait("() => document.querySelectorAll('.cdvae-player canvas').length === 2", 10)
+    page.sleep(1)
+    # Now and then one is still waiting for the browser to collect it; twenty that leaked would be twenty more.
+    assert page.gl()["contexts"] <= contexts + 3
+    assert int(page.kernel(threads)) <= before
+
+
+def test_no_errors_and_nothing_from_outside(page: LabPage) -> None:
+    assert page.errors == []
+    assert page.outside == []

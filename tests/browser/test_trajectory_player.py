@@ -6,8 +6,11 @@ import pytest
 
 from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
 
-STATE = "() => document.querySelector('.cdvae-player').innerText"
-MAKE = "from cdvae_lab.widgets import CrystalView, TrajectoryPlayer\nplayer = TrajectoryPlayer('perov_5', n=4)\nplayer"
+MAKE = """
+from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
+player = TrajectoryPlayer('perov_5', n=4, steps=600)
+player
+"""
 
 
 def says(page: LabPage, word: str, timeout: float = 60) -> None:
@@ -31,21 +34,20 @@ def test_run_stop_go_on_scrub(page: LabPage) -> None:
     # Run: frames come while it is computed.
     page.gl_reset()
     press(page, "Run")
-    page.wait("() => __gl.frames > 0", 5)
-    page.sleep(2)
+    # How many a second depends on the machine; that it is more than one picture does not. 600 steps leave time to stop.
+    page.wait("() => __gl.frames > 2", 30)
     says(page, "running: step")
-    assert page.gl()["frames"] >= 5
     assert page.kernel("print(6 * 7)").strip() == "42"  # other cells are alive
     # Stop lands between two steps, and nothing comes after it.
     press(page, "Stop")
     says(page, "stopped: step")
     stopped = int(page.kernel("print(len(player.frames))"))
-    assert 5 < stopped < 201
+    assert 1 < stopped < 601
     page.sleep(0.3)
     assert int(page.kernel("print(len(player.frames))")) == stopped
     press(page, "Go on")
-    says(page, "finished: step 200 of 200")
-    assert page.kernel("print(len(player.frames), player.index)").split() == ["201", "200"]
+    says(page, "finished: step 600 of 600")
+    assert page.kernel("print(len(player.frames), player.index)").split() == ["601", "600"]
 
     # What is drawn in place is what a fresh view of the same frame draws, and another frame looks different.
     page.sleep(1)
@@ -55,7 +57,7 @@ def test_run_stop_go_on_scrub(page: LabPage) -> None:
     page.sleep(1)
     early = page.shot(".cdvae-player canvas", ROOT / "out" / "browser" / "player_early.png")
     kinds = "print(sorted(player.frames[{}].crystals.atomic_numbers.unique().tolist()))"
-    assert page.kernel(kinds.format(20)) != page.kernel(kinds.format(200))
+    assert page.kernel(kinds.format(20)) != page.kernel(kinds.format(600))
     assert difference(last, early) > 0.01
     page.kernel("player.view.show_all(player.frames, origin=player.frames[-1].crystals, index=20)")
     page.sleep(1)
@@ -66,7 +68,7 @@ def test_scrubbing_does_not_need_the_kernel(page: LabPage) -> None:
     page.kernel("player.index = 0")
     page.sleep(0.5)
     before = page.shot(".cdvae-player canvas")
-    page.kernel("import time; time.sleep(6)", wait=False)
+    page.kernel("import time; time.sleep(8)", wait=False)
     page.page.locator(".cdvae-player").focus()
     page.page.keyboard.press("End")
     page.sleep(1)
@@ -76,9 +78,8 @@ def test_scrubbing_does_not_need_the_kernel(page: LabPage) -> None:
     assert difference(before, page.shot(".cdvae-player canvas")) < 0.002
     page.gl_reset()
     page.page.keyboard.press(" ")
-    page.sleep(2)
+    page.wait("() => __gl.frames > 2", 30)
     page.page.keyboard.press(" ")
-    assert page.gl()["frames"] >= 8
     page.wait_idle()
 
 
@@ -87,7 +88,7 @@ def test_an_error_is_shown_and_the_frames_are_kept(page: LabPage) -> None:
     page.sleep(0.3)
     press(page, "CIF")
     says(page, "Error", 10)
-    assert page.kernel("print(len(player.frames))").strip() == "201"
+    assert page.kernel("print(len(player.frames))").strip() == "601"
 
 
 def test_after_a_reload_the_frame_is_there_again(page: LabPage) -> None:

@@ -27,15 +27,8 @@ from cdvae_lab.denoising import (
 )
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.latent_prior import StandardNormal
+from tests.small_model import SMALL
 
-SMALL = {
-    "hidden_dim": 16,
-    "latent_dim": 8,
-    "head_dim": 16,
-    "encoder_blocks": 1,
-    "decoder_blocks": 2,
-    "num_radial": 8,
-}
 PAPER = CDVAEConfig(max_atoms=5)
 SAMPLERS = {"langevin": {"steps_per_level": 1}, "ancestral": {"steps": 12}, "probability_flow": {"steps": 12}}
 

@@ -18,15 +18,7 @@ from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise, reconstruct
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.interpolation import decode_path, interpolate, latent_path, spherical, straight
 from cdvae_lab.trajectory import Trajectory, last
-
-SMALL = {
-    "hidden_dim": 16,
-    "latent_dim": 8,
-    "head_dim": 16,
-    "encoder_blocks": 1,
-    "decoder_blocks": 2,
-    "num_radial": 8,
-}
+from tests.small_model import SMALL
 
 
 @pytest.fixture(scope="module")

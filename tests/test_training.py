@@ -21,15 +21,8 @@ from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteL
 from cdvae_lab.losses import TERMS, LossWeights
 from cdvae_lab.storage import read_tensors, write_tensors
 from cdvae_lab.training import Batches, FitSettings, TrainingStep, fit, learning_rate, validation_losses
+from tests.small_model import SMALL
 
-SMALL = {
-    "hidden_dim": 16,
-    "latent_dim": 8,
-    "head_dim": 16,
-    "encoder_blocks": 1,
-    "decoder_blocks": 2,
-    "num_radial": 8,
-}
 STEPS = 11
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from cdvae_lab.widgets.panel import Panel
 from cdvae_lab.widgets.runner import Runner
+from cdvae_lab.widgets.selection import Pick, Selection
 from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
 from cdvae_lab.widgets.viewer import CrystalView
 
-__all__ = ["CrystalView", "Runner", "TrajectoryPlayer"]
+__all__ = ["CrystalView", "Panel", "Pick", "Runner", "Selection", "TrajectoryPlayer"]

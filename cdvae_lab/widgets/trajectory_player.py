@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -13,21 +12,21 @@ from typing import Any
 import ipywidgets
 
 from cdvae_lab import render
-from cdvae_lab.cdvae import CDVAE, load
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.errors import LabError, SettingError
+from cdvae_lab.errors import SettingError
 from cdvae_lab.trajectory import Trajectory, every
-from cdvae_lab.widgets.runner import Runner
+from cdvae_lab.widgets.panel import Panel, field, row
 from cdvae_lab.widgets.strips import Course, Strips
-from cdvae_lab.widgets.viewer import CrystalView, with_picture
+from cdvae_lab.widgets.viewer import CrystalView
 
 MOST_FRAMES = 1000  # that are kept of a run; of longer ones every second, third, ...
 _SPEEDS = {"½ ×": 160, "1 ×": 80, "2 ×": 40, "4 ×": 20}  # ms a frame
 _PACES = {"25 steps/s": 25, "50 steps/s": 50, "as fast as it goes": None}
 
 
-class TrajectoryPlayer(ipywidgets.VBox):
+class TrajectoryPlayer(Panel):
     """Runs a model's denoising, shows it as it goes, and plays it again.
 
     Keys, once the player is clicked: space plays and pauses, arrows step (with shift ten at a time), Home and End.
@@ -48,8 +47,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
         LabError: if a file cannot be read.
     """
 
-    _open = False
-
     def __init__(
         self,
         model: CDVAE | str | Path | None = None,
@@ -63,21 +60,18 @@ class TrajectoryPlayer(ipywidgets.VBox):
     ) -> None:
         if model is None and trajectory is None:
             raise SettingError('a TrajectoryPlayer needs a model to run, such as "perov_5", or a trajectory to show')
-        self._name = None if isinstance(model, CDVAE) else model
-        self.model = model if isinstance(model, CDVAE) or model is None else load(model)
+        super().__init__(model)
         self._sampler, self._settings = sampler, settings
         self._frames: list[DenoisingFrame] = []
         self._course: Course | None = None
-        self._code: list[str] = []
         self._thin = 1
         self._due = 0.0  # when strips and words are drawn again
-        self._runner = Runner(self._show_new, self._ended, fps=15)
+        self._worker = self._runner(self._show_new, self._ended, fps=15)
         self.view = CrystalView(height=height)
         self._make_controls(n, seed)
-        super().__init__(self._rows())
+        self._show(*self._rows())
         Course.warm_up()
         self.add_class("cdvae-player")
-        self._open = True
         if self.model is not None:
             denoise(self.model, n, seed=seed, sampler=sampler, **settings)  # refuses now what it would refuse later
         if trajectory is not None:
@@ -113,15 +107,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
         last = self.frame and self._frames[-1]
         return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in self._frames)
 
-    @property
-    def code(self) -> str:
-        """Lines of Python that do again what was done here."""
-        return "\n".join(["import cdvae_lab as lab", "", *self._code])
-
-    @property
-    def running(self) -> bool:
-        return self._runner.running
-
     def run(self, wait: bool = False) -> None:
         """A new run with the settings of the fields above the picture."""
         model, n, seed = self._the_model(), self._n.value, self._seed.value
@@ -141,7 +126,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
 
     def stop(self) -> None:
         """End the run after the step that it is in; its frames stay, and `go_on` continues."""
-        self._runner.stop()
+        self._worker.stop()
 
     def go_on(self, wait: bool = False) -> None:
         """Continue the run from its last frame, exactly as it would have gone."""
@@ -196,20 +181,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
                 raise SettingError(f"export: no kind {kind!r}; there are cif, extxyz, gif")
         return files
 
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """In a script: show frames until the run has ended, or for so many seconds; True if it has."""
-        return self._runner.wait(timeout)
-
-    def close(self) -> None:
-        """Stop the run and give threads and the browser's WebGL context back."""
-        if self._open:  # Python also calls this as it forgets a widget, even one that has never begun
-            self._open = False
-            self._runner.close()
-            self.view.close()
-            for child in [*self._links, *_below(self)]:
-                child.close()
-        super().close()
-
     # --- the run ----------------------------------------------------------------------------------------
 
     def _begin(self, kept: list[DenoisingFrame], frames: Iterator[DenoisingFrame], steps: int, wait: bool) -> None:
@@ -228,9 +199,9 @@ class TrajectoryPlayer(ipywidgets.VBox):
         self._slider.max = self._play.max = -(-steps // self._thin)
         recorded = self._recorded(frames)
         if wait:
-            self._runner.run_blocking(recorded)
+            self._worker.run_blocking(recorded)
         else:
-            self._runner.start(recorded, _PACES[self._pace.value])
+            self._worker.start(recorded, _PACES[self._pace.value])
         self._refresh()
 
     def _recorded(self, frames: Iterator[DenoisingFrame]) -> Iterator[DenoisingFrame]:
@@ -254,7 +225,7 @@ class TrajectoryPlayer(ipywidgets.VBox):
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + 0.33
             self._draw_strips()
-            self._say()
+            self._tell()
 
     def _ended(self) -> None:
         self._show_new()
@@ -274,8 +245,8 @@ class TrajectoryPlayer(ipywidgets.VBox):
 
     def _stop_first(self) -> None:
         if self.running:
-            self._runner.stop()
-            self._runner.wait()
+            self._worker.stop()
+            self._worker.wait()
 
     def _the_model(self) -> CDVAE:
         if self.model is None:
@@ -285,11 +256,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
     def _chosen_sampler(self) -> tuple[str | Schedule, dict[str, Any]]:
         given = self._sampler_field.value
         return given, self._settings if given == self._sampler else {}
-
-    def _model_line(self) -> str:
-        return (
-            f"model = lab.load({str(self._name)!r})" if self._name else "# `model` is the one that the player was given"
-        )
 
     def _thinned(self, call: str) -> str:
         return call if self._thin == 1 else f"lab.every({call}, {self._thin})"
@@ -301,15 +267,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
     # --- the looks --------------------------------------------------------------------------------------
 
     def _make_controls(self, n: int, seed: int) -> None:
-        def button(text: str, tip: str, act: Any, style: str = "") -> ipywidgets.Button:
-            one = ipywidgets.Button(description=text, tooltip=tip, button_style=style, layout={"width": "auto"})
-            one.on_click(lambda _: self._try(act))
-            return one
-
-        def field(kind: Any, text: str, width: str, **options: Any) -> Any:
-            style = {"description_width": "auto"}
-            return kind(description=text, style=style, layout={"width": width}, **options)
-
         W = ipywidgets
         samplers = [(name, name) for name in ("ancestral", "probability_flow", "langevin")]
         given = [] if isinstance(self._sampler, str) else [(self._sampler.name + " (given)", self._sampler)]
@@ -317,9 +274,9 @@ class TrajectoryPlayer(ipywidgets.VBox):
         self._seed = field(W.BoundedIntText, "seed", "110px", value=seed, min=0, max=2**31 - 1)
         self._sampler_field = field(W.Dropdown, "sampler", "190px", options=[*given, *samplers], value=self._sampler)
         self._pace = field(W.Dropdown, "", "150px", options=list(_PACES), value="50 steps/s")
-        self._run_button = button("Run", "a new run", self.run, "primary")
-        self._stop_button = button("Stop", "after the step that is being computed", self.stop)
-        self._go_button = button("Go on", "from the last frame", self.go_on)
+        self._run_button = self._button("Run", "a new run", self.run, "primary")
+        self._stop_button = self._button("Stop", "after the step that is being computed", self.stop)
+        self._go_button = self._button("Go on", "from the last frame", self.go_on)
         self._play = W.Play(interval=80, max=0, show_repeat=True, layout={"width": "auto"})
         self._slider = W.IntSlider(
             max=0, description="frame", style={"description_width": "auto"}, layout={"flex": "1"}
@@ -331,23 +288,18 @@ class TrajectoryPlayer(ipywidgets.VBox):
         )
         self._scores.layout.width = "auto"
         self._branch_seed = field(W.BoundedIntText, "with seed", "150px", value=seed + 1, min=0, max=2**31 - 1)
-        self._branch_button = button(
+        self._branch_button = self._button(
             "Branch from this frame", "another course from here on", lambda: self.branch(self._branch_seed.value)
         )
         self._folder = field(W.Text, "into folder", "220px", value="out")
         self._exports = [
-            button(text, tip, lambda kind=kind: self._export_here(kind))
+            self._button(text, tip, lambda kind=kind: self._export_here(kind))
             for text, kind, tip in (
                 ("CIF", "cif", "this frame"),
                 ("extended XYZ", "extxyz", "the whole run"),
                 ("GIF", "gif", "the whole run, as a film"),
             )
         ]
-        self._show_code = W.ToggleButton(
-            description="show code", tooltip="lines that do the same", layout={"width": "auto"}
-        )
-        self._code_view = W.HTML(layout={"display": "none"})
-        self._status = W.HTML()
         self._strips = Strips()
         self._links = [
             W.jslink((self._play, "value"), (self._slider, "value")),
@@ -358,20 +310,14 @@ class TrajectoryPlayer(ipywidgets.VBox):
         self._crystal.observe(lambda change: self._choose(None if change["new"] == -1 else change["new"]), "value")
         self._speed.observe(lambda change: setattr(self._play, "interval", change["new"]), "value")
         self._scores.observe(lambda change: setattr(self.view, "scores", change["new"]), "value")
-        self._show_code.observe(lambda change: self._refresh(), "value")
 
     def _rows(self) -> list[ipywidgets.Widget]:
-        def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
-            return ipywidgets.HBox(
-                children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px"}
-            )
-
         run = row(
             self._run_button, self._stop_button, self._go_button, self._n, self._seed, self._sampler_field, self._pace
         )
         film = ipywidgets.HBox([self._play, self._slider, self._speed], layout={"align_items": "center"})
         more = row(self._crystal, self._scores, self._branch_button, self._branch_seed)
-        keep = row(*self._exports, self._folder, self._show_code)
+        keep = row(*self._exports, self._folder, self._code_button)
         return [
             *([run] if self.model else []),
             self.view,
@@ -379,8 +325,6 @@ class TrajectoryPlayer(ipywidgets.VBox):
             self._strips,
             more,
             keep,
-            self._status,
-            self._code_view,
         ]
 
     def _choose(self, which: int | None) -> None:
@@ -405,47 +349,26 @@ class TrajectoryPlayer(ipywidgets.VBox):
         self._branch_button.disabled = not (some and self.model)
         for one in self._exports:
             one.disabled = not some
-        self._code_view.layout.display = "" if self._show_code.value else "none"
-        self._code_view.value = f"<pre style='padding:6px 10px'>{html.escape(self.code)}</pre>"
+        self._draw_code()
         self._draw_strips()
-        self._say()
+        self._tell()
 
-    def _say(self) -> None:
-        if self._runner.error is not None:
-            self._complain(self._runner.error, self._runner.traceback)
+    def _tell(self) -> None:
+        if self._worker.error is not None:
+            kept = f"The {len(self._frames)} frames of the run are kept." if self._frames else ""
+            self._complain(self._worker.error, self._worker.traceback, kept)
         elif self._frames:
             last = self._frames[-1]
             state = "running" if self.running else "finished" if last.finished else "stopped"
-            self._status.value = f"{state}: step {last.step} of {last.num_steps}, seed {last.seed}"
+            self._say(f"{state}: step {last.step} of {last.num_steps}, seed {last.seed}")
         else:
-            self._status.value = "starting" if self.running else "press Run"
-
-    def _complain(self, error: BaseException, trace: str = "") -> None:
-        kept = f" The {len(self._frames)} frames of the run are kept." if self._frames and trace else ""
-        more = f"<details><summary>traceback</summary><pre>{html.escape(trace)}</pre></details>" if trace else ""
-        red = "color:var(--jp-error-color1,#c62828)"
-        self._status.value = f"<b style='{red}'>{type(error).__name__}</b>: {html.escape(str(error))}{kept}{more}"
-
-    def _try(self, act: Any) -> None:
-        """What a button does. An error in a callback is shown nowhere else."""
-        try:
-            act()
-        except (LabError, OSError) as error:
-            self._complain(error)
+            self._say("starting" if self.running else "press Run")
 
     def _export_here(self, kind: str) -> None:
-        files = self.export(kinds=[kind])
-        self._status.value = "written: " + html.escape(", ".join(str(path) for path in files))
+        self._written(self.export(kinds=[kind]))
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
+    def _picture(self) -> Crystals | None:
         if not self._frames:
-            return bundle
+            return None
         placed = self._placed(self.frame.crystals)
-        return with_picture(bundle, placed if self.view.choice is None else placed[self.view.choice])
-
-
-def _below(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    for child in getattr(widget, "children", ()):
-        yield from _below(child)
-        yield child
+        return placed if self.view.choice is None else placed[self.view.choice]

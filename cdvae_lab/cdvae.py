@@ -21,7 +21,7 @@ from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, SettingError
-from cdvae_lab.neighbors import nearest_neighbors, periodic_images
+from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
 from cdvae_lab.storage import read_tensors, write_tensors
@@ -42,7 +42,8 @@ class CDVAEConfig:
         max_atoms: the largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
         encoder_sees_aggregates: whether mu and the log-variance also see the number of atoms, the
             standardised lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
-        cutoff, num_neighbors: of the neighbour graph, Å.
+        cutoff: how far an atom sees, Å.
+        num_neighbors: how many of the nearest periodic images within the cutoff it sees; 0 for all of them.
         sigma_max, sigma_min: coordinate noise, Å.
         type_sigma_max, type_sigma_min: type noise, no unit.
         num_levels: noise levels between those, geometric.
@@ -68,8 +69,8 @@ class CDVAEConfig:
         for name in ("max_atoms", "latent_dim", "hidden_dim", "encoder_blocks", "decoder_blocks", "head_dim"):
             if getattr(self, name) < 1:
                 raise SettingError(f"CDVAEConfig.{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_radial < 2 or self.num_neighbors < 1 or self.num_levels < 2 or not self.cutoff > 0:
-            raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 1, num_levels >= 2 and cutoff > 0")
+        if self.num_radial < 2 or self.num_neighbors < 0 or self.num_levels < 2 or not self.cutoff > 0:
+            raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 0, num_levels >= 2 and cutoff > 0")
         if not (0 < self.sigma_min < self.sigma_max and 0 < self.type_sigma_min < self.type_sigma_max):
             raise SettingError("CDVAEConfig needs 0 < sigma_min < sigma_max, for coordinates and for types")
 
@@ -222,8 +223,9 @@ class CDVAE(nn.Module):
         c = self.config
         if images is None:
             images = periodic_images(crystals.lattice, c.cutoff)
-        neighbors = nearest_neighbors(crystals, images, num_neighbors or c.num_neighbors, c.cutoff)
-        return self.encoder(self.encoder_types(crystals.atomic_numbers), neighbors, crystals.mask)[0]
+        k = c.num_neighbors if num_neighbors is None else num_neighbors
+        basis = self.encoder.see(crystals, images, k, c.cutoff)
+        return self.encoder(self.encoder_types(crystals.atomic_numbers), basis, crystals.mask)[0]
 
     def encode(self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None) -> Posterior:
         """q(z | crystal); invariant to rotation, translation, permutation and padding.
@@ -274,10 +276,10 @@ class CDVAE(nn.Module):
         c = self.config
         if images is None:
             images = periodic_images(crystals.lattice, c.cutoff)
-        neighbors = nearest_neighbors(crystals, images, c.num_neighbors, c.cutoff)
+        basis = self.decoder.see(crystals, images, c.num_neighbors, c.cutoff)
         condition = self.condition(torch.cat([z, self.embed_noise(sigma)], -1))
         start = self.decoder_types(crystals.atomic_numbers) + self.decoder_start(condition)[:, None]
-        s, v = self.decoder(start, neighbors, crystals.mask, condition)
+        s, v = self.decoder(start, basis, crystals.mask, condition)
         p = (v * self.score_gate(s)[..., None, :]).sum(-1) * s.shape[-1] ** -0.5
         return p, self.type_head(s)
 

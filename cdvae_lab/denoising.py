@@ -262,25 +262,27 @@ def start(
         types = atomic_numbers[:, :sites]
     else:
         composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
-        draw = noise.uniform(seed, Stream.COMPOSITION, numbers, 0, (sites,), z.dtype)
-        types = initial_types(composition, num_atoms, draw) * exists
+        types = initial_types(composition, num_atoms, sites) * exists
     crystals = Crystals(frac, types, model.predict_lattice(aggregates, num_atoms))
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 
 
 def initial_types(
-    composition: Float[Tensor, "crystals elements"],
-    num_atoms: Int[Tensor, " crystals"],
-    draw: Float[Tensor, "crystals sites"],
+    composition: Float[Tensor, "crystals elements"], num_atoms: Int[Tensor, " crystals"], sites: int
 ) -> Int[Tensor, "crystals sites"]:
-    """Round c * N to counts, lay the elements out in order of their counts, and draw what is missing."""
-    counts = torch.round(composition * num_atoms[:, None])
-    counts, order = counts.sort(dim=-1, descending=True, stable=True)
+    """Whole counts nearest to c * N that add up to N (the largest remainders go up), the most frequent element first.
+
+    The paper rounds and draws what is missing; the largest remainder is right more often where one atom is missing.
+    """
+    wanted = composition * num_atoms[:, None]
+    counts = torch.floor(wanted)
+    missing = num_atoms - counts.sum(-1).long()
+    rank = (wanted - counts).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    counts, order = (counts + (rank < missing[:, None])).sort(dim=-1, descending=True, stable=True)
     ends = counts.long().cumsum(-1)
-    site = torch.arange(draw.shape[1], device=draw.device)
+    site = torch.arange(sites, device=composition.device)
     place = (ends[:, None, :] <= site[:, None]).sum(-1)
-    laid_out = torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1
-    return torch.where(place < order.shape[1], laid_out, noise.draw_types(composition, draw))
+    return torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1
 
 
 def make_step(model: CDVAE, seed: int, keep_types: bool = False):

@@ -18,12 +18,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cdvae_lab.neighbors import Neighbors
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.neighbors import Neighbors, nearest_neighbors
 
 # Messages are sums over some 20 neighbours of independent sign; this keeps their variance near one.
 MESSAGE_SCALE = 0.25
 # Å. Below this the direction to an overlapping neighbour fades out instead of spinning round.
 SOFT_LENGTH = 0.01
+# Numbers in the largest tensor of `pair_basis_of_all` on a GPU where it is not compiled.
+AT_ONCE = 1 << 26
+RECOMPILE_LIMIT = 64
 
 
 def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -66,6 +70,62 @@ def pair_basis(neighbors: Neighbors, centres: Float[Tensor, " radial"]) -> PairB
     directional = collect @ along
     # Two contiguous tensors: views of one would send every layer's filters down a slow path of cuBLAS.
     return PairBasis(radial.reshape(n, sites, sites, -1), directional.reshape(n, sites, sites, 3, -1))
+
+
+def pair_basis_of_all(
+    crystals: Crystals,
+    images: Float[Tensor, "crystals images 3"],
+    centres: Float[Tensor, " radial"],
+    cutoff: float,
+) -> PairBasis:
+    """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbours to jump.
+
+    On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as large
+    as (pairs, images) is ever written. On a CPU only the images within the cutoff, one in ten or so, are looked at.
+
+    Args:
+        images: of `periodic_images` for these lattices and at least this cutoff.
+    """
+    frac = crystals.frac_coords
+    delta = frac[:, None, :, :] - frac[:, :, None, :]  # [c, i, j] = x_j - x_i
+    delta = (delta - torch.round(delta)) @ crystals.lattice[:, None]
+    shift = images @ crystals.lattice
+    exists = crystals.mask[:, :, None] & crystals.mask[:, None, :]
+    itself = torch.eye(delta.shape[1], dtype=torch.bool, device=delta.device)
+    first = torch.arange(shift.shape[1], device=delta.device) == 0  # the zero translation takes an atom to itself
+    width = centres[1] - centres[0]
+
+    def shells(vector: Float[Tensor, "*n 3"], counts: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
+        squared = (vector * vector).sum(-1)
+        distance = torch.sqrt(torch.where(counts, squared, 1.0))
+        weight = envelope(distance / cutoff) * counts * MESSAGE_SCALE
+        gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
+        return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
+
+    if delta.device.type == "cpu":
+        pairs = delta.reshape(len(delta), -1, 3)
+        squared = (pairs**2).sum(-1)[..., None] + (shift**2).sum(-1)[:, None] + 2 * pairs @ shift.transpose(1, 2)
+        near = squared <= cutoff**2
+        near &= (exists[..., None] & ~(itself[..., None] & first)).reshape(near.shape)
+        crystal, pair, image = near.nonzero().unbind(1)
+        vector = pairs[crystal, pair] + shift[crystal, image]
+        gaussians, unit = shells(vector, torch.ones_like(crystal, dtype=torch.bool))
+        both = torch.cat([gaussians[:, None], unit[..., None] * gaussians[:, None]], 1)
+        summed = both.new_zeros(len(pairs) * pairs.shape[1], 4, len(centres))
+        summed = summed.index_add(0, crystal * pairs.shape[1] + pair, both).reshape(*exists.shape, 4, -1)
+        return PairBasis(summed[..., 0, :].contiguous(), summed[..., 1:, :].contiguous())
+
+    def summed_over(part: slice) -> tuple[Tensor, Tensor]:
+        counts = exists[..., None] & ~(itself[..., None] & first[part])
+        gaussians, unit = shells(delta[:, :, :, None] + shift[:, None, None, part], counts)
+        return gaussians.sum(3), torch.stack([(unit[..., k, None] * gaussians).sum(3) for k in range(3)], 3)
+
+    if torch.compiler.is_compiling():
+        return PairBasis(*summed_over(slice(None)))
+    at_once = max(1, AT_ONCE // (exists.numel() * len(centres)))
+    parts = [summed_over(slice(start, start + at_once)) for start in range(0, shift.shape[1], at_once)]
+    radial, along = zip(*parts, strict=True)
+    return PairBasis(torch.stack(radial).sum(0), torch.stack(along).sum(0))
 
 
 class Block(nn.Module):
@@ -118,7 +178,7 @@ class Block(nn.Module):
 
 
 class PaiNN(nn.Module):
-    """Scalars and vectors for every atom of every crystal, from its initial scalars and its neighbours.
+    """Scalars and vectors for every atom of every crystal, from its initial scalars and what it sees (`see`).
 
     Args:
         hidden_dim: number of scalar features, and of vector features, per atom.
@@ -134,16 +194,39 @@ class PaiNN(nn.Module):
         self.register_buffer("centres", torch.linspace(0, cutoff, num_radial), persistent=False)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_radial, condition_dim, first=b == 0) for b in range(blocks))
         self.norm = nn.LayerNorm(hidden_dim)
+        self.basis_of_all = pair_basis_of_all
+
+    def fuse(self) -> None:
+        """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share."""
+        from torch._dynamo import config  # slow to import
+
+        # Kinds of blocks times sizes of crystals, with and without gradients: beyond its limit dynamo gives up silently.
+        config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+        self.basis_of_all = torch.compile(pair_basis_of_all)
+        for block in self.blocks:
+            block.compile()
+
+    def see(
+        self, crystals: Crystals, images: Float[Tensor, "crystals images 3"], num_neighbors: int, cutoff: float
+    ) -> PairBasis:
+        """What the atoms of these crystals see of each other.
+
+        Args:
+            images: of `periodic_images` for these lattices and the cutoff.
+            num_neighbors: of the nearest images within `cutoff` (Å); 0 for all.
+        """
+        if num_neighbors == 0:
+            return self.basis_of_all(crystals, images, self.centres, cutoff)
+        return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centres)
 
     def forward(
         self,
         scalars: Float[Tensor, "crystals sites hidden"],
-        neighbors: Neighbors,
+        basis: PairBasis,
         mask: Bool[Tensor, "crystals sites"],
         condition: Float[Tensor, "crystals condition"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
         """Invariant scalars and equivariant vectors; padded sites come out as zero."""
-        basis = pair_basis(neighbors, self.centres)
         s = scalars
         v = s.new_zeros(*s.shape[:-1], 3, s.shape[-1])
         for block in self.blocks:

@@ -134,7 +134,9 @@ class Run:
         self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
         fuse = on_gpu if fuse is None else fuse
         noise.prepare(self.crystals.device)
-        self.losses = torch.compile(self._losses, dynamic=False) if fuse else self._losses
+        if fuse:
+            model.encoder.fuse()
+            model.decoder.fuse()
         self.graphs: dict[int, Graphed] = {}
 
     def _losses(
@@ -153,7 +155,7 @@ class Run:
         """One optimiser step, without waiting for the device."""
         with fast_matmul():
             self.optimizer.zero_grad(set_to_none=True)
-            losses = self.losses(index, self.step, sites, most_images)
+            losses = self._losses(index, self.step, sites, most_images)
             losses[0].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.params, self.settings.clip, foreach=True)
         finite = torch.isfinite(losses[0]) & torch.isfinite(norm)

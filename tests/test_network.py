@@ -359,7 +359,7 @@ def test_cells_without_any_spread_do_not_blow_up(random_dataset: Dataset) -> Non
         {"hidden_dim": -1},
         {"encoder_blocks": 0},
         {"num_radial": 1},
-        {"num_neighbors": 0},
+        {"num_neighbors": -1},
         {"cutoff": 0.0},
         {"cutoff": float("nan")},
         {"num_levels": 1},

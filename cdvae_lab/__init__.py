@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         noise,
         optimization,
         painn,
+        property_model,
         render,
         training,
         trajectory,
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     )
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
-    from cdvae_lab.latent_prior import LatentPrior, StandardNormal
+    from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
     from cdvae_lab.optimization import LatentStep, optimize
+    from cdvae_lab.property_model import PropertyModel, load_property_model
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
@@ -73,12 +75,15 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "DenoisingFrame",
+    "DiffusionPrior",
+    "DiffusionPriorConfig",
     "LabError",
     "LatentMap",
     "LatentPath",
     "LatentPrior",
     "LatentStep",
     "NonFiniteLossError",
+    "PropertyModel",
     "SettingError",
     "StandardNormal",
     "TrainingStep",
@@ -106,6 +111,7 @@ __all__ = [
     "lattice",
     "load",
     "load_map",
+    "load_property_model",
     "losses",
     "metrics",
     "neighbors",
@@ -115,6 +121,7 @@ __all__ = [
     "painn",
     "picture",
     "progress",
+    "property_model",
     "read",
     "reconstruct",
     "record",
@@ -142,8 +149,9 @@ _HOME = {
         ],
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
         "latent_map": ["LatentMap", "load_map"],
-        "latent_prior": ["LatentPrior", "StandardNormal"],
+        "latent_prior": ["DiffusionPrior", "DiffusionPriorConfig", "LatentPrior", "StandardNormal"],
         "optimization": ["LatentStep", "optimize"],
+        "property_model": ["PropertyModel", "load_property_model"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],

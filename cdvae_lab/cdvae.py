@@ -21,6 +21,7 @@ from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, SettingError
+from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
@@ -134,6 +135,7 @@ class CDVAE(nn.Module):
         super().__init__()
         c = self.config = config
         self.metadata: dict = {}
+        self.prior: DiffusionPrior | None = None  # over z, learned after the model
         # Standardisation and the elements seen, from the training set.
         self.register_buffer("lattice_mean", torch.zeros(6))
         self.register_buffer("lattice_std", torch.ones(6))
@@ -291,9 +293,11 @@ class CDVAE(nn.Module):
             metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
         """
         floats = torch.float16 if half else torch.float32
-        kept = {"lattice_mean", "lattice_std", "property_mean", "property_std", "elements"}
+        kept = {"lattice_mean", "lattice_std", "property_mean", "property_std", "elements", "prior.mean", "prior.std"}
         tensors = {k: v if k in kept else v.to(floats) for k, v in self.state_dict().items()}
         header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
+        if self.prior is not None:
+            header["prior"] = dataclasses.asdict(self.prior.config)
         return write_tensors(path, "model", FORMAT_VERSION, tensors, header)
 
     def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
@@ -344,6 +348,8 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
         tensors = weights
     try:
         model = CDVAE(CDVAEConfig(**header["config"]))
+        if "prior" in header:
+            model.prior = DiffusionPrior(DiffusionPriorConfig(**header["prior"]))
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(
@@ -355,10 +361,14 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
 
 
 def fingerprint(model: CDVAE) -> str:
-    """A short digest of a model's weights: the same weights, whatever their file is called."""
+    """A short digest of a model's weights: the same weights, whatever their file is called.
+
+    The learned prior does not count: it may be fitted anew, and latents and decoded crystals stay what they are.
+    """
     digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.cpu().numpy().tobytes())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("prior."):
+            digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

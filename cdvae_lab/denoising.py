@@ -40,6 +40,8 @@ class Schedule:
         drift: what the score is multiplied with, Å^2.
         diffusion: what the noise is multiplied with, Å.
         keep_types: leave every atom the type that it starts with, and move positions alone.
+        keep_composition: let types change places only: the starting composition is assigned anew to the sites at every
+            step, to those that want it most. Otherwise every site takes the likeliest type, as in the paper.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Schedule:
     drift: Float[Tensor, " steps"]
     diffusion: Float[Tensor, " steps"]
     keep_types: bool = False
+    keep_composition: bool = False
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -188,7 +191,7 @@ def denoise(
         seed: of everything random, 0 by default.
         sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
             `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`.
-        prior: what the latents of `n` crystals are drawn from, N(0, I) by default.
+        prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
 
@@ -223,7 +226,7 @@ def denoise(
         if n < 1:
             raise SettingError(f"n, the number of crystals, must be at least 1, not {n}")
         numbers = torch.arange(first_number, first_number + n, device=model.device)
-        prior = prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
+        prior = prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
         z = prior.sample(seed, numbers).to(model.lattice_mean.dtype)
     if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
@@ -285,7 +288,32 @@ def initial_types(
     return torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1
 
 
-def make_step(model: CDVAE, seed: int, keep_types: bool = False):
+def assign_types(
+    logits: Float[Tensor, "crystals sites elements"], atomic_numbers: Int[Tensor, "crystals sites"]
+) -> Int[Tensor, "crystals sites"]:
+    """The same atomic numbers on other sites: again and again the likeliest pair of a site and a number is taken.
+
+    Nearly the assignment of greatest likelihood, without waiting for the device; padded sites stay padded.
+    """
+    exists = atomic_numbers > 0
+    wanted = logits.log_softmax(-1)
+    number = (atomic_numbers - 1).clamp_min(0)[:, None].expand(-1, logits.shape[1], -1)
+    gain = torch.gather(wanted, 2, number)  # [c, site, place in the list of numbers]
+    gain = gain.masked_fill(~(exists[:, :, None] & exists[:, None, :]), -torch.inf)
+    assigned = torch.zeros_like(atomic_numbers)
+    sites = logits.shape[1]
+    places = torch.arange(sites, device=logits.device)
+    for _ in range(sites):
+        best, where = gain.flatten(1).max(-1)
+        found = torch.isfinite(best)[:, None]
+        site, place = (where // sites)[:, None] == places, (where % sites)[:, None] == places
+        taken = (atomic_numbers * place).sum(1, keepdim=True)
+        assigned = torch.where(found & site, taken, assigned)
+        gain = gain.masked_fill(site[:, :, None] | place[:, None, :], -torch.inf)
+    return assigned
+
+
+def make_step(model: CDVAE, seed: int, keep_types: bool = False, keep_composition: bool = False):
     """The pure step: tensors in, tensors out, no waiting for the device."""
     unseen = ~model.elements[1:]
 
@@ -309,7 +337,12 @@ def make_step(model: CDVAE, seed: int, keep_types: bool = False):
         eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)
         moved = frac_coords + lat.cart_to_frac(drift * score + diffusion * eps, lattice)
         mask = crystals.mask
-        types = atomic_numbers if keep_types else logits.masked_fill(unseen, -torch.inf).argmax(-1) + 1
+        if keep_types:
+            types = atomic_numbers
+        elif keep_composition:
+            types = assign_types(logits, atomic_numbers)
+        else:
+            types = logits.masked_fill(unseen, -torch.inf).argmax(-1) + 1
         return lat.wrap(moved) * mask[..., None], types * mask, score * mask[..., None]
 
     return step
@@ -323,7 +356,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = Fa
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
-    step = Graphed(make_step(model, frame.seed, schedule.keep_types), device, fuse)
+    step = Graphed(make_step(model, frame.seed, schedule.keep_types, schedule.keep_composition), device, fuse)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
         yield frame

@@ -1,18 +1,21 @@
 """The prior over z: where new crystals are drawn from, and how usual a latent is.
 
-The paper's is N(0, I), towards which its KL term pulls the encoder. A learned one only has to fulfil the same
-protocol: `denoise` draws from it, `optimize` is pulled towards it.
+The paper's is N(0, I), towards which its KL term pulls the encoder; but encoded crystals are far from filling it. The
+learned one is a small diffusion model of the encoded training set, as Karras, Aittala, Aila and Laine write it,
+"Elucidating the Design Space of Diffusion-Based Generative Models" (NeurIPS 2022): fitted in a minute after the model.
+Both fulfil one protocol: `denoise` draws from it, `optimize` is pulled towards it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdvae_lab import noise
 from cdvae_lab.errors import SettingError
@@ -71,3 +74,164 @@ class StandardNormal:
     def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
         """The gradient of log p(z), which is -z."""
         return -z
+
+
+@dataclass(frozen=True)
+class DiffusionPriorConfig:
+    """The settings of a `DiffusionPrior`; saved with it.
+
+    Attributes:
+        latent_dim: numbers in a z.
+        hidden_dim, blocks: of its network.
+        sigma_max, sigma_min: noise levels between which a sample is drawn, in standard deviations of the latents.
+        steps: of the sampler, two calls of the network each.
+        sigma_score: the noise level at which the score is taken: coarse enough to reach from crystal to crystal.
+    """
+
+    latent_dim: int
+    hidden_dim: int = 384
+    blocks: int = 4
+    sigma_max: float = 20.0
+    sigma_min: float = 0.02
+    steps: int = 32
+    sigma_score: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2:
+            raise SettingError("DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, and steps >= 2")
+        if not 0 < self.sigma_min <= self.sigma_score < self.sigma_max:
+            raise SettingError("DiffusionPriorConfig needs 0 < sigma_min <= sigma_score < sigma_max")
+
+
+NOISE_FEATURES = 32
+PROBES = 8  # random directions that estimate a divergence
+RHO = 7  # of the spacing of noise levels (Karras et al., eq. 5)
+
+
+class DiffusionPrior(nn.Module):
+    """A diffusion model over z. Untrained it is a Gaussian of the mean and the deviations in its buffers, exactly."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: DiffusionPriorConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.metadata: dict = {}
+        self.register_buffer("mean", torch.zeros(c.latent_dim))
+        self.register_buffer("std", torch.ones(c.latent_dim))
+        self.embed = nn.Sequential(nn.Linear(NOISE_FEATURES, c.hidden_dim), nn.SiLU())
+        self.enter = nn.Linear(c.latent_dim, c.hidden_dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(c.hidden_dim) for _ in range(c.blocks))
+        self.films = nn.ModuleList(nn.Linear(c.hidden_dim, 2 * c.hidden_dim) for _ in range(c.blocks))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(c.hidden_dim, c.hidden_dim), nn.SiLU(), nn.Linear(c.hidden_dim, c.hidden_dim))
+            for _ in range(c.blocks)
+        )
+        self.leave = nn.Linear(c.hidden_dim, c.latent_dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def standardise_with(self, mu: Float[Tensor, "crystals latent"], log_var: Float[Tensor, "crystals latent"]) -> None:
+        """Take mean and deviation from the posteriors of a data set."""
+        self.mean.copy_(mu.mean(0))
+        self.std.copy_((mu.var(0, correction=0) + log_var.exp().mean(0)).sqrt().clamp_min(1e-6))
+
+    def denoised(
+        self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
+    ) -> Float[Tensor, "crystals latent"]:
+        """The mean of standardised latents, given noisy ones (Karras et al., eq. 7, with data of deviation 1)."""
+        s = sigma[:, None]
+        total = (1 + s * s).sqrt()
+        frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=u.device, dtype=u.dtype) * 0.5
+        angles = 0.25 * torch.log(s) * frequencies * torch.pi
+        condition = self.embed(torch.cat([torch.sin(angles), torch.cos(angles)], -1))
+        h = self.enter(u / total)
+        for norm, film, layer in zip(self.norms, self.films, self.layers, strict=True):
+            scale, shift = film(condition).chunk(2, -1)
+            h = h + layer(norm(h) * (1 + scale) + shift)
+        return u / (total * total) + s / total * self.leave(h)
+
+    def loss(
+        self,
+        z: Float[Tensor, "crystals latent"],
+        eps: Float[Tensor, "crystals latent"],
+        level: Float[Tensor, " crystals"],
+    ) -> Float[Tensor, ""]:
+        """Weighted squared error of the denoised latents (Karras et al., eq. 8; weights of table 1), 1 if untrained.
+
+        Args:
+            eps: standard normal.
+            level: standard normal; log sigma = -0.8 + 1.4 * level.
+        """
+        u = (z - self.mean) / self.std
+        sigma = torch.exp(-0.8 + 1.4 * level)
+        error = self.denoised(u + sigma[:, None] * eps, sigma) - u
+        return (error.square().mean(-1) * (1 + sigma**2) / sigma**2).mean()
+
+    @torch.no_grad()
+    def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
+        """One z for each crystal number, on the numbers' device: Heun's method (Karras et al., algorithm 1).
+
+        Raises:
+            SettingError: for a seed out of range.
+        """
+        noise.check_seed(seed)
+        levels = self._levels(numbers.device)
+        normal = noise.normal(seed, Stream.LATENT, numbers, 0, (self.config.latent_dim,), self.mean.dtype)
+        u = normal * (1 + levels[0] ** 2).sqrt()
+        for now, then in itertools.pairwise(levels):
+            slope = self._slope(u, now)
+            ahead = u + (then - now) * slope
+            u = u + (then - now) * 0.5 * (slope + self._slope(ahead, then))
+        u = self.denoised(u, levels[-1].expand(len(u)))
+        return u * self.std + self.mean
+
+    def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
+        """The gradient of log p(z), p blurred with `sigma_score` (Karras et al., eq. 3)."""
+        sigma = torch.full_like(z[:, 0], self.config.sigma_score)
+        u = (z - self.mean) / self.std
+        return (self.denoised(u, sigma) - u) / self.config.sigma_score**2 / self.std
+
+    def log_prob(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
+        """log p(z), p blurred with `sigma_min`, along the probability flow (Song et al. 2021, eq. 39), in nats.
+
+        The divergence is estimated with a few fixed random directions: good to a nat or so.
+        """
+        levels = self._levels(z.device).flip(0)
+        u = (z.detach() - self.mean) / self.std
+        dim = self.config.latent_dim
+        with torch.no_grad():
+            probe = torch.arange(PROBES, device=z.device)
+            signs = noise.uniform(0, Stream.PROBE, probe, 0, (dim,), z.dtype).sub(0.5).sign()
+            gained = torch.zeros_like(u[:, 0])
+            for now, then in itertools.pairwise(levels):
+                slope, divergence = self._slope_and_divergence(u, now, signs)
+                ahead = u + (then - now) * slope
+                slope_ahead, divergence_ahead = self._slope_and_divergence(ahead, then, signs)
+                u = u + (then - now) * 0.5 * (slope + slope_ahead)
+                gained = gained + (then - now) * 0.5 * (divergence + divergence_ahead)
+            variance = 1 + levels[-1] ** 2
+            at_end = -0.5 * (u.square().sum(-1) / variance + dim * torch.log(2 * torch.pi * variance))
+        return at_end + gained - self.std.log().sum()
+
+    def _levels(self, device: torch.device) -> Float[Tensor, " levels"]:
+        """Noise levels from sigma_max down to sigma_min (Karras et al., eq. 5)."""
+        c = self.config
+        high, low = (sigma ** (1 / RHO) for sigma in (c.sigma_max, c.sigma_min))
+        return torch.linspace(high, low, c.steps + 1, device=device, dtype=self.mean.dtype) ** RHO
+
+    def _slope(self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, ""]) -> Float[Tensor, "crystals latent"]:
+        return (u - self.denoised(u, sigma.expand(len(u)))) / sigma
+
+    def _slope_and_divergence(
+        self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, ""], signs: Float[Tensor, "probes latent"]
+    ) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, " crystals"]]:
+        """d u / d sigma and its divergence by Hutchinson's estimate."""
+
+        def along(sign: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
+            slope, change = torch.func.jvp(lambda x: self._slope(x, sigma), (u,), (sign.expand_as(u),))[:2]
+            return slope, (change * sign).sum(-1)
+
+        slopes, divergences = torch.func.vmap(along)(signs)
+        return slopes[0], divergences.mean(0)

@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     START = 6
     COMPOSITION = 7
     STRAIN = 8
+    PROBE = 9
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -129,7 +129,7 @@ def optimize(
         lr: Adam's learning rate.
         prior_weight: pull towards the prior, 0 for none (as in the paper): what a nat of log p(z) is worth, in
             standard deviations of the property in the training set.
-        prior: N(0, I) by default.
+        prior: by default the model's learned one, N(0, I) if it has none.
         seed: of the latents, where they are drawn.
 
     Raises:
@@ -152,7 +152,7 @@ def optimize(
             raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more steps than that")
         return _run(model, step)
     dtype = model.lattice_mean.dtype
-    prior = prior or StandardNormal(model.config.latent_dim, dtype)
+    prior = prior or model.prior or StandardNormal(model.config.latent_dim, dtype)
     objective = Objective(target, lr, prior_weight, prior)
     z = _latents(model, start, prior, seed).detach().to(model.device, dtype)
     _check_latents(model, z)

@@ -80,8 +80,8 @@ def pair_basis_of_all(
 ) -> PairBasis:
     """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbours to jump.
 
-    On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as large
-    as (pairs, images) is ever written. On a CPU only the images within the cutoff, one in ten or so, are looked at.
+    On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as
+    large as (pairs, images) is ever written. On a CPU only the images within the cutoff, one in ten or so, are used.
 
     Args:
         images: of `periodic_images` for these lattices and at least this cutoff.
@@ -200,7 +200,7 @@ class PaiNN(nn.Module):
         """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share."""
         from torch._dynamo import config  # slow to import
 
-        # Kinds of blocks times sizes of crystals, with and without gradients: beyond its limit dynamo gives up silently.
+        # Kinds of blocks times sizes of crystals, with and without gradients: beyond it dynamo gives up, and silently.
         config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
         self.basis_of_all = torch.compile(pair_basis_of_all)
         for block in self.blocks:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,14 +23,23 @@ from cdvae_lab import noise
 from cdvae_lab.batches import Batch, Batches
 from cdvae_lab.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
-from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
+from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.losses import TERMS, LossWeights, objective
-from cdvae_lab.neighbors import FAR, periodic_images
+from cdvae_lab.neighbors import periodic_images
+from cdvae_lab.painn import PaiNN
+from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.tasks import task_for
 
 STATE_VERSION = 1
+Trainable = CDVAE | PropertyModel | DiffusionPrior
+KINDS: dict[str, tuple[Any, Any]] = {
+    "CDVAE": (CDVAE, CDVAEConfig),
+    "PropertyModel": (PropertyModel, PropertyModelConfig),
+    "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,8 @@ class TrainingStep:
         step: optimiser steps done so far.
         num_steps: of the whole run.
         epoch: passes through the data set, as a fraction.
-        losses: the weighted total and then every term of `losses.TERMS` unweighted; looking at them waits for the GPU.
+        losses: the weighted total and then every term unweighted (of `losses.TERMS`, for a CDVAE); looking at them
+            waits for the GPU.
         crystals_per_second: since the run started or went on.
     """
 
@@ -89,13 +100,13 @@ class TrainingStep:
     @property
     def terms(self) -> dict[str, float]:
         """Every term, unweighted, by name."""
-        return dict(zip(TERMS, self.losses[1:].tolist(), strict=True))
+        return dict(zip(self.run.task.terms, self.losses[1:].tolist(), strict=True))
 
     @property
     def learning_rate(self) -> float:
         return float(learning_rate(self.run.settings, torch.tensor(self.step - 1)))
 
-    def averaged(self) -> CDVAE:
+    def averaged(self) -> Any:
         """A copy of the model with the moving average of the weights *as they are now*: what to generate with."""
         return self.run.averaged()
 
@@ -116,13 +127,18 @@ def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor,
 class Run:
     """A training run: the model, the averaged weights, the optimiser and the data, all on one device."""
 
-    def __init__(self, model: CDVAE, dataset: Dataset, settings: FitSettings, fuse: bool | None) -> None:
+    def __init__(
+        self,
+        model: Trainable,
+        dataset: Dataset,
+        settings: FitSettings,
+        fuse: bool | None,
+        encoder: CDVAE | None = None,
+    ) -> None:
         self.model, self.dataset, self.settings = model, dataset, settings
-        self.device = model.device
-        self.crystals = dataset.crystals.to(self.device)
-        self.property = dataset.property.to(self.device)
-        self.images = periodic_images(self.crystals.lattice, model.config.cutoff)
-        self.batches = Batches(dataset.crystals.num_atoms, settings.batch_size, settings.seed, self.device)
+        self.task = task_for(model, dataset, encoder)
+        self.device = next(model.parameters()).device
+        self.batches = Batches(self.task.sizes, settings.batch_size, settings.seed, self.device)
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.params]
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -133,23 +149,22 @@ class Run:
         self.seen = torch.full((), -1, dtype=torch.int64, pin_memory=on_gpu)
         self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
         fuse = on_gpu if fuse is None else fuse
-        noise.prepare(self.crystals.device)
+        noise.prepare(self.device)
         if fuse:
-            model.encoder.fuse()
-            model.decoder.fuse()
+            for network in model.modules():
+                if isinstance(network, PaiNN):
+                    network.fuse()
         self.graphs: dict[int, Graphed] = {}
 
     def _losses(
         self, index: Int[Tensor, " crystals"], step: Int[Tensor, ""], sites: int, most_images: int
     ) -> Float[Tensor, " terms"]:
-        batch = self.crystals[index]
-        batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
-        images = self.images[index, :most_images]
-        s = self.settings
-        terms = objective(self.model, batch, images, self.property[index], index, step, s.seed)
-        unweighted = torch.stack([terms[name] for name in TERMS])
-        total = sum((getattr(s.weights, name) * terms[name] for name in TERMS), start=torch.zeros_like(unweighted[0]))
-        return torch.cat([total[None], unweighted])
+        terms = self.task.losses(index, step, sites, most_images, self.settings.seed)
+        weights = self.settings.weights
+        unweighted = torch.stack([terms[name] for name in self.task.terms])
+        # The weights are a CDVAE's; the single term of another model needs none.
+        weighted = [getattr(weights, name) * terms[name] if name in TERMS else terms[name] for name in self.task.terms]
+        return torch.cat([torch.stack(weighted).sum()[None], unweighted])
 
     def _update(self, index: Int[Tensor, " crystals"], sites: int, most_images: int) -> tuple[Tensor]:
         """One optimiser step, without waiting for the device."""
@@ -175,8 +190,7 @@ class Run:
     def advance(self, batch: Batch) -> Float[Tensor, " terms"]:
         """One step on one batch; its losses."""
         if batch.sites not in self.graphs:
-            fitting = self.crystals.num_atoms <= batch.sites
-            most_images = int((self.images[fitting][..., 0] < FAR).sum(1).max())
+            most_images = self.task.images_for(batch.sites)
             update = lambda index: self._update(index, batch.sites, most_images)  # noqa: E731
             self.graphs[batch.sites] = Graphed(update, self.device)
         return self.graphs[batch.sites](batch.index)[0]
@@ -203,8 +217,8 @@ class Run:
                 "Look at them, or train with a smaller lr; an earlier checkpoint is untouched"
             )
 
-    def averaged(self) -> CDVAE:
-        """A copy of the model with the moving average of the weights."""
+    def averaged(self) -> Any:
+        """A copy of the model, of its own class, with the moving average of the weights."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for p, average in zip(model.parameters(), self.average, strict=True):
@@ -221,6 +235,7 @@ class Run:
             for key, value in self.optimizer.state[p].items():
                 tensors[f"adam.{key}.{name}"] = value
         metadata = {
+            "of": type(self.model).__name__,
             "config": dataclasses.asdict(self.model.config),
             "fit": dataclasses.asdict(self.settings),
             "step": int(self.step),
@@ -240,9 +255,10 @@ class Run:
 
 
 def fit(
-    model: CDVAE | CDVAEConfig | str | Path,
+    model: Trainable | CDVAEConfig | str | Path,
     dataset: Dataset,
     *,
+    encoder: CDVAE | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     checkpoint: str | Path | None = None,
@@ -254,9 +270,11 @@ def fit(
     """Train a model in place, one `TrainingStep` per optimiser step.
 
     Args:
-        model: the model to train; or the settings of a new one; or the path of a training state, to go on from (its
-            settings then hold, but for `steps` or `epochs` where given, which move the end of the schedule).
+        model: the CDVAE, property model or latent prior to train; or the settings of a new CDVAE; or the path of a
+            training state, to go on from (its settings then hold, but for `steps` or `epochs` where given, which move
+            the end of the schedule).
         dataset: crystals without a label take part in every term but the property's.
+        encoder: for a latent prior, the trained CDVAE whose latents of the data set it learns.
         epochs, steps: the length of the whole run, one of the two.
         checkpoint: where to write the state every `checkpoint_every` seconds and at the end.
         fuse: compile the step with torch.compile; by default on a GPU only.
@@ -293,12 +311,22 @@ def fit(
         steps = math.ceil(epochs * (len(dataset) // batch))
     assert steps is not None
     chosen = FitSettings(steps=steps, **settings)
-    check_fits(model, dataset)
-    check_elements(model, dataset)
+    if isinstance(model, DiffusionPrior) != (encoder is not None):
+        raise SettingError("a latent prior is fitted to the latents of an encoder=, and nothing else takes one")
+    for judged in (model, encoder):
+        if isinstance(judged, CDVAE):
+            check_fits(judged, dataset)
+            check_elements(judged, dataset)
+    if isinstance(model, DiffusionPrior) and encoder is not None:
+        mine, its = model.config.latent_dim, encoder.config.latent_dim
+        if mine != its:
+            raise SettingError(f"the prior is over {mine} numbers and the encoder's z has {its}; make it with {its}")
     if device is not None:
         model = model.to(device)
+    if isinstance(model, CDVAE):
+        model.prior = None  # of latents that will be others
     model.train().requires_grad_(True)
-    run = Run(model, dataset, chosen, fuse)
+    run = Run(model, dataset, chosen, fuse, encoder)
     if tensors is not None:
         run.restore(tensors, done)
     return _steps(run, done, checkpoint, checkpoint_every)
@@ -361,7 +389,7 @@ def _check_same_data(saved: dict, dataset: Dataset) -> None:
         )
 
 
-def _read_state(path: str | Path) -> tuple[CDVAE, dict[str, Tensor], dict]:
+def _read_state(path: str | Path) -> tuple[Trainable, dict[str, Tensor], dict]:
     kind, tensors, metadata = read_tensors(path, ("training state", "model"), STATE_VERSION)
     if kind == "model":
         raise CheckpointError(
@@ -369,7 +397,8 @@ def _read_state(path: str | Path) -> tuple[CDVAE, dict[str, Tensor], dict]:
             "fit(cdvae_lab.load(path), dataset)"
         )
     try:
-        model = CDVAE(CDVAEConfig(**metadata["config"]))
+        make, config = KINDS[metadata.get("of", "CDVAE")]
+        model = make(config(**metadata["config"]))
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         model.metadata = metadata["model"]
     except (RuntimeError, TypeError, KeyError) as error:

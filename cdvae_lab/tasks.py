@@ -1,0 +1,117 @@
+"""What a training step is about: a network, the data that it learns from, and the terms of what is minimised.
+
+`training.Run` knows none of these; it draws a batch, asks its task for the losses and follows their gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cdvae_lab import noise
+from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.latent_prior import DiffusionPrior
+from cdvae_lab.losses import TERMS, objective, property_loss
+from cdvae_lab.neighbors import FAR, periodic_images
+from cdvae_lab.noise import Stream
+from cdvae_lab.property_model import PropertyModel
+
+ENCODED_AT_ONCE = 256
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What `training.Run` needs to know.
+
+    Attributes:
+        terms: names of what `losses` gives.
+        sizes: padded atoms of every item; batches hold items of similar size.
+    """
+
+    terms: tuple[str, ...]
+    sizes: Int[Tensor, " items"]
+
+    def images_for(self, sites: int) -> int:
+        """How many periodic images the batches of this size need."""
+        ...
+
+    def losses(
+        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Every term, unweighted, for a batch; without waiting for the device."""
+        ...
+
+
+class CrystalTask:
+    """Crystals with their labels: for a CDVAE its objective, for a property model the error of the property."""
+
+    def __init__(self, model: CDVAE | PropertyModel, dataset: Dataset) -> None:
+        self.model = model
+        self.terms: tuple[str, ...] = TERMS if isinstance(model, CDVAE) else ("property",)
+        self.sizes = dataset.crystals.num_atoms
+        self.crystals = dataset.crystals.to(model.device)
+        self.property = dataset.property.to(model.device)
+        self.images = periodic_images(self.crystals.lattice, model.config.cutoff)
+
+    def images_for(self, sites: int) -> int:
+        fitting = self.crystals.num_atoms <= sites
+        return int((self.images[fitting][..., 0] < FAR).sum(1).max())
+
+    def losses(
+        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        batch = self.crystals[index]
+        batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
+        images, label = self.images[index, :most_images], self.property[index]
+        if isinstance(self.model, CDVAE):
+            return objective(self.model, batch, images, label, index, step, seed)
+        target = (label - self.model.property_mean) / self.model.property_std
+        return {"property": property_loss(self.model.standardised(batch, images), target)}
+
+
+class LatentTask:
+    """The posteriors of a data set, for a prior over them: every step draws other samples."""
+
+    def __init__(self, prior: DiffusionPrior, encoder: CDVAE, dataset: Dataset) -> None:
+        self.model = prior
+        self.terms: tuple[str, ...] = ("prior",)
+        self.sizes = torch.ones(len(dataset), dtype=torch.int64)
+        self.mu, self.log_var = encode_all(encoder, dataset)
+        prior.standardise_with(self.mu, self.log_var)
+
+    def images_for(self, sites: int) -> int:
+        return 0
+
+    def losses(
+        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        shape, dtype = self.mu.shape[1:], self.mu.dtype
+        drawn = noise.normal(seed, Stream.LATENT, index, step, tuple(shape), dtype)
+        z = self.mu[index] + torch.exp(0.5 * self.log_var[index]) * drawn
+        eps = noise.normal(seed, Stream.POSITION, index, step, tuple(shape), dtype)
+        level = noise.normal(seed, Stream.LEVEL, index, step, (), dtype)
+        return {"prior": self.model.loss(z, eps, level)}
+
+
+@torch.no_grad()
+def encode_all(
+    model: CDVAE, dataset: Dataset
+) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, "crystals latent"]]:
+    """Posterior mean and log-variance of every crystal, on the model's device."""
+    parts = torch.arange(len(dataset)).split(ENCODED_AT_ONCE)
+    posteriors = [model.encode(dataset.crystals[part].to(model.device, model.lattice_mean.dtype)) for part in parts]
+    return torch.cat([p.mu for p in posteriors]), torch.cat([p.log_var for p in posteriors])
+
+
+def task_for(model: nn.Module, dataset: Dataset, encoder: CDVAE | None) -> Task:
+    """The task of a model: a CDVAE's, a property model's, or a prior's over an encoder's latents."""
+    if isinstance(model, DiffusionPrior):
+        assert encoder is not None
+        return LatentTask(model, encoder, dataset)
+    assert isinstance(model, CDVAE | PropertyModel)
+    return CrystalTask(model, dataset)

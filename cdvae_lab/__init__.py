@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
-    from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
+    from cdvae_lab.widgets import CrystalView, LatentMapView, TrajectoryPlayer
 
 __version__ = "0.1.0"
 
@@ -75,6 +75,7 @@ __all__ = [
     "DenoisingFrame",
     "LabError",
     "LatentMap",
+    "LatentMapView",
     "LatentPath",
     "LatentPrior",
     "LatentStep",
@@ -147,7 +148,7 @@ _HOME = {
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
-        "widgets": ["CrystalView", "TrajectoryPlayer"],
+        "widgets": ["CrystalView", "LatentMapView", "TrajectoryPlayer"],
     }.items()
     for name in names
 }

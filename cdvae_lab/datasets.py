@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as remember
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cdvae_lab import download, synthetic
+from cdvae_lab import convert, download, synthetic
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.parse_cache import LeftOut, read_texts
@@ -223,6 +223,38 @@ def load(
     )
 
 
+def find_crystal(
+    name: str, split: str, identity: str, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> Crystals | None:
+    """One crystal of a public set by its id, from a file that is there already; None if it is not. Never downloads.
+
+    Args:
+        name: "perov_5", "carbon_24" or "mp_20".
+        split: "train", "val" or "test", or several joined by "+".
+        identity: its `material_id`.
+        folder: as for `load`; None looks where `load` keeps what it has downloaded.
+        cache: as for `load`.
+
+    Raises:
+        DatasetError: if the file is there and cannot be read.
+        CrystalError: if the crystal cannot be.
+    """
+    base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
+    for part in split.split("+"):
+        for path in _places_of(name, part, base):
+            if path.is_file() and (text := _texts(path, path.stat().st_mtime_ns).get(identity)) is not None:
+                return convert.read(text)
+    return None
+
+
+@lru_cache(maxsize=2)
+def _texts(path: Path, changed: int) -> dict[str, str]:
+    """The CIF texts of a table by id; `changed` makes a file that was replaced another one."""
+    table = _read_table(path)
+    ids = table["material_id"].fillna("") if "material_id" in table else table.index.astype(str)
+    return dict(zip(ids, table["cif"].fillna(""), strict=True))
+
+
 @remember
 def synthetic_perovskites(seed: int = 0) -> Dataset:
     """Some thousands of ABX3 perovskites made from ionic radii, labelled with their electrostatic energy (eV/atom).
@@ -304,10 +336,13 @@ def _read_all(
     return crystals, kept, left_out
 
 
+def _places_of(name: str, split: str, folder: Path) -> list[Path]:
+    files = (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
+    return [folder / file for file in files]
+
+
 def _find(name: str, split: str, folder: Path) -> Path:
-    tried = [
-        folder / part for part in (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
-    ]
+    tried = _places_of(name, split, folder)
     for path in tried:
         if path.is_file():
             return path

@@ -60,7 +60,7 @@ def latent_map(
     name, unit, values = _colour(map, colour)
     low, high = _extent(map)
     figure = Figure()
-    empty = _empty_places(map, low, high)
+    empty = empty_places(map, low, high)
     figure.add_trace(
         Scattergl(
             x=empty[:, 0], y=empty[:, 1], name=GRID, mode="markers", showlegend=False, hoverinfo="none",
@@ -80,7 +80,7 @@ def latent_map(
     number = 0
     for joined, group in ((True, paths), (False, layers)):
         for layer in group:
-            figure.add_trace(_layer(layer, joined, number, theme))
+            figure.add_trace(layer_trace(layer, joined, number, theme))
             number += 1
     # Both keep to their range, or one would reach beyond the net in a wide or a narrow window.
     figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
@@ -146,10 +146,16 @@ def _extent(map: LatentMap) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, 
     return low - room, high + room
 
 
-def _empty_places(
+def empty_places(
     map: LatentMap, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "places 2"]:
-    """A square net over the extent, without the knots next to a crystal, which would take clicks from it."""
+    """The places of `GRID`: a square net over a part of the map, without the knots next to a crystal.
+
+    Those would take clicks from it. Whoever comes closer to the map needs a finer net: the same over what is seen.
+
+    Args:
+        low, high: the part's corners.
+    """
     spacing = (high - low).max() / CELLS
     sides = [np.arange(start, end + spacing, spacing) for start, end in zip(low, high, strict=True)]
     net = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
@@ -167,8 +173,14 @@ def _points(map: LatentMap, name: str, which: np.ndarray, texts: np.ndarray, mar
     )  # fmt: skip
 
 
-def _layer(layer: Layer, joined: bool, number: int, theme: Theme) -> Scattergl:
-    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked."""
+def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light") -> Scattergl:
+    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked.
+
+    Args:
+        layer: (name, xy), or (name, xy, a text for each point).
+        joined: whether it is a path.
+        number: of the layer; decides on its colour and shape.
+    """
     from plotly.graph_objects import Scattergl
 
     name, places, texts = (*layer, ())[:3]

@@ -7,6 +7,7 @@ the table every time, so that another property needs no parsing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as remember
@@ -58,6 +59,8 @@ PUBLIC = {
         "MIT (txie-93/cdvae); original data CC BY 4.0",
     ),
 }
+# Of one formula; more take too long to be told apart.
+MOST_ALIKE = 40
 # Crystals of Carbon-24's val that checkpoints are chosen by.
 CARBON_24_CHOOSING = 400
 SYNTHETIC = "synthetic_perovskites"
@@ -223,36 +226,57 @@ def load(
     )
 
 
-def find_crystal(
-    name: str, split: str, identity: str, *, folder: str | Path | None = None, cache: str | Path | None = None
+def find_crystals(
+    name: str,
+    split: str,
+    identity: str,
+    formula: str,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> Crystals | None:
-    """One crystal of a public set by its id, from a file that is there already; None if it is not. Never downloads.
+    """The crystals of a public set that have an id, from a file that is there already. Never downloads.
+
+    Where no row has the id, which is not the same in all copies of these files, those that have the formula; None if
+    there is no file, no such crystal, or more than `MOST_ALIKE` of the formula.
 
     Args:
         name: "perov_5", "carbon_24" or "mp_20".
         split: "train", "val" or "test", or several joined by "+".
-        identity: its `material_id`.
+        identity: a `material_id`.
+        formula: with all atoms of the cell, as in `Dataset.formulas`.
         folder: as for `load`; None looks where `load` keeps what it has downloaded.
         cache: as for `load`.
 
     Raises:
         DatasetError: if the file is there and cannot be read.
-        CrystalError: if the crystal cannot be.
+        CrystalError: if a crystal cannot be.
     """
     base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
-    for part in split.split("+"):
-        for path in _places_of(name, part, base):
-            if path.is_file() and (text := _texts(path, path.stat().st_mtime_ns).get(identity)) is not None:
-                return convert.read(text)
-    return None
+    paths = [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
+    by_id, by_formula = {}, {}
+    for path in paths:
+        ids, formulas = _texts(path, path.stat().st_mtime_ns)
+        by_id |= ids
+        for one, texts in formulas.items():
+            by_formula.setdefault(one, []).extend(texts)
+    found = [by_id[identity]] if identity in by_id else by_formula.get(formula, [])
+    return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
 
 
-@lru_cache(maxsize=2)
-def _texts(path: Path, changed: int) -> dict[str, str]:
-    """The CIF texts of a table by id; `changed` makes a file that was replaced another one."""
+@lru_cache(maxsize=3)
+def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """A table's CIF texts by id and by formula; `changed` makes a file that was replaced another one."""
     table = _read_table(path)
-    ids = table["material_id"].fillna("") if "material_id" in table else table.index.astype(str)
-    return dict(zip(ids, table["cif"].fillna(""), strict=True))
+    texts = table["cif"].fillna("").tolist()
+    ids = table["material_id"].fillna("").astype(str) if "material_id" in table else table.index.astype(str)
+    by_formula: dict[str, list[str]] = {}
+    for text in texts:
+        if match := re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", text):
+            counts = sorted(re.findall(r"([A-Z][a-z]?)(\d*)", match[1]))
+            formula = "".join(symbol + (n if n != "1" else "") for symbol, n in counts)
+            by_formula.setdefault(formula, []).append(text)
+    return dict(zip(ids, texts, strict=True)), by_formula
 
 
 @remember

@@ -33,6 +33,7 @@ GENERATED, OWN = "generated", "own crystals"
 MOST_ROWS = 200  # of the table that are shown; all are exported
 DECODED_AT_ONCE = 16
 REMEMBERED = 500  # decoded crystals
+SAME = 0.1  # between latents: what rounding makes of one crystal's, where two different ones are some 6 apart
 
 
 class LatentMapView(Panel):
@@ -74,6 +75,8 @@ class LatentMapView(Panel):
         self._z: dict[str, Tensor | None] = {}  # of layers and paths
         self._crystals: dict[str, Crystals | None] = {}
         self._decoded: dict[int, Crystals] = {}
+        self._originals: dict[int, Crystals | None] = {}
+        self._which: dict[int, int] = {}  # number among those that `find_crystals` gives
         self._rows: list[int] = []  # in the lasso
         self._then: Callable[[], None] = lambda: None
         self._title = ""
@@ -131,7 +134,9 @@ class LatentMapView(Panel):
         true = self._true(index)
         if true is not None:
             data = self.map.metadata["data"]
-            code = f"lab.datasets.find_crystal({data['name']!r}, {data['split']!r}, {self.map.ids[index]!r})"
+            what = (data["name"], data["split"], self.map.ids[index], self.map.formulas[index])
+            where = "" if self._data_folder is None else f", folder={str(self._data_folder)!r}"
+            code = f"lab.datasets.find_crystals({', '.join(map(repr, what))}{where})[{self._which[index]}]"
             self._did(f"crystal = {code}")
             self._present(title + "Shown: the crystal of the data file.", true)
             self._pick(self.map.formulas[index], true, z, code)
@@ -361,7 +366,8 @@ class LatentMapView(Panel):
         if self._live.running or hit.index is None:
             return
         if hit.layer is None:
-            crystal = self._true(hit.index) if self._has_data else self._decoded.get(hit.index)
+            found = any(self._originals.values())  # then the data file is there, and has been read
+            crystal = (self._true(hit.index) if found else None) or self._decoded.get(hit.index)
             text = _subscripts(self.map.formulas[hit.index])
         else:
             batch = self._crystals[hit.layer]
@@ -457,7 +463,7 @@ class LatentMapView(Panel):
                     yield done  # so that Stop lands between two steps
                 found |= {i: made[0][n].trim() for n, i in enumerate(missing)}
             for i in part:
-                kind = "" if self._has_data else "_decoded"
+                kind = "_decoded" if i in missing else ""
                 self._written_files += found[i].write_cif(folder, [f"{self.map.formulas[i]}_{self.map.ids[i]}{kind}"])
                 done += 1
             yield done
@@ -500,20 +506,24 @@ class LatentMapView(Panel):
             value = float(self._the_model.predict_property(z.to(self._the_model.device)))
         return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.property_unit}"
 
-    @property
-    def _has_data(self) -> bool:
-        """Whether the public data file is there; looked for once."""
-        if not hasattr(self, "_data_there"):
-            data = self.map.metadata.get("data", {})
-            self._data_there = data.get("name") in datasets.PUBLIC and self._true_crystal(0) is not None
-        return self._data_there
-
     def _true(self, index: int) -> Crystals | None:
-        return self._true_crystal(index) if self._has_data else None
-
-    def _true_crystal(self, index: int) -> Crystals | None:
-        data = self.map.metadata["data"]
-        return datasets.find_crystal(data["name"], data["split"], self.map.ids[index], folder=self._data_folder)
+        """The data's own crystal, if its file is there: the one whose latent is that of the map."""
+        if index in self._originals:
+            return self._originals[index]
+        data, crystal = self.map.metadata.get("data", {}), None
+        if data.get("name") in datasets.PUBLIC:
+            found = datasets.find_crystals(
+                data["name"], data["split"], self.map.ids[index], self.map.formulas[index], folder=self._data_folder
+            )
+            if found is not None:
+                with torch.no_grad():
+                    z = self._the_model.encode(found.to(self._the_model.device)).mu.cpu()
+                apart = (z - self.map.latents[index].float())[:, self.map.informative].norm(dim=-1)
+                if float(apart.min()) < SAME:
+                    self._which[index] = int(apart.argmin())
+                    crystal = found[self._which[index]].trim()
+        self._originals[index] = crystal
+        return crystal
 
     def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str) -> None:
         self._mine = Pick(name, crystal.to("cpu"), z, code)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.figures import GRID, POINTS, Theme, empty_places, latent_map, layer_trace
+from cdvae_lab.figures import GRID, POINTS, THEMES, Theme, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.maps import WITHOUT
 from cdvae_lab.latent_map import LatentMap
 from cdvae_lab.widgets.plot import Plot
@@ -81,7 +81,8 @@ class MapFigure(Plot):
         super().__init__(self._make)
         for trace in self.figure.data:
             self._listen(trace)
-        self.figure.layout.on_change(self._moved, "xaxis.range", "yaxis.range")
+        layout: Any = self.figure.layout
+        layout.on_change(self._moved, "xaxis.range", "yaxis.range")
 
     # --- what is drawn ----------------------------------------------------------------------------------
 
@@ -158,13 +159,12 @@ class MapFigure(Plot):
     def _make(self, theme: Theme) -> Figure:
         from plotly.graph_objects import Scattergl
 
-        figure = latent_map(self.map, self._colour, theme=theme, height=self._height)
-        ink = figure.layout.font.color
+        figure: Any = latent_map(self.map, self._colour, theme=theme, height=self._height)
         x, y = ([], []) if self._chosen is None else ([self._chosen[0]], [self._chosen[1]])
         figure.add_trace(
             Scattergl(
                 x=x, y=y, name=CHOSEN, mode="markers", hoverinfo="skip", showlegend=False,
-                marker={"symbol": "circle-open", "size": 18, "color": ink, "line": {"width": 3}},
+                marker={"symbol": "circle-open", "size": 18, "color": THEMES[theme].ink, "line": {"width": 3}},
             )
         )  # fmt: skip
         for name, one in self._overlays.items():
@@ -215,7 +215,7 @@ class MapFigure(Plot):
 
     def _moved(self, layout: Any, x: Any, y: Any) -> None:
         """A net that is as fine on the screen as before."""
-        part = (tuple(float(v) for v in x), tuple(float(v) for v in y))
+        part = ((float(x[0]), float(x[1])), (float(y[0]), float(y[1])))
         if part != self._part:
             self._part = part
             net = self._net()

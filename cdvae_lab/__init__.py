@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
-    from cdvae_lab.widgets import CrystalView, LatentMapView, TrajectoryPlayer
+    from cdvae_lab.widgets import CrystalView, InterpolationView, LatentMapView, TrajectoryPlayer
 
 __version__ = "0.1.0"
 
@@ -73,6 +73,7 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "DenoisingFrame",
+    "InterpolationView",
     "LabError",
     "LatentMap",
     "LatentMapView",
@@ -148,7 +149,7 @@ _HOME = {
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
-        "widgets": ["CrystalView", "LatentMapView", "TrajectoryPlayer"],
+        "widgets": ["CrystalView", "InterpolationView", "LatentMapView", "TrajectoryPlayer"],
     }.items()
     for name in names
 }

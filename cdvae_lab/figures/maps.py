@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def latent_map(
         title={"text": _title(map), "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 14}},
         hovermode="closest", dragmode="pan", uirevision="map", showlegend=bool(number),
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 46},
+        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 62},
     )  # fmt: skip
     figure.add_annotation(
         text=_caption(map, colour), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-6,
@@ -200,6 +201,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
             "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": colour,
             "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
         },
+        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso is for the map's crystals
     )  # fmt: skip
 
 
@@ -235,5 +237,5 @@ def _caption(map: LatentMap, colour: object) -> str:
     """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
     lines = ["UMAP of the latents: neighbours are alike; axes and far distances have no meaning."]
     if colour == "label" and (note := map.metadata.get("notes", {}).get("labels")):
-        lines.append(note)
+        lines += textwrap.wrap(note, 80)
     return "<br>".join(lines)

@@ -56,17 +56,20 @@ def for_model(model: CDVAE, structure: Structure, name: str, primitive: bool = F
 
 
 def models_that_take(structure: Structure) -> list[str]:
-    """Names of the bundled models that can encode a structure, as it is or as its primitive cell."""
+    """Names of the bundled models that can encode a structure, and which of them need its primitive cell."""
     found = []
     for file in assets.names("*.safetensors"):
         name = file.removesuffix(".safetensors")
         if name.endswith(("_map", "_property")):
             continue
-        try:
-            for_model(load(name), structure, name, primitive=True)
-        except CrystalError:
-            continue
-        found.append(name)
+        model = load(name)
+        for primitive in (False, True):
+            try:
+                for_model(model, structure, name, primitive)
+            except CrystalError:
+                continue
+            found.append(f"{name} (its primitive cell)" if primitive else name)
+            break
     return found
 
 

@@ -155,7 +155,7 @@ class LatentMapView(Panel):
         xy = torch.tensor([[float(x), float(y)]])
         self.plot.mark((float(x), float(y)))
         near = [self.map.formulas[i] for i in self.map.nearest(xy, k=3)[0][0].tolist()]
-        title = f"<b>An empty place</b>, between {', '.join(map(_subscripts, near))}<br>"
+        title = f"<b>An empty place</b>, between {', '.join(map(words.subscripts, near))}"
         code = f"known.latent_at(torch.tensor([[{float(x):.4f}, {float(y):.4f}]]))"
         self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
 
@@ -184,6 +184,11 @@ class LatentMapView(Panel):
             self._did(f"rows = {self._rows if len(self._rows) <= 20 else f'[...]  # {len(self._rows)} crystals'}")
         self._draw_table()
         self._refresh()
+
+    def clear(self) -> None:
+        """Take the lasso away, and empty the table."""
+        self.plot.clear()
+        self.select([])
 
     @property
     def table(self) -> pd.DataFrame:
@@ -368,7 +373,7 @@ class LatentMapView(Panel):
         if hit.layer is None:
             found = any(self._originals.values())  # then the data file is there, and has been read
             crystal = (self._true(hit.index) if found else None) or self._decoded.get(hit.index)
-            text = _subscripts(self.map.formulas[hit.index])
+            text = words.subscripts(self.map.formulas[hit.index])
         else:
             batch = self._crystals[hit.layer]
             crystal = None if batch is None else batch[hit.index]
@@ -490,7 +495,7 @@ class LatentMapView(Panel):
         data = known.metadata.get("data", {})
         where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
         return (
-            f"<b>{_subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index])}{html.escape(where)}<br>"
+            f"<b>{words.subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
             f"{html.escape(known.property_name or 'label')}: {value} (data)<br>"
         )
 
@@ -545,7 +550,9 @@ class LatentMapView(Panel):
         self._refresh()
 
     def _caption(self, title: str, crystal: Crystals | None) -> None:
-        more = "" if crystal is None else f"<br><b>{words.formulas(crystal)[0]}</b>: {words.facts(crystal)}"
+        more = ""
+        if crystal is not None:
+            more = f"<br><b>{words.subscripts(words.formulas(crystal)[0])}</b>: {words.facts(crystal)}"
         self._words.value = f"<div style='line-height:1.4'>{title}{more}</div>"
 
     # --- the looks --------------------------------------------------------------------------------------------
@@ -570,7 +577,7 @@ class LatentMapView(Panel):
         self._layers = row()
         self._words = W.HTML(layout={"margin": "4px 0"})
         self._glance = W.HTML()
-        side = W.VBox([self.view, self._words, self._glance], layout={"flex": "1 1 300px", "max_width": "420px"})
+        side = W.VBox([self.view, self._words, self._glance], layout={"flex": "2 1 280px", "max_width": "460px"})
         self._n = field(W.BoundedIntText, "", "70px", value=16, min=1, max=64)
         self._seed = field(W.BoundedIntText, "seed", "110px", value=0, min=0, max=2**31 - 1)
         self._generate = self._button(
@@ -587,6 +594,7 @@ class LatentMapView(Panel):
         self._cifs = self._button(
             "CIFs", "of all crystals in the lasso, decoded", lambda: self.export_cifs(Path(self._folder.value) / "map")
         )
+        self._clear = self._button("Clear", "take the lasso away", self.clear)
         self._progress = W.IntProgress(min=0, max=1, layout={"width": "120px"})
         self._colours.observe(lambda change: self._try(lambda: self._recolour(change["new"])), "value")
         self._mouse.observe(lambda change: self._drag(change["new"]), "value")
@@ -598,7 +606,7 @@ class LatentMapView(Panel):
             W.HBox([self.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
             row(self._generate, self._n, self._seed, self._upload, self._path, self._path_button, self._stop_button),
             self._table_view,
-            row(self._csv, self._cifs, self._folder, self._progress, self._code_button),
+            row(self._csv, self._cifs, self._clear, self._folder, self._progress, self._code_button),
         )
 
     def _recolour(self, value: str) -> None:
@@ -634,7 +642,7 @@ class LatentMapView(Panel):
             return
         table = self.table
         more = f"<div>the first {MOST_ROWS} of {len(table):,}</div>" if len(table) > MOST_ROWS else ""
-        self._table_view.value = f"{more}{table.head(MOST_ROWS).to_html(border=0, na_rep='none')}"
+        self._table_view.value = f"{more}{table.head(MOST_ROWS).to_html(border=0, na_rep='none', index_names=False)}"
 
     def _export_table_here(self) -> None:
         self._written([self.export_table(Path(self._folder.value) / "latent_map_table.csv")])
@@ -643,7 +651,7 @@ class LatentMapView(Panel):
         """Buttons that would only raise an error cannot be pressed."""
         writing, some = self._writer.running, bool(self._rows)
         self._stop_button.disabled = not (self._live.running or writing)
-        self._csv.disabled = not some
+        self._csv.disabled = self._clear.disabled = not some
         self._cifs.disabled = not some or writing
         self._progress.layout.display = "" if writing else "none"
         self._draw_code()
@@ -678,7 +686,3 @@ def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path |
             "map=lab.LatentMap.fit(model, dataset)"
         )
     return found, f"known = lab.load_map({str(name)!r}, model)" if name else "known = lab.latent_map.map_of(model)"
-
-
-def _subscripts(formula: str) -> str:
-    return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)

@@ -132,7 +132,7 @@ class MapFigure(Plot):
             return
         trace = self._trace(name)
         with self.figure.batch_update():
-            trace.update(x=made.x, y=made.y, text=made.text, marker=made.marker, mode=made.mode)
+            trace.update(x=made.x, y=made.y, text=made.text, marker=made.marker)
 
     def drop(self, name: str) -> None:
         """Take a layer or path away; nothing happens if there is none of that name."""
@@ -145,6 +145,13 @@ class MapFigure(Plot):
         trace = self._trace(CHOSEN)
         with self.figure.batch_update():
             trace.x, trace.y = ([], []) if xy is None else ([xy[0]], [xy[1]])
+
+    def clear(self) -> None:
+        """Take the lasso away."""
+        with self.figure.batch_update():
+            for trace in self.figure.data:
+                trace.selectedpoints = None
+            self.figure.update_layout(selections=[])
 
     def _trace(self, name: str) -> Any:
         [found] = [trace for trace in self.figure.data if trace.name == name]

@@ -22,6 +22,11 @@ def formulas(crystals: Crystals) -> list[str]:
     ]
 
 
+def subscripts(formula: str) -> str:
+    """A formula as HTML."""
+    return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)
+
+
 def facts(crystal: Crystals) -> str:
     """Number of atoms, density and what is wrong with one crystal, as HTML."""
     if not bool(is_usable(crystal)[0]):

@@ -252,16 +252,22 @@ def find_crystals(
         DatasetError: if the file is there and cannot be read.
         CrystalError: if a crystal cannot be.
     """
-    base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
-    paths = [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
     by_id, by_formula = {}, {}
-    for path in paths:
+    for path in files_there(name, split, folder=folder, cache=cache):
         ids, formulas = _texts(path, path.stat().st_mtime_ns)
         by_id |= ids
         for one, texts in formulas.items():
             by_formula.setdefault(one, []).extend(texts)
     found = [by_id[identity]] if identity in by_id else by_formula.get(formula, [])
     return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
+
+
+def files_there(
+    name: str, split: str, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> list[Path]:
+    """The files of a public set that are on this machine already; arguments as of `find_crystals`."""
+    base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
+    return [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
 
 
 @lru_cache(maxsize=3)

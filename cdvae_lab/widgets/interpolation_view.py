@@ -14,7 +14,7 @@ import torch
 from cdvae_lab import render
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import DenoisingFrame, denoise
+from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.figures import Theme, along_path
 from cdvae_lab.figures.paths import CURRENT
@@ -26,7 +26,7 @@ from cdvae_lab.storage import atomic_path
 from cdvae_lab.widgets import files, words
 from cdvae_lab.widgets.film import Film
 from cdvae_lab.widgets.latent_map_view import LatentMapView
-from cdvae_lab.widgets.live import Live
+from cdvae_lab.widgets.live import Live, Sampler
 from cdvae_lab.widgets.map_figure import Hit, MapFigure
 from cdvae_lab.widgets.panel import Panel, field, row
 from cdvae_lab.widgets.path_end import PathEnd
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PATH = "path"  # name of the line on the map
-_STEPS = 200  # of the default sampler
 _KEEP = {
     "nothing": {},
     "composition of a": {"keep_composition": "a"},
@@ -68,10 +67,11 @@ class InterpolationView(Panel):
         n: number of stops with both ends.
         seed: of the noise.
         height: of the crystals, pixels.
+        sampler, settings: of `denoise`.
 
     Raises:
         CheckpointError: if the map is of another model.
-        SettingError: for n out of range.
+        SettingError: for n out of range, or a sampler or setting that does not exist.
     """
 
     def __init__(
@@ -85,10 +85,13 @@ class InterpolationView(Panel):
         n: int = 9,
         seed: int = 0,
         height: int = 300,
+        sampler: str | Schedule = "ancestral",
+        **settings: Any,
     ) -> None:
         if not 2 <= n <= 41:
             raise SettingError(f"n is {n} stops; choose 2 to 41")
         super().__init__(model)
+        self._sampler = Sampler(self._the_model, sampler, settings)
         self.selection = selection or Selection()
         self._path: LatentPath | None = None
         self._due = 0.0  # when the film is drawn again
@@ -160,13 +163,13 @@ class InterpolationView(Panel):
         crystals = [self._usable(letter) for letter in ENDS]
         n, seed, shape, keep = self._n.value, self._seed.value, self._shape.value, _KEEP[self._keep.value]
         path = latent_path(self._the_model, *crystals, n=n, path=shape)
-        frames = decode_path(self._the_model, path, seed=seed, **keep)
+        frames = decode_path(self._the_model, path, seed=seed, sampler=self._sampler.schedule, **keep)
         self._path = path
         self._write_code(n, seed, shape, keep)
         self._film.at = -1
         self._film.items = []
         self._draw_path()
-        self._live.start(frames, _STEPS, wait=wait)
+        self._live.start(frames, len(self._sampler.schedule), wait=wait)
         self._refresh()
 
     def stop(self) -> None:
@@ -177,7 +180,8 @@ class InterpolationView(Panel):
         """Continue the run from its last frame, exactly as it would have gone."""
         if not self._live.frames:
             raise SettingError("there is no path yet; press Run, or call run()")
-        self._live.start(denoise(self._the_model, frame=self._live.frames[-1]), _STEPS, after=True, wait=wait)
+        last = self._live.frames[-1]
+        self._live.start(denoise(self._the_model, frame=last), last.num_steps, after=True, wait=wait)
         self._refresh()
 
     def export(
@@ -266,8 +270,10 @@ class InterpolationView(Panel):
             self._judge.wait()
         self._to_judge = [end for end in self.ends.values() if end.crystal is not None]
         if self._to_judge:
-            crystals = [end.crystal for end in self._to_judge if end.crystal is not None]
-            self._judge.start(self._again(Crystals.cat(crystals)))
+            crystals = Crystals.cat([end.crystal for end in self._to_judge if end.crystal is not None])
+            if not self._live.frames:  # until there is a path, its ends
+                self.view.show_all([crystals], origin=crystals)
+            self._judge.start(self._again(crystals))
         self._refresh()
 
     def _again(self, crystals: Crystals) -> Iterator[DenoisingFrame]:
@@ -275,7 +281,7 @@ class InterpolationView(Panel):
             z = self._the_model.encode(crystals).mu
         # As the ends of a path: with the noise of crystal 0 both.
         path = LatentPath(z, torch.linspace(0, 1, len(z)).to(z), crystals, PATHS[0])
-        return decode_path(self._the_model, path, seed=self._seed.value)
+        return decode_path(self._the_model, path, seed=self._seed.value, sampler=self._sampler.schedule)
 
     def _keep_judged(self, frame: DenoisingFrame) -> None:
         self._back = frame
@@ -317,7 +323,7 @@ class InterpolationView(Panel):
         options = "".join(
             f", {name}={value!r}" for name, value in ({"path": shape} | keep).items() if value != PATHS[0]
         )
-        call = f"lab.interpolate(model, {a}, {b}, n={n}, seed={seed}{options})"
+        call = f"lab.interpolate(model, {a}, {b}, n={n}, seed={seed}{options}{self._sampler.told})"
         self._told = "" if {a, b} & set(ENDS) else call
         given = [f"# `{x}` is {self.ends[x].name}" for x in ENDS if self.ends[x].code == x]
         self._code = [self._model_line(), *given, f"crystals = lab.last({call}).crystals"]
@@ -443,7 +449,7 @@ class InterpolationView(Panel):
         unit = self._quantities()[what]
         crystals = self._live.crystals.to("cpu") if self._live.frames else None
         if crystals is None or self._path is None:
-            return along_path([float("nan")] * 2, what, unit, theme=theme)
+            return along_path([float("nan")] * 2, what.partition(" as the")[0], unit, theme=theme)
         finite = validity.structure_validity(crystals)
         made = {
             "density": densities,
@@ -466,10 +472,12 @@ class InterpolationView(Panel):
                 again[finite] = self._property(mu)
             lines["from the decoded crystal"] = again
             what = name
-        return along_path(
+        figure = along_path(
             lines, what, unit, texts=words.formulas(crystals), valid=finite, reference=reference, theme=theme,
-            current=self.stop_shown if self.stop_shown >= 0 else None,
+            current=max(self.stop_shown, 0),
         )  # fmt: skip
+        figure.update_shapes(visible=self.stop_shown >= 0, selector={"name": CURRENT})
+        return figure
 
     def _property(self, z: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

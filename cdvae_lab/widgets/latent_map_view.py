@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cdvae_lab import datasets
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import denoise
+from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.latent_map import LatentMap, load_map, map_of
-from cdvae_lab.storage import atomic_path
 from cdvae_lab.widgets import files, words
-from cdvae_lab.widgets.live import Live
+from cdvae_lab.widgets.lasso_table import LassoTable
+from cdvae_lab.widgets.live import Live, Sampler
 from cdvae_lab.widgets.map_figure import Hit, MapFigure, place
+from cdvae_lab.widgets.originals import Originals
 from cdvae_lab.widgets.panel import Panel, field, row
 from cdvae_lab.widgets.selection import Pick, Selection
 from cdvae_lab.widgets.viewer import CrystalView
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GENERATED, OWN = "generated", "own crystals"
-MOST_ROWS = 200  # of the table that are shown; all are exported
 DECODED_AT_ONCE = 16
 REMEMBERED = 500  # decoded crystals
-SAME = 0.1  # between latents: what rounding makes of one crystal's, where two different ones are some 6 apart
 
 
 class LatentMapView(Panel):
@@ -50,10 +48,11 @@ class LatentMapView(Panel):
         height: of the map, pixels.
         data_folder: where the public data files lie, as `folder` of `datasets.load`; None looks where that keeps what
             it has downloaded. With them the data's own crystals are shown; nothing is ever downloaded here.
+        sampler, settings: of `denoise`.
 
     Raises:
         CheckpointError: if the map is of another model, or there is none of this model.
-        SettingError: for a height out of range.
+        SettingError: for a height out of range, or a sampler or setting that does not exist.
     """
 
     def __init__(
@@ -64,20 +63,21 @@ class LatentMapView(Panel):
         selection: Selection | None = None,
         height: int = 560,
         data_folder: str | Path | None = None,
+        sampler: str | Schedule = "ancestral",
+        **settings: Any,
     ) -> None:
         if not 200 <= height <= 2000:
             raise SettingError(f"height is {height} pixels; choose 200 to 2000")
         super().__init__(model)
+        self._sampler = Sampler(self._the_model, sampler, settings)
         self.map, map_line = the_map(self._the_model, map, self._name)
         self._code = [self._model_line(), map_line]
         self.selection = selection or Selection()
-        self._data_folder = data_folder
         self._z: dict[str, Tensor | None] = {}  # of layers and paths
         self._crystals: dict[str, Crystals | None] = {}
         self._decoded: dict[int, Crystals] = {}
-        self._originals: dict[int, Crystals | None] = {}
-        self._which: dict[int, int] = {}  # number among those that `find_crystals` gives
-        self._rows: list[int] = []  # in the lasso
+        self._originals = Originals(self._the_model, self.map, data_folder)
+        self._lasso = LassoTable(self.map)
         self._then: Callable[[], None] = lambda: None
         self._title = ""
         self._mine: Pick | None = None
@@ -89,6 +89,8 @@ class LatentMapView(Panel):
         self._live = Live(self._runner, self.view, self._moved, self._live_ended)
         self._writer = self._runner(self._wrote, self._writer_ended)
         self._written_files: list[Path] = []
+        if self._originals.file:  # a table of thousands of texts, which the first click need not wait for
+            self._runner(lambda crystal: None, lambda: None).start(self._originals.get(i) for i in range(1))
         self._make_controls()
         self.add_class("cdvae-map")
         self.selection.observe(self._picked, "pick")
@@ -131,12 +133,9 @@ class LatentMapView(Panel):
         self.plot.mark((x, y))
         z = self.map.latents[[index]].float()
         title = self._about(index)
-        true = self._true(index)
+        true = self._originals.get(index)
         if true is not None:
-            data = self.map.metadata["data"]
-            what = (data["name"], data["split"], self.map.ids[index], self.map.formulas[index])
-            where = "" if self._data_folder is None else f", folder={str(self._data_folder)!r}"
-            code = f"lab.datasets.find_crystals({', '.join(map(repr, what))}{where})[{self._which[index]}]"
+            code = self._originals.code(index)
             self._did(f"crystal = {code}")
             self._present(title + "Shown: the crystal of the data file.", true)
             self._pick(self.map.formulas[index], true, z, code)
@@ -179,10 +178,10 @@ class LatentMapView(Panel):
 
     def select(self, rows: Sequence[int]) -> None:
         """Put crystals of the map into the table, as a lasso does; `table` has them."""
-        self._rows = [int(row) for row in rows]
-        if self._rows:
-            self._did(f"rows = {self._rows if len(self._rows) <= 20 else f'[...]  # {len(self._rows)} crystals'}")
-        self._draw_table()
+        self._lasso.show(rows)
+        if rows:
+            told = str(self._lasso.rows) if len(rows) <= 20 else f"[...]  # {len(rows)} crystals"
+            self._did(f"rows = {told}")
         self._refresh()
 
     def clear(self) -> None:
@@ -193,26 +192,11 @@ class LatentMapView(Panel):
     @property
     def table(self) -> pd.DataFrame:
         """The crystals in the lasso: id, formula, property, number of atoms, density in g/cm³; indexed by number."""
-        import pandas as pd
-
-        rows, known = self._rows, self.map
-        unit = f" ({known.property_unit})" if known.property_unit else ""
-        columns = {
-            "id": [known.ids[i] for i in rows],
-            "formula": [known.formulas[i] for i in rows],
-            f"{known.property_name or 'label'}{unit}": [round(known.labels[i].item(), 4) for i in rows],
-            "atoms": known.num_atoms[rows].tolist(),
-            "density (g/cm³)": [round(known.density[i].item(), 3) for i in rows],
-        }
-        return pd.DataFrame(columns, index=pd.Index(rows, name="number"))
+        return self._lasso.frame()
 
     def export_table(self, path: str | Path) -> Path:
         """Write the table to a CSV file. Raises SettingError if it is empty, LabError if it cannot be written."""
-        if not self._rows:
-            raise SettingError("the table is empty; draw a lasso around some crystals, or call select([...])")
-        with atomic_path(path, "the table") as temporary:
-            self.table.to_csv(temporary)
-        return Path(path)
+        return self._lasso.write(path)
 
     def export_cifs(self, folder: str | Path, wait: bool = False) -> None:
         """Write the crystals of the table as CIFs, decoded where the data file is not there; `stop` ends it.
@@ -220,15 +204,14 @@ class LatentMapView(Panel):
         Raises:
             SettingError: if the table is empty, or another export is going on.
         """
-        if not self._rows:
-            raise SettingError("the table is empty; draw a lasso around some crystals, or call select([...])")
+        rows = self._lasso.some()
         self._written_files = []
-        self._progress.max, self._progress.value = len(self._rows), 0
+        self._progress.max, self._progress.value = len(rows), 0
         self._did(
-            "crystals = lab.last(lab.denoise(model, z=known.latents[rows].float())).crystals",
+            f"crystals = lab.last(lab.denoise(model, z=known.latents[rows].float(){self._sampler.told})).crystals",
             f"crystals.write_cif({str(folder)!r})",
         )
-        work = self._write_cifs(Path(folder), list(self._rows))
+        work = self._write_cifs(Path(folder), rows)
         if wait:
             self._writer.run_blocking(work)
         else:
@@ -237,11 +220,14 @@ class LatentMapView(Panel):
 
     def generate(self, n: int = 16, seed: int = 0, wait: bool = False) -> None:
         """Generate crystals from the prior and put them on the map as the layer "generated"."""
-        frames = denoise(self._the_model, n, seed=seed)
+        frames = denoise(self._the_model, n, seed=seed, sampler=self._sampler.schedule)
         self._begin(f"<b>{n} crystals from the prior</b>, seed {seed}<br>")
-        self._did(f"made = lab.last(lab.denoise(model, n={n}, seed={seed}))", "places = known.place(made.z)")
+        self._did(
+            f"made = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.told}))",
+            "places = known.place(made.z)",
+        )
         self._then = self._generated
-        self._live.start(frames, _STEPS, wait=wait)
+        self._live.start(frames, len(self._sampler.schedule), wait=wait)
         self._refresh()
 
     def add_own(self, source: Any) -> None:
@@ -371,8 +357,9 @@ class LatentMapView(Panel):
         if self._live.running or hit.index is None:
             return
         if hit.layer is None:
-            found = any(self._originals.values())  # then the data file is there, and has been read
-            crystal = (self._true(hit.index) if found else None) or self._decoded.get(hit.index)
+            # Where the data file is there, it has been read by now.
+            original = self._originals.get(hit.index) if self._originals.there else None
+            crystal = original or self._decoded.get(hit.index)
             text = words.subscripts(self.map.formulas[hit.index])
         else:
             batch = self._crystals[hit.layer]
@@ -410,9 +397,9 @@ class LatentMapView(Panel):
 
     def _decode(self, z: Tensor, z_code: str, title: str, name: str, wait: bool, index: int | None = None) -> None:
         self._begin(title)
-        frames = denoise(self._the_model, z=z)
-        code = f"lab.last(lab.denoise(model, z={z_code})).crystals"
-        self._did(f"z = {z_code}", "crystal = lab.last(lab.denoise(model, z=z)).crystals")
+        frames = denoise(self._the_model, z=z, sampler=self._sampler.schedule)
+        code = f"lab.last(lab.denoise(model, z={z_code}{self._sampler.told})).crystals"
+        self._did(f"z = {z_code}", f"crystal = lab.last(lab.denoise(model, z=z{self._sampler.told})).crystals")
 
         def then() -> None:
             crystal = self._live.crystals.to("cpu")
@@ -425,7 +412,7 @@ class LatentMapView(Panel):
             self._pick(f"{formula} ({name})", crystal, z.cpu(), code if "torch." not in code else "")
 
         self._then = then
-        self._live.start(frames, _STEPS, wait=wait)
+        self._live.start(frames, len(self._sampler.schedule), wait=wait)
         self._refresh()
 
     def _begin(self, title: str) -> None:
@@ -459,11 +446,11 @@ class LatentMapView(Panel):
         done = 0
         for first in range(0, len(rows), DECODED_AT_ONCE):
             part = rows[first : first + DECODED_AT_ONCE]
-            found = {i: one for i in part if (one := self._true(i)) is not None}
+            found = {i: one for i in part if (one := self._originals.get(i)) is not None}
             missing = [i for i in part if i not in found]
             if missing:
                 made: list[Crystals] = []
-                for frame in denoise(self._the_model, z=self.map.latents[missing].float()):
+                for frame in self._decoding(missing):
                     made = [frame.crystals]
                     yield done  # so that Stop lands between two steps
                 found |= {i: made[0][n].trim() for n, i in enumerate(missing)}
@@ -472,6 +459,9 @@ class LatentMapView(Panel):
                 self._written_files += found[i].write_cif(folder, [f"{self.map.formulas[i]}_{self.map.ids[i]}{kind}"])
                 done += 1
             yield done
+
+    def _decoding(self, rows: list[int]) -> Iterator[DenoisingFrame]:
+        return denoise(self._the_model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
 
     def _wrote(self, done: int) -> None:
         self._progress.value = done
@@ -510,25 +500,6 @@ class LatentMapView(Panel):
         with torch.no_grad():
             value = float(self._the_model.predict_property(z.to(self._the_model.device)))
         return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.property_unit}"
-
-    def _true(self, index: int) -> Crystals | None:
-        """The data's own crystal, if its file is there: the one whose latent is that of the map."""
-        if index in self._originals:
-            return self._originals[index]
-        data, crystal = self.map.metadata.get("data", {}), None
-        if data.get("name") in datasets.PUBLIC:
-            found = datasets.find_crystals(
-                data["name"], data["split"], self.map.ids[index], self.map.formulas[index], folder=self._data_folder
-            )
-            if found is not None:
-                with torch.no_grad():
-                    z = self._the_model.encode(found.to(self._the_model.device)).mu.cpu()
-                apart = (z - self.map.latents[index].float())[:, self.map.informative].norm(dim=-1)
-                if float(apart.min()) < SAME:
-                    self._which[index] = int(apart.argmin())
-                    crystal = found[self._which[index]].trim()
-        self._originals[index] = crystal
-        return crystal
 
     def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str) -> None:
         self._mine = Pick(name, crystal.to("cpu"), z, code)
@@ -588,7 +559,6 @@ class LatentMapView(Panel):
         self._path = field(W.Text, "or path", "230px", placeholder="my.cif")
         self._path_button = self._button("Place", "on the map", lambda: self.add_own(self._path.value))
         self._stop_button = self._button("Stop", "after the step that is being computed", self.stop)
-        self._table_view = W.HTML(layout={"max_height": "260px", "overflow": "auto", "width": "100%"})
         self._folder = field(W.Text, "into folder", "200px", value="out")
         self._csv = self._button("Table as CSV", "of all crystals in the lasso", self._export_table_here)
         self._cifs = self._button(
@@ -605,7 +575,7 @@ class LatentMapView(Panel):
             self._layers,
             W.HBox([self.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
             row(self._generate, self._n, self._seed, self._upload, self._path, self._path_button, self._stop_button),
-            self._table_view,
+            self._lasso,
             row(self._csv, self._cifs, self._clear, self._folder, self._progress, self._code_button),
         )
 
@@ -636,20 +606,12 @@ class LatentMapView(Panel):
             old.close()
         self._layers.children = tuple(boxes)
 
-    def _draw_table(self) -> None:
-        if not self._rows:
-            self._table_view.value = "<i>no crystals selected: choose “lasso” and draw around some</i>"
-            return
-        table = self.table
-        more = f"<div>the first {MOST_ROWS} of {len(table):,}</div>" if len(table) > MOST_ROWS else ""
-        self._table_view.value = f"{more}{table.head(MOST_ROWS).to_html(border=0, na_rep='none', index_names=False)}"
-
     def _export_table_here(self) -> None:
         self._written([self.export_table(Path(self._folder.value) / "latent_map_table.csv")])
 
     def _refresh(self) -> None:
         """Buttons that would only raise an error cannot be pressed."""
-        writing, some = self._writer.running, bool(self._rows)
+        writing, some = self._writer.running, bool(self._lasso.rows)
         self._stop_button.disabled = not (self._live.running or writing)
         self._csv.disabled = self._clear.disabled = not some
         self._cifs.disabled = not some or writing
@@ -664,9 +626,6 @@ class LatentMapView(Panel):
         if self._open:
             self.selection.unobserve(self._picked, "pick")
         super().close()
-
-
-_STEPS = 200  # of the default sampler
 
 
 def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path | None) -> tuple[LatentMap, str]:

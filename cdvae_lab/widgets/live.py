@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import DenoisingFrame
+from cdvae_lab.denoising import DenoisingFrame, Schedule, choose_schedule
 from cdvae_lab.trajectory import every
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.viewer import CrystalView
 
 FRAMES = 60  # that are shown of a run; more could not be told apart
+
+
+class Sampler:
+    """How a widget decodes, and the words that say so in `code`.
+
+    Args:
+        sampler, settings: of `denoise`.
+
+    Raises:
+        SettingError: for a sampler or a setting that does not exist.
+    """
+
+    def __init__(self, model: CDVAE, sampler: str | Schedule, settings: dict[str, Any]) -> None:
+        self.schedule = choose_schedule(model, sampler, **settings)
+        named = "" if sampler == "ancestral" else f", sampler={sampler!r}"
+        self.told = (named if isinstance(sampler, str) else ", sampler=schedule") + "".join(
+            f", {name}={value!r}" for name, value in settings.items()
+        )
 
 
 class Live:

@@ -61,7 +61,7 @@ class PathEnd(ipywidgets.VBox):
         self._take = W.Button(description="take the chosen one", tooltip="what was last chosen in any view")
         self._reduce = W.Button(description="take the primitive cell", button_style="info", layout={"display": "none"})
         for one in (self._take, self._reduce):
-            one.layout.width = "auto"
+            one.layout.width, one.layout.align_self = "auto", "flex-start"
         self._words = W.HTML()
         self._pictures = W.HTML()
         self._examples.observe(lambda change: self._example(change["new"]), "value")

@@ -81,6 +81,7 @@ empty = places[view.map.nearest(places)[1][:, 0].argmax()].tolist()""")
 
 def test_a_lasso_gives_a_table(page: LabPage) -> None:
     page.page.locator(".cdvae-map button", has_text="lasso").first.click()
+    page.wait("() => document.querySelector('.cdvae-map .js-plotly-plot')._fullLayout.dragmode === 'lasso'")
     page.sleep(0.5)
     middle = "view.map.xy.median(0).values.tolist()"
     x, y = pixel(page, middle)

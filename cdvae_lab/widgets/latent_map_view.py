@@ -108,13 +108,15 @@ class LatentMapView(Panel):
 
     @colour.setter
     def colour(self, value: str | tuple[str, str, Tensor]) -> None:
+        listed = isinstance(value, str) and value in [known for _, known in self._colours.options]
+        if listed and self._colours.value != value:
+            self._colours.value = value  # which comes back here
+            return
         self.plot.colour = value
         told = repr(value) if isinstance(value, str) else f"({value[0]!r}, {value[1]!r}, values)"
         predicted = not isinstance(value, str) and value[0] == self._predicted_name
         lines = ["values = model.predict_property(known.latents.float())"] if predicted else []
         self._did(*lines, f"figure = lab.figures.latent_map(known, {told})")
-        if isinstance(value, str) and value in dict(self._colours.options).values():
-            self._colours.value = value
 
     def choose(self, index: int, wait: bool = False) -> None:
         """Show a crystal of the map: the data's own where the public file is there, else what its latent decodes to.
@@ -541,10 +543,7 @@ class LatentMapView(Panel):
             options=[("move", "pan"), ("lasso", "lasso")], tooltips=["drag moves the map", "drag selects crystals"],
             style={"button_width": "64px"},
         )  # fmt: skip
-        self._find = field(W.Text, "find", "210px", placeholder="formula or id")
-        self._find_button = self._button(
-            "Show", "the crystal of that formula or id", lambda: self.find(self._find.value)
-        )
+        self._find = field(W.Text, "find", "230px", placeholder="formula or id, then Enter", continuous_update=False)
         self._layers = row()
         self._words = W.HTML(layout={"margin": "4px 0"})
         self._glance = W.HTML()
@@ -568,10 +567,11 @@ class LatentMapView(Panel):
         self._progress = W.IntProgress(min=0, max=1, layout={"width": "120px"})
         self._colours.observe(lambda change: self._try(lambda: self._recolour(change["new"])), "value")
         self._mouse.observe(lambda change: self._drag(change["new"]), "value")
+        self._find.observe(lambda change: change["new"] and self._try(lambda: self.find(change["new"])), "value")
         self._upload.observe(lambda change: self._try(self._uploaded), "value")
         self._draw_layers()
         self._show(
-            row(self._colours, self._mouse, self._find, self._find_button),
+            row(self._colours, self._mouse, self._find),
             self._layers,
             W.HBox([self.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
             row(self._generate, self._n, self._seed, self._upload, self._path, self._path_button, self._stop_button),

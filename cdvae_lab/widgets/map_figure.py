@@ -74,6 +74,7 @@ class MapFigure(Plot):
         self.map, self._colour, self._height = map, colour, height
         self._clicked, self._hovered, self._lassoed = clicked, hovered, lassoed
         self._overlays: dict[str, Overlay] = {}
+        self._next = 0  # number of the next layer, which decides on its colour
         self._training = True
         self._chosen: tuple[float, float] | None = None
         self._part: tuple[tuple[float, float], tuple[float, float]] | None = None  # what is seen: ranges of x and y
@@ -92,9 +93,12 @@ class MapFigure(Plot):
 
     @colour.setter
     def colour(self, value: str | tuple[str, str, Tensor]) -> None:
-        latent_map(self.map, value)  # refuses before anything has changed
-        self._colour = value
-        self.redraw()
+        before, self._colour = self._colour, value
+        try:
+            self.redraw()  # refuses before anything has changed
+        except SettingError:
+            self._colour = before
+            raise
 
     @property
     def layers(self) -> dict[str, bool]:
@@ -122,7 +126,8 @@ class MapFigure(Plot):
         if name in (GRID, POINTS, WITHOUT, CHOSEN, TRAINING):
             raise SettingError(f"a layer cannot be called {name!r}, which is a name of the map's own; choose another")
         old = self._overlays.get(name)
-        number = len(self._overlays) if old is None else old.number
+        number = self._next if old is None else old.number
+        self._next += old is None
         shown = True if old is None else old.shown
         self._overlays[name] = Overlay(joined, xy.detach().cpu().float(), tuple(texts), number, shown)
         made = self._overlay_trace(name)

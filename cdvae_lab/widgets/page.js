@@ -7,9 +7,8 @@ function render({ model, el }) {
     const name = document.body.dataset.jpThemeLight;
     const ink = getComputedStyle(el.parentElement || document.body).color.match(/[\d.]+/g).map(Number);
     const dark = name ? name === "false" : ink[0] + ink[1] + ink[2] > 384; // light words, so what is behind is dark
-    const paper = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim();
-    if (dark !== model.get("dark") || !model.get("seen")) {
-      model.set({ dark, seen: true });
+    if (dark !== model.get("dark")) {
+      model.set("dark", dark);
       model.save_changes();
     }
   }
@@ -24,9 +23,9 @@ function render({ model, el }) {
       window.dispatchEvent(new Event("resize"));
     }
   });
-  const find = requestAnimationFrame(function attach() {
+  let find = requestAnimationFrame(function attach() {
     plot = home()?.querySelector(".js-plotly-plot");
-    if (plot) { fit.observe(plot.parentElement); tell(); } else if (el.isConnected || !home()) requestAnimationFrame(attach);
+    if (plot) { fit.observe(plot.parentElement); tell(); } else find = requestAnimationFrame(attach);
   });
   return () => {
     cancelAnimationFrame(find);

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 
 class Page(anywidget.AnyWidget):
-    """Tells Python what the page looks like; `seen` once there is one."""
+    """Tells Python whether the page is dark."""
 
     _esm = Path(__file__).with_name("page.js")
     dark = traitlets.Bool(False).tag(sync=True)
-    seen = traitlets.Bool(False).tag(sync=True)
 
 
 class Plot(ipywidgets.Box):

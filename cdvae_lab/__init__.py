@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
-    from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
+    from cdvae_lab.widgets import CrystalView, InterpolationView, LatentMapView, TrajectoryPlayer
 
 __version__ = "0.1.0"
 
@@ -77,8 +77,10 @@ __all__ = [
     "DenoisingFrame",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "InterpolationView",
     "LabError",
     "LatentMap",
+    "LatentMapView",
     "LatentPath",
     "LatentPrior",
     "LatentStep",
@@ -155,7 +157,7 @@ _HOME = {
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
-        "widgets": ["CrystalView", "TrajectoryPlayer"],
+        "widgets": ["CrystalView", "InterpolationView", "LatentMapView", "TrajectoryPlayer"],
     }.items()
     for name in names
 }

@@ -7,10 +7,11 @@ the table every time, so that another property needs no parsing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as remember
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cdvae_lab import download, synthetic
+from cdvae_lab import convert, download, synthetic
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.parse_cache import LeftOut, read_texts
@@ -58,6 +59,8 @@ PUBLIC = {
         "MIT (txie-93/cdvae); original data CC BY 4.0",
     ),
 }
+# Of one formula; more take too long to be told apart.
+MOST_ALIKE = 40
 # Crystals of Carbon-24's val that checkpoints are chosen by.
 CARBON_24_CHOOSING = 400
 SYNTHETIC = "synthetic_perovskites"
@@ -223,6 +226,65 @@ def load(
     )
 
 
+def find_crystals(
+    name: str,
+    split: str,
+    identity: str,
+    formula: str,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Crystals | None:
+    """The crystals of a public set that have an id, from a file that is there already. Never downloads.
+
+    Where no row has the id, which is not the same in all copies of these files, those that have the formula; None if
+    there is no file, no such crystal, or more than `MOST_ALIKE` of the formula.
+
+    Args:
+        name: "perov_5", "carbon_24" or "mp_20".
+        split: "train", "val" or "test", or several joined by "+".
+        identity: a `material_id`.
+        formula: with all atoms of the cell, as in `Dataset.formulas`.
+        folder: as for `load`; None looks where `load` keeps what it has downloaded.
+        cache: as for `load`.
+
+    Raises:
+        DatasetError: if the file is there and cannot be read.
+        CrystalError: if a crystal cannot be.
+    """
+    by_id, by_formula = {}, {}
+    for path in files_there(name, split, folder=folder, cache=cache):
+        ids, formulas = _texts(path, path.stat().st_mtime_ns)
+        by_id |= ids
+        for one, texts in formulas.items():
+            by_formula.setdefault(one, []).extend(texts)
+    found = [by_id[identity]] if identity in by_id else by_formula.get(formula, [])
+    return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
+
+
+def files_there(
+    name: str, split: str, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> list[Path]:
+    """The files of a public set that are on this machine already; arguments as of `find_crystals`."""
+    base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
+    return [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
+
+
+@lru_cache(maxsize=3)
+def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """A table's CIF texts by id and by formula; `changed` makes a file that was replaced another one."""
+    table = _read_table(path)
+    texts = table["cif"].fillna("").tolist()
+    ids = table["material_id"].fillna("").astype(str) if "material_id" in table else table.index.astype(str)
+    by_formula: dict[str, list[str]] = {}
+    for text in texts:
+        if match := re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", text):
+            counts = sorted(re.findall(r"([A-Z][a-z]?)(\d*)", match[1]))
+            formula = "".join(symbol + (n if n != "1" else "") for symbol, n in counts)
+            by_formula.setdefault(formula, []).append(text)
+    return dict(zip(ids, texts, strict=True)), by_formula
+
+
 @remember
 def synthetic_perovskites(seed: int = 0) -> Dataset:
     """Some thousands of ABX3 perovskites made from ionic radii, labelled with their electrostatic energy (eV/atom).
@@ -304,10 +366,13 @@ def _read_all(
     return crystals, kept, left_out
 
 
+def _places_of(name: str, split: str, folder: Path) -> list[Path]:
+    files = (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
+    return [folder / file for file in files]
+
+
 def _find(name: str, split: str, folder: Path) -> Path:
-    tried = [
-        folder / part for part in (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
-    ]
+    tried = _places_of(name, split, folder)
     for path in tried:
         if path.is_file():
             return path

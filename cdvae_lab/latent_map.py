@@ -261,6 +261,15 @@ class LatentMap:
             raise SettingError(f"no crystal of this map has {element!r}; there are {', '.join(self.elements)}")
         return torch.tensor(counts) / self.num_atoms
 
+    def find(self, text: str) -> list[int]:
+        """The numbers of the crystals that have this id or this formula, in any order of the elements: SrTiO3."""
+        wanted = _counts(text) if re.fullmatch(r"([A-Z][a-z]?\d*)+", text) else None
+        return [
+            number
+            for number, (identity, formula) in enumerate(zip(self.ids, self.formulas, strict=True))
+            if identity == text or (wanted is not None and _counts(formula) == wanted)
+        ]
+
     @cached_property
     def elements(self) -> tuple[str, ...]:
         """The symbols of the elements that occur, in alphabetical order."""
@@ -285,6 +294,15 @@ def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
     if not path.is_file() and path.suffix != ".safetensors":
         path = assets.path(f"{name_or_path}_map.safetensors")
     return LatentMap.load(path, model)
+
+
+def map_of(model: CDVAE) -> LatentMap | None:
+    """The bundled map that was made with a model, whatever the model was loaded from; None if there is none."""
+    mine = fingerprint(model)
+    for name in assets.names("*_map.safetensors"):
+        if (found := LatentMap.load(assets.path(name))).model == mine:
+            return found
+    return None
 
 
 def densities(crystals: Crystals) -> Float[Tensor, " crystals"]:

@@ -447,3 +447,31 @@ def test_synthetic_splits(load):
     assert load("synthetic_perovskites", limit=7).ids == parts[0].ids[:7]
     with pytest.raises(SettingError, match="is made, not read"):
         load("synthetic_perovskites", property="band_gap")
+
+
+def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
+    assert datasets.find_crystals("perov_5", "train", "1", "O3SrTi", folder=tmp_path) is None
+    assert datasets.find_crystals("perov_5", "train", "1", "O3SrTi", cache=tmp_path) is None
+    texts = [str(CifWriter(crystal.to_structures()[0])) for crystal in (srtio3, diamond, srtio3)]
+    table = pd.DataFrame({"material_id": ["1", "2", "3"], "cif": texts, "heat_ref": 0.0})
+    (tmp_path / "public" / "perov_5").mkdir(parents=True)
+    table.to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
+
+    def find(identity, formula, split="train"):
+        return datasets.find_crystals("perov_5", split, identity, formula, cache=tmp_path)
+
+    found = find("2", "?")
+    assert found.atomic_numbers.tolist() == [[6, 6]]
+    assert float(lat.volume(found.lattice)) == pytest.approx(float(lat.volume(diamond.lattice)), rel=1e-4)
+    assert len(find("no such id", "O3SrTi")) == 2  # of that formula
+    assert find("no such id", "O3SrTi", "val") is None
+    assert len(find("1", "?", "train+val")) == 1
+    assert find("no such id", "O4") is None
+    # A file that was replaced is read anew.
+    table.assign(material_id=["a", "b", "c"]).to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
+    assert find("2", "?") is None
+    many = pd.concat([table] * 20)
+    many.to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
+    assert find("no such id", "O3SrTi") is not None
+    pd.concat([many, table]).to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
+    assert find("no such id", "O3SrTi") is None  # too many to tell apart

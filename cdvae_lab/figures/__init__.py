@@ -5,7 +5,7 @@ Every figure comes in a light and a dark theme, in colours that colour-blind rea
 
 from __future__ import annotations
 
-from cdvae_lab.figures.maps import GRID, POINTS, latent_map
+from cdvae_lab.figures.maps import GRID, POINTS, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.paths import along_path
 from cdvae_lab.figures.strips import trajectory_strips
 from cdvae_lab.figures.style import COLOURS, THEMES, Theme
@@ -18,7 +18,9 @@ __all__ = [
     "THEMES",
     "Theme",
     "along_path",
+    "empty_places",
     "latent_map",
+    "layer_trace",
     "read_log",
     "training_curve",
     "trajectory_strips",

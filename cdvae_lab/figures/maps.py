@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def latent_map(
     name, unit, values = _colour(map, colour)
     low, high = _extent(map)
     figure = Figure()
-    empty = _empty_places(map, low, high)
+    empty = empty_places(map, low, high)
     figure.add_trace(
         Scattergl(
             x=empty[:, 0], y=empty[:, 1], name=GRID, mode="markers", showlegend=False, hoverinfo="none",
@@ -80,7 +81,7 @@ def latent_map(
     number = 0
     for joined, group in ((True, paths), (False, layers)):
         for layer in group:
-            figure.add_trace(_layer(layer, joined, number, theme))
+            figure.add_trace(layer_trace(layer, joined, number, theme))
             number += 1
     # Both keep to their range, or one would reach beyond the net in a wide or a narrow window.
     figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
@@ -90,7 +91,7 @@ def latent_map(
         title={"text": _title(map), "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 14}},
         hovermode="closest", dragmode="pan", uirevision="map", showlegend=bool(number),
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 46},
+        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 62},
     )  # fmt: skip
     figure.add_annotation(
         text=_caption(map, colour), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-6,
@@ -146,10 +147,16 @@ def _extent(map: LatentMap) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, 
     return low - room, high + room
 
 
-def _empty_places(
+def empty_places(
     map: LatentMap, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "places 2"]:
-    """A square net over the extent, without the knots next to a crystal, which would take clicks from it."""
+    """The places of `GRID`: a square net over a part of the map, without the knots next to a crystal.
+
+    Those would take clicks from it. Whoever comes closer to the map needs a finer net: the same over what is seen.
+
+    Args:
+        low, high: the part's corners.
+    """
     spacing = (high - low).max() / CELLS
     sides = [np.arange(start, end + spacing, spacing) for start, end in zip(low, high, strict=True)]
     net = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
@@ -167,8 +174,14 @@ def _points(map: LatentMap, name: str, which: np.ndarray, texts: np.ndarray, mar
     )  # fmt: skip
 
 
-def _layer(layer: Layer, joined: bool, number: int, theme: Theme) -> Scattergl:
-    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked."""
+def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light") -> Scattergl:
+    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked.
+
+    Args:
+        layer: (name, xy), or (name, xy, a text for each point).
+        joined: whether it is a path.
+        number: of the layer; decides on its colour and shape.
+    """
     from plotly.graph_objects import Scattergl
 
     name, places, texts = (*layer, ())[:3]
@@ -188,6 +201,7 @@ def _layer(layer: Layer, joined: bool, number: int, theme: Theme) -> Scattergl:
             "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": colour,
             "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
         },
+        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso is for the map's crystals
     )  # fmt: skip
 
 
@@ -223,5 +237,5 @@ def _caption(map: LatentMap, colour: object) -> str:
     """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
     lines = ["UMAP of the latents: neighbours are alike; axes and far distances have no meaning."]
     if colour == "label" and (note := map.metadata.get("notes", {}).get("labels")):
-        lines.append(note)
+        lines += textwrap.wrap(note, 80)
     return "<br>".join(lines)

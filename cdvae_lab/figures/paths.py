@@ -18,6 +18,7 @@ Values = Sequence[float | int | None] | np.ndarray | Tensor
 
 VALID = "structure valid"
 INVALID = "not valid"
+CURRENT = "now"  # name of the shape that marks the current stop
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -89,7 +90,7 @@ def along_path(
             annotation_position="top left", annotation_font={"size": 11, "color": palette.muted},
         )  # fmt: skip
     if current is not None:
-        figure.add_vline(current, line={"color": palette.ink, "width": 1.5})
+        figure.add_vline(current, name=CURRENT, line={"color": palette.ink, "width": 1.5})
     dress(figure, theme, height)
     figure.update_xaxes(title={"text": at_name, "standoff": 6})
     shown = np.concatenate([*lines.values(), floats(list((reference or {}).values()))])

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from cdvae_lab.widgets.interpolation_view import InterpolationView
+from cdvae_lab.widgets.latent_map_view import LatentMapView
 from cdvae_lab.widgets.panel import Panel
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.selection import Pick, Selection
 from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
 from cdvae_lab.widgets.viewer import CrystalView
 
-__all__ = ["CrystalView", "Panel", "Pick", "Runner", "Selection", "TrajectoryPlayer"]
+__all__ = [
+    "CrystalView",
+    "InterpolationView",
+    "LatentMapView",
+    "Panel",
+    "Pick",
+    "Runner",
+    "Selection",
+    "TrajectoryPlayer",
+]

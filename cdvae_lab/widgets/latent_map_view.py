@@ -1,0 +1,647 @@
+"""The latent space as a map: click on a crystal to see it, click where none is to decode what would be there."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
+from cdvae_lab.latent_map import LatentMap, load_map, map_of
+from cdvae_lab.widgets import files, words
+from cdvae_lab.widgets.lasso_table import LassoTable
+from cdvae_lab.widgets.live import Live, Sampler
+from cdvae_lab.widgets.map_figure import Hit, MapFigure, place
+from cdvae_lab.widgets.originals import Originals
+from cdvae_lab.widgets.panel import Panel, field, row
+from cdvae_lab.widgets.selection import Pick, Selection
+from cdvae_lab.widgets.viewer import CrystalView
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GENERATED, OWN = "generated", "own crystals"
+DECODED_AT_ONCE = 16
+REMEMBERED = 500  # decoded crystals
+
+
+class LatentMapView(Panel):
+    """A map of the latents of a data set, coloured by what is asked for, with everything else that has a latent on it.
+
+    Whatever the mouse does can be done by a method, too: `choose` a crystal of the map, `decode_at` an empty place,
+    `select` crystals for the table, `generate`, `add_own`, `export_table`, `export_cifs`. Other widgets and scripts
+    draw on it with `set_layer` and `set_path`. Something chosen becomes the `pick` of the selection.
+
+    Args:
+        model: a CDVAE, the name of a bundled one, or a checkpoint's path.
+        map: the LatentMap, its file, or a bundled one's name; None takes the bundled one of this model.
+        selection: what is chosen here and elsewhere; a new one by default.
+        height: of the map, pixels.
+        data_folder: where the public data files lie, as `folder` of `datasets.load`; None looks where that keeps what
+            it has downloaded. With them the data's own crystals are shown; nothing is ever downloaded here.
+        sampler, settings: of `denoise`.
+
+    Raises:
+        CheckpointError: if the map is of another model, or there is none of this model.
+        SettingError: for a height out of range, or a sampler or setting that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: CDVAE | str | Path = "perov_5",
+        map: LatentMap | str | Path | None = None,
+        *,
+        selection: Selection | None = None,
+        height: int = 560,
+        data_folder: str | Path | None = None,
+        sampler: str | Schedule = "ancestral",
+        **settings: Any,
+    ) -> None:
+        if not 200 <= height <= 2000:
+            raise SettingError(f"height is {height} pixels; choose 200 to 2000")
+        super().__init__(model)
+        self._sampler = Sampler(self._the_model, sampler, settings)
+        self.map, map_line = the_map(self._the_model, map, self._name)
+        self._code = [self._model_line(), map_line]
+        self.selection = selection or Selection()
+        self._z: dict[str, Tensor | None] = {}  # of layers and paths
+        self._crystals: dict[str, Crystals | None] = {}
+        self._decoded: dict[int, Crystals] = {}
+        self._originals = Originals(self._the_model, self.map, data_folder)
+        self._lasso = LassoTable(self.map)
+        self._then: Callable[[], None] = lambda: None
+        self._title = ""
+        self._mine: Pick | None = None
+        self._own: list[tuple[str, Crystals]] = []
+        self.view = CrystalView(height=max(200, min(340, height - 200)))
+        self.plot = MapFigure(
+            self.map, height=height, clicked=self._click, hovered=self._hover, lassoed=lambda rows: self.select(rows)
+        )
+        self._live = Live(self._runner, self.view, self._moved, self._live_ended)
+        self._writer = self._runner(self._wrote, self._writer_ended)
+        self._written_files: list[Path] = []
+        if self._originals.file:  # a table of thousands of texts, which the first click need not wait for
+            self._runner(lambda crystal: None, lambda: None).start(self._originals.get(i) for i in range(1))
+        self._make_controls()
+        self.add_class("cdvae-map")
+        self.selection.observe(self._picked, "pick")
+        self._refresh()
+        self._say("click on a crystal to see it, on an empty place to decode what would be there")
+        if self.selection.pick is not None:
+            self._picked({"new": self.selection.pick})
+
+    # --- what can be done, by the mouse and from code -----------------------------------------------------
+
+    @property
+    def colour(self) -> str | tuple[str, str, Tensor]:
+        """What the crystals are coloured by, as in `figures.latent_map`."""
+        return self.plot.colour
+
+    @colour.setter
+    def colour(self, value: str | tuple[str, str, Tensor]) -> None:
+        listed = isinstance(value, str) and value in [known for _, known in self._colours.options]
+        if listed and self._colours.value != value:
+            self._colours.value = value  # which comes back here
+            return
+        self.plot.colour = value
+        told = repr(value) if isinstance(value, str) else f"({value[0]!r}, {value[1]!r}, values)"
+        predicted = not isinstance(value, str) and value[0] == self._predicted_name
+        lines = ["values = model.predict_property(known.latents.float())"] if predicted else []
+        self._did(*lines, f"figure = lab.figures.latent_map(known, {told})")
+
+    def choose(self, index: int, wait: bool = False) -> None:
+        """Show a crystal of the map: the data's own where the public file is there, else what its latent decodes to.
+
+        Args:
+            index: its number on the map.
+            wait: until it is decoded.
+
+        Raises:
+            SettingError: for a number that the map does not have.
+        """
+        if not 0 <= index < len(self.map):
+            raise SettingError(f"crystal {index}: the map has {len(self.map)}, from 0 to {len(self.map) - 1}")
+        self._live.stop(wait=True)
+        x, y = self.map.xy[index].tolist()
+        self.plot.mark((x, y))
+        z = self.map.latents[[index]].float()
+        title = self._about(index)
+        true = self._originals.get(index)
+        if true is not None:
+            code = self._originals.code(index)
+            self._did(f"crystal = {code}")
+            self._present(title + "Shown: the crystal of the data file.", true)
+            self._pick(self.map.formulas[index], true, z, code)
+            return
+        code = f"known.latents[[{index}]].float()"
+        title += "Shown: what the model <b>decodes from its latent</b>; the crystal itself is in the data file only."
+        self._decode(z, code, title, f"{self.map.formulas[index]}, decoded", wait, index)
+
+    def decode_at(self, x: float | int, y: float | int, wait: bool = False) -> None:
+        """Decode a place of the map: the mean latent of the crystals nearest to it, weighted by distance.
+
+        Args:
+            x, y: the place.
+            wait: until it is decoded.
+        """
+        xy = torch.tensor([[float(x), float(y)]])
+        self.plot.mark((float(x), float(y)))
+        near = [self.map.formulas[i] for i in self.map.nearest(xy, k=3)[0][0].tolist()]
+        title = f"<b>An empty place</b>, between {', '.join(map(words.subscripts, near))}"
+        code = f"known.latent_at(torch.tensor([[{float(x):.4f}, {float(y):.4f}]]))"
+        self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
+
+    def stop(self) -> None:
+        """End what is being decoded or written, after the step that it is in."""
+        self._live.stop()
+        self._writer.stop()
+
+    def find(self, text: str, wait: bool = False) -> list[int]:
+        """Choose the first crystal of this id or formula, and put all into the table; returns their numbers.
+
+        Raises:
+            SettingError: if there is none.
+        """
+        found = self.map.find(text.strip())
+        if not found:
+            raise SettingError(f"no crystal of this map has the id or formula {text.strip()!r}")
+        self.select(found)
+        self.choose(found[0], wait)
+        return found
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Put crystals of the map into the table, as a lasso does; `table` has them."""
+        self._lasso.show(rows)
+        if rows:
+            told = str(self._lasso.rows) if len(rows) <= 20 else f"[...]  # {len(rows)} crystals"
+            self._did(f"rows = {told}")
+        self._refresh()
+
+    def clear(self) -> None:
+        """Take the lasso away, and empty the table."""
+        self.plot.clear()
+        self.select([])
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The crystals in the lasso: id, formula, property, number of atoms, density in g/cm³; indexed by number."""
+        return self._lasso.frame()
+
+    def export_table(self, path: str | Path) -> Path:
+        """Write the table to a CSV file. Raises SettingError if it is empty, LabError if it cannot be written."""
+        return self._lasso.write(path)
+
+    def export_cifs(self, folder: str | Path, wait: bool = False) -> None:
+        """Write the crystals of the table as CIFs, decoded where the data file is not there; `stop` ends it.
+
+        Raises:
+            SettingError: if the table is empty, or another export is going on.
+        """
+        rows = self._lasso.some()
+        self._written_files = []
+        self._progress.max, self._progress.value = len(rows), 0
+        self._did(
+            f"crystals = lab.last(lab.denoise(model, z=known.latents[rows].float(){self._sampler.told})).crystals",
+            f"crystals.write_cif({str(folder)!r})",
+        )
+        work = self._write_cifs(Path(folder), rows)
+        if wait:
+            self._writer.run_blocking(work)
+        else:
+            self._writer.start(work)
+        self._refresh()
+
+    def generate(self, n: int = 16, seed: int = 0, wait: bool = False) -> None:
+        """Generate crystals from the prior and put them on the map as the layer "generated"."""
+        frames = denoise(self._the_model, n, seed=seed, sampler=self._sampler.schedule)
+        self._begin(f"<b>{n} crystals from the prior</b>, seed {seed}<br>")
+        self._did(
+            f"made = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.told}))",
+            "places = known.place(made.z)",
+        )
+        self._then = self._generated
+        self._live.start(frames, len(self._sampler.schedule), wait=wait)
+        self._refresh()
+
+    def add_own(self, source: Any) -> None:
+        """Place crystals of one's own on the map, which stays as it is, as the layer "own crystals".
+
+        Args:
+            source: files, or what `convert.read` takes. Of several files those that can be used are placed, before
+                the error of the first that cannot is raised.
+
+        Raises:
+            CrystalError: naming the file, what is wrong with it, and the remedy.
+        """
+        sources = source if isinstance(source, list | tuple) else [source]
+        wrong: list[CrystalError] = []
+        for one in sources:
+            try:
+                for structure, name in files.named_structures(one):
+                    self._own.append((name, files.for_model(self._the_model, structure, name)))
+            except CrystalError as error:
+                wrong.append(error)
+        if self._own:
+            crystals = Crystals.cat([crystal.to("cpu") for _, crystal in self._own])
+            with torch.no_grad():
+                z = self._the_model.encode(crystals.to(self._the_model.device)).mu.cpu()
+            texts = [f"{f} ({name})" for f, (name, _) in zip(words.formulas(crystals), self._own, strict=True)]
+            self.set_layer(OWN, z, texts, crystals=crystals)
+            told = [str(s) for s in sources if isinstance(s, str | Path) and "\n" not in str(s)]
+            self._did(f"z = lab.encode(model, {told or '[...]'})", "places = known.place(z)")
+            if not wrong:
+                self._click(Hit(tuple(place(self.map, z[-1:], None)[0].tolist()), OWN, len(crystals) - 1))
+        if wrong:
+            raise wrong[0]
+
+    # --- what others draw on it -----------------------------------------------------------------------------
+
+    def set_layer(
+        self,
+        name: str,
+        z: Float[Tensor, "points latent"] | None = None,
+        texts: Sequence[str] = (),
+        *,
+        xy: Any = None,
+        crystals: Crystals | None = None,
+    ) -> None:
+        """Draw points, new or instead of those of that name.
+
+        Args:
+            name: of the layer, as it is written beside the map.
+            z: latents, which are placed on the map; a click on one decodes it.
+            texts: for the hover, one a point.
+            xy: places (points, 2), instead of z; a click on one decodes the place.
+            crystals: one a point, which a click shows instead of decoding.
+
+        Raises:
+            SettingError: for both or neither of z and xy, latents of another model's size, or a name that the map
+                itself uses.
+        """
+        self._put(name, False, z, xy, texts, crystals)
+
+    def set_path(
+        self,
+        name: str,
+        z: Float[Tensor, "points latent"] | None = None,
+        texts: Sequence[str] = (),
+        *,
+        xy: Any = None,
+        crystals: Crystals | None = None,
+    ) -> None:
+        """Draw points joined by a line in their order, the last one larger; arguments as of `set_layer`.
+
+        Called again with the same name, only that line is drawn anew, which is cheap enough for every step of a run.
+        """
+        self._put(name, True, z, xy, texts, crystals)
+
+    def remove(self, name: str) -> None:
+        """Take a layer or path away; nothing happens if there is none of that name."""
+        self.plot.drop(name)
+        self._z.pop(name, None)
+        self._crystals.pop(name, None)
+        if name == OWN:
+            self._own = []
+        self._draw_layers()
+
+    def _put(
+        self, name: str, joined: bool, z: Tensor | None, xy: Any, texts: Sequence[str], crystals: Crystals | None
+    ) -> None:
+        new = name not in self.plot.layers
+        self.plot.put(name, joined, place(self.map, z, xy), texts)
+        self._z[name] = None if z is None else z.detach().cpu().float()
+        self._crystals[name] = crystals
+        if new:
+            self._draw_layers()
+
+    # --- the mouse --------------------------------------------------------------------------------------------
+
+    def _click(self, hit: Hit) -> None:
+        self._try(lambda: self._click_on(hit))
+
+    def _click_on(self, hit: Hit) -> None:
+        if hit.index is None:
+            self.decode_at(*hit.xy)
+        elif hit.layer is None:
+            self.choose(hit.index)
+        else:
+            self._choose_in(hit.layer, hit.index, hit.xy)
+
+    def _choose_in(self, layer: str, index: int, xy: tuple[float, float]) -> None:
+        z, crystals = self._z[layer], self._crystals[layer]
+        title = f"<b>{html.escape(layer)}</b>, {index + 1}<br>"
+        if crystals is not None:
+            self._live.stop(wait=True)
+            self.plot.mark(xy)
+            crystal = crystals[index].trim()
+            [formula] = words.formulas(crystal)
+            z_one = None if z is None else z[[index]]
+            told = title + ("Shown: your crystal, as it was read." if layer == OWN else "")
+            self._present(told, crystal)
+            self._pick(f"{formula} ({layer})", crystal, z_one, "")
+        elif z is None:
+            self.decode_at(*xy)
+        else:
+            self.plot.mark(xy)
+            self._decode(z[[index]], "z", title + "Shown: decoded from its latent.", f"{layer}, {index + 1}", False)
+
+    def _hover(self, hit: Hit) -> None:
+        """A small picture, where the crystal is known already: decoding takes longer than a glance."""
+        if self._live.running or hit.index is None:
+            return
+        if hit.layer is None:
+            # Where the data file is there, it has been read by now.
+            original = self._originals.get(hit.index) if self._originals.there else None
+            crystal = original or self._decoded.get(hit.index)
+            text = words.subscripts(self.map.formulas[hit.index])
+        else:
+            batch = self._crystals[hit.layer]
+            crystal = None if batch is None else batch[hit.index]
+            text = html.escape(hit.layer)
+        self._glance.value = (
+            "" if crystal is None else f"<div>under the mouse: {text}</div>{words.picture(crystal.trim(), 130)}"
+        )
+
+    def _picked(self, change: Any) -> None:
+        """Somebody else chose a crystal: ring where it is, and show it."""
+        pick = change["new"]
+        if pick is None or pick is self._mine:
+            return
+        z = pick.z
+        try:
+            if z is None:
+                crystal = files.for_model(self._the_model, pick.crystal.to_structures()[0], pick.name)
+                with torch.no_grad():
+                    z = self._the_model.encode(crystal).mu
+            [xy] = self.map.place(z.detach().cpu().float()).tolist()
+        except (CrystalError, SettingError) as error:
+            self._complain(error, kept="It cannot be placed on this map.")
+            return
+        self._live.stop(wait=True)
+        self.plot.mark((xy[0], xy[1]))
+        self._present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
+
+    # --- the runs ---------------------------------------------------------------------------------------------
+
+    @property
+    def _the_model(self) -> CDVAE:
+        assert self.model is not None
+        return self.model
+
+    def _decode(self, z: Tensor, z_code: str, title: str, name: str, wait: bool, index: int | None = None) -> None:
+        self._begin(title)
+        frames = denoise(self._the_model, z=z, sampler=self._sampler.schedule)
+        code = f"lab.last(lab.denoise(model, z={z_code}{self._sampler.told})).crystals"
+        self._did(f"z = {z_code}", f"crystal = lab.last(lab.denoise(model, z=z{self._sampler.told})).crystals")
+
+        def then() -> None:
+            crystal = self._live.crystals.to("cpu")
+            if index is not None:
+                self._decoded[index] = crystal
+                while len(self._decoded) > REMEMBERED:
+                    self._decoded.pop(next(iter(self._decoded)))
+            self._caption(title + self._promise(z), crystal)
+            [formula] = words.formulas(crystal)
+            self._pick(f"{formula} ({name})", crystal, z.cpu(), code if "torch." not in code else "")
+
+        self._then = then
+        self._live.start(frames, len(self._sampler.schedule), wait=wait)
+        self._refresh()
+
+    def _begin(self, title: str) -> None:
+        self._live.stop(wait=True)
+        self._title = title
+        self._glance.value = ""
+        self._caption(title, None)
+
+    def _moved(self) -> None:
+        frame = self._live.frames[-1]
+        self._say(f"decoding: step {frame.step} of {frame.num_steps}")
+
+    def _live_ended(self) -> None:
+        if self._live.error is not None:
+            self._complain(self._live.error, self._live.traceback)
+        elif self._live.finished:
+            self._then()
+            self._say("finished")
+        elif self._live.frames:
+            self._say(f"stopped after step {self._live.frames[-1].step}")
+        self._refresh()
+
+    def _generated(self) -> None:
+        last = self._live.frames[-1]
+        crystals = last.crystals.to("cpu")
+        self.set_layer(GENERATED, last.z, words.formulas(crystals), crystals=crystals)
+        good = sum(reason is None for reason in words.validity.invalid_reasons(crystals))
+        self._caption(f"{self._title}{good} of {len(crystals)} valid; click on one on the map to see it alone.", None)
+
+    def _write_cifs(self, folder: Path, rows: list[int]) -> Iterator[int]:
+        done = 0
+        for first in range(0, len(rows), DECODED_AT_ONCE):
+            part = rows[first : first + DECODED_AT_ONCE]
+            found = {i: one for i in part if (one := self._originals.get(i)) is not None}
+            missing = [i for i in part if i not in found]
+            if missing:
+                made: list[Crystals] = []
+                for frame in self._decoding(missing):
+                    made = [frame.crystals]
+                    yield done  # so that Stop lands between two steps
+                found |= {i: made[0][n].trim() for n, i in enumerate(missing)}
+            for i in part:
+                kind = "_decoded" if i in missing else ""
+                self._written_files += found[i].write_cif(folder, [f"{self.map.formulas[i]}_{self.map.ids[i]}{kind}"])
+                done += 1
+            yield done
+
+    def _decoding(self, rows: list[int]) -> Iterator[DenoisingFrame]:
+        return denoise(self._the_model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
+
+    def _wrote(self, done: int) -> None:
+        self._progress.value = done
+        self._say(f"writing: {done} of {self._progress.max} CIFs")
+
+    def _writer_ended(self) -> None:
+        count = f"{len(self._written_files)} of {self._progress.max} CIFs are written"
+        if self._writer.error is not None:
+            self._complain(self._writer.error, self._writer.traceback, f"{count}.")
+        else:
+            where = f" to {self._written_files[0].parent}" if self._written_files else ""
+            self._say(f"{'stopped: ' if self._writer.stopped else ''}{count}{where}")
+        self._refresh()
+
+    # --- words ------------------------------------------------------------------------------------------------
+
+    def _about(self, index: int) -> str:
+        known = self.map
+        label = known.labels[index].item()
+        value = "none" if label != label else f"{label:.3g} {known.property_unit}"
+        data = known.metadata.get("data", {})
+        where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
+        return (
+            f"<b>{words.subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
+            f"{html.escape(known.property_name or 'label')}: {value} (data)<br>"
+        )
+
+    @property
+    def _predicted_name(self) -> str:
+        return f"{self.map.property_name}, predicted from z"
+
+    def _promise(self, z: Tensor) -> str:
+        name = self.map.property_name
+        if not name:
+            return ""
+        with torch.no_grad():
+            value = float(self._the_model.predict_property(z.to(self._the_model.device)))
+        return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.property_unit}"
+
+    def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str) -> None:
+        self._mine = Pick(name, crystal.to("cpu"), z, code)
+        self.selection.choose(self._mine)
+
+    def _did(self, *lines: str) -> None:
+        """Lines for `code`; what they need is imported, and the same twice in a row is said once."""
+        if any("torch." in line for line in lines) and "import torch" not in self._code:
+            self._code.insert(0, "import torch")
+        if tuple(self._code[-len(lines) :]) != lines:
+            self._code += lines
+        self._draw_code()
+
+    def _present(self, title: str, crystal: Crystals) -> None:
+        self.view.show_all([crystal], origin=crystal)
+        self._glance.value = ""
+        self._caption(title, crystal)
+        self._say("")
+        self._refresh()
+
+    def _caption(self, title: str, crystal: Crystals | None) -> None:
+        more = ""
+        if crystal is not None:
+            more = f"<br><b>{words.subscripts(words.formulas(crystal)[0])}</b>: {words.facts(crystal)}"
+        self._words.value = f"<div style='line-height:1.4'>{title}{more}</div>"
+
+    # --- the looks --------------------------------------------------------------------------------------------
+
+    def _make_controls(self) -> None:
+        W = ipywidgets
+        known = self.map
+        named = known.property_name or "label"
+        options: list[tuple[str, Any]] = [(named, "label"), ("atoms in the cell", "num_atoms"), ("density", "density")]
+        if known.property_name:
+            options.insert(1, (self._predicted_name, "predicted"))
+        options += [(f"share of {symbol}", symbol) for symbol in known.elements]
+        self._colours = field(W.Dropdown, "colour", "250px", options=options)
+        self._mouse = W.ToggleButtons(
+            options=[("move", "pan"), ("lasso", "lasso")], tooltips=["drag moves the map", "drag selects crystals"],
+            style={"button_width": "64px"},
+        )  # fmt: skip
+        self._find = field(W.Text, "find", "230px", placeholder="formula or id, then Enter", continuous_update=False)
+        self._layers = row()
+        self._words = W.HTML(layout={"margin": "4px 0"})
+        self._glance = W.HTML()
+        side = W.VBox([self.view, self._words, self._glance], layout={"flex": "2 1 280px", "max_width": "460px"})
+        self._n = field(W.BoundedIntText, "", "70px", value=16, min=1, max=64)
+        self._seed = field(W.BoundedIntText, "seed", "110px", value=0, min=0, max=2**31 - 1)
+        self._generate = self._button(
+            "Generate", "crystals from the prior, onto the map", lambda: self.generate(self._n.value, self._seed.value)
+        )
+        self._upload = W.FileUpload(accept=files.ACCEPTED, multiple=True, description="own CIFs")
+        self._upload.layout.width = "auto"
+        self._path = field(W.Text, "or path", "230px", placeholder="my.cif")
+        self._path_button = self._button("Place", "on the map", lambda: self.add_own(self._path.value))
+        self._stop_button = self._button("Stop", "after the step that is being computed", self.stop)
+        self._folder = field(W.Text, "into folder", "200px", value="out")
+        self._csv = self._button("Table as CSV", "of all crystals in the lasso", self._export_table_here)
+        self._cifs = self._button(
+            "CIFs", "of all crystals in the lasso, decoded", lambda: self.export_cifs(Path(self._folder.value) / "map")
+        )
+        self._clear = self._button("Clear", "take the lasso away", self.clear)
+        self._progress = W.IntProgress(min=0, max=1, layout={"width": "120px"})
+        self._colours.observe(lambda change: self._try(lambda: self._recolour(change["new"])), "value")
+        self._mouse.observe(lambda change: self._drag(change["new"]), "value")
+        self._find.observe(lambda change: change["new"] and self._try(lambda: self.find(change["new"])), "value")
+        self._upload.observe(lambda change: self._try(self._uploaded), "value")
+        self._draw_layers()
+        self._show(
+            row(self._colours, self._mouse, self._find),
+            self._layers,
+            W.HBox([self.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
+            row(self._generate, self._n, self._seed, self._upload, self._path, self._path_button, self._stop_button),
+            self._lasso,
+            row(self._csv, self._cifs, self._clear, self._folder, self._progress, self._code_button),
+        )
+
+    def _recolour(self, value: str) -> None:
+        if value == "predicted":
+            with torch.no_grad():
+                values = self._the_model.predict_property(self.map.latents.float().to(self._the_model.device)).cpu()
+            self.colour = (self._predicted_name, self.map.property_unit, values)
+        else:
+            self.colour = value
+
+    def _drag(self, mode: str) -> None:
+        self.plot.figure.layout.dragmode = mode
+
+    def _uploaded(self) -> None:
+        uploads = files.Upload.of(self._upload.value)
+        if uploads:
+            self._upload.value = ()
+            self.add_own(uploads)
+
+    def _draw_layers(self) -> None:
+        boxes = []
+        for name, shown in self.plot.layers.items():
+            box = ipywidgets.Checkbox(value=shown, description=name, indent=False, layout={"width": "auto"})
+            box.observe(lambda change, name=name: self.plot.show_layer(name, change["new"]), "value")
+            boxes.append(box)
+        for old in self._layers.children:
+            old.close()
+        self._layers.children = tuple(boxes)
+
+    def _export_table_here(self) -> None:
+        self._written([self.export_table(Path(self._folder.value) / "latent_map_table.csv")])
+
+    def _refresh(self) -> None:
+        """Buttons that would only raise an error cannot be pressed."""
+        writing, some = self._writer.running, bool(self._lasso.rows)
+        self._stop_button.disabled = not (self._live.running or writing)
+        self._csv.disabled = self._clear.disabled = not some
+        self._cifs.disabled = not some or writing
+        self._progress.layout.display = "" if writing else "none"
+        self._draw_code()
+
+    def _picture(self) -> Crystals | None:
+        return self.view.current()
+
+    def close(self) -> None:
+        """Stop what runs, listen no more, and give threads and the browser's WebGL contexts back."""
+        if self._open:
+            self.selection.unobserve(self._picked, "pick")
+        super().close()
+
+
+def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path | None) -> tuple[LatentMap, str]:
+    """The map that goes with a model, and the line of code that gives it as `known`.
+
+    Raises:
+        CheckpointError: if it is of another model, or there is none of this model.
+    """
+    if isinstance(map, LatentMap):
+        map.check(model)
+        return map, "# `known` is the map that the widget was given"
+    if map is not None:
+        return load_map(map, model), f"known = lab.load_map({str(map)!r}, model)"
+    if (found := map_of(model)) is None:
+        raise CheckpointError(
+            f"no map of the model {str(name) if name else 'given'} is bundled; make one: "
+            "map=lab.LatentMap.fit(model, dataset)"
+        )
+    return found, f"known = lab.load_map({str(name)!r}, model)" if name else "known = lab.latent_map.map_of(model)"

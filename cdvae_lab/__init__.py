@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import LatentPrior, StandardNormal
-    from cdvae_lab.optimization import LatentStep, optimize
+    from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
-    from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
+    from cdvae_lab.widgets import CrystalView, PropertyOptimizer, TrainingMonitor, TrajectoryPlayer
 
 __version__ = "0.1.0"
 
@@ -79,8 +79,10 @@ __all__ = [
     "LatentPrior",
     "LatentStep",
     "NonFiniteLossError",
+    "PropertyOptimizer",
     "SettingError",
     "StandardNormal",
+    "TrainingMonitor",
     "TrainingStep",
     "Trajectory",
     "TrajectoryPlayer",
@@ -106,6 +108,7 @@ __all__ = [
     "lattice",
     "load",
     "load_map",
+    "load_steps",
     "losses",
     "metrics",
     "neighbors",
@@ -119,6 +122,7 @@ __all__ = [
     "reconstruct",
     "record",
     "render",
+    "save_steps",
     "training",
     "trajectory",
 ]
@@ -143,11 +147,11 @@ _HOME = {
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
         "latent_map": ["LatentMap", "load_map"],
         "latent_prior": ["LatentPrior", "StandardNormal"],
-        "optimization": ["LatentStep", "optimize"],
+        "optimization": ["LatentStep", "load_steps", "optimize", "save_steps"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
-        "widgets": ["CrystalView", "TrajectoryPlayer"],
+        "widgets": ["CrystalView", "PropertyOptimizer", "TrainingMonitor", "TrajectoryPlayer"],
     }.items()
     for name in names
 }

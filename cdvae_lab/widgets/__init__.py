@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from cdvae_lab.widgets.panel import Panel
+from cdvae_lab.widgets.property_optimizer import PropertyOptimizer
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.selection import Pick, Selection
+from cdvae_lab.widgets.training_monitor import TrainingMonitor
 from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
 from cdvae_lab.widgets.viewer import CrystalView
 
-__all__ = ["CrystalView", "Panel", "Pick", "Runner", "Selection", "TrajectoryPlayer"]
+__all__ = [
+    "CrystalView",
+    "Panel",
+    "Pick",
+    "PropertyOptimizer",
+    "Runner",
+    "Selection",
+    "TrainingMonitor",
+    "TrajectoryPlayer",
+]

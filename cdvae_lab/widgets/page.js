@@ -1,0 +1,38 @@
+// What a plotly figure needs of the page and Python cannot see: whether the theme is dark, and an end that gives the
+// figure's WebGL contexts back, which plotly leaves to the browser's collector.
+function render({ model, el }) {
+  el.style.display = "none";
+  const home = () => el.closest(".cdvae-figure");
+  function tell() {
+    const name = document.body.dataset.jpThemeLight;
+    const ink = getComputedStyle(el.parentElement || document.body).color.match(/[\d.]+/g).map(Number);
+    const dark = name ? name === "false" : ink[0] + ink[1] + ink[2] > 384; // light words, so what is behind is dark
+    const paper = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim();
+    if (dark !== model.get("dark") || !model.get("seen")) {
+      model.set({ dark, seen: true });
+      model.save_changes();
+    }
+  }
+  const watch = new MutationObserver(() => [0, 400].forEach((ms) => setTimeout(tell, ms))); // styles load late
+  watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
+
+  // plotly measures its room once, before a notebook has laid out what is around it.
+  let width = 0, plot = null;
+  const fit = new ResizeObserver(() => {
+    if (plot && plot.clientWidth && plot.clientWidth !== width) {
+      width = plot.clientWidth;
+      window.dispatchEvent(new Event("resize"));
+    }
+  });
+  const find = requestAnimationFrame(function attach() {
+    plot = home()?.querySelector(".js-plotly-plot");
+    if (plot) { fit.observe(plot.parentElement); tell(); } else if (el.isConnected || !home()) requestAnimationFrame(attach);
+  });
+  return () => {
+    cancelAnimationFrame(find);
+    watch.disconnect(); fit.disconnect();
+    for (const canvas of plot?.querySelectorAll("canvas.gl-canvas") || [])
+      (canvas.getContext("webgl") || canvas.getContext("webgl2"))?.getExtension("WEBGL_lose_context")?.loseContext();
+  };
+}
+export default { render };

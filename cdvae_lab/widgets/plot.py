@@ -1,0 +1,77 @@
+"""A plotly figure in a notebook that is dark where the notebook is, and gives its WebGL contexts back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from cdvae_lab.figures import Theme
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure, FigureWidget
+
+
+class Page(anywidget.AnyWidget):
+    """Tells Python what the page looks like; `seen` once there is one."""
+
+    _esm = Path(__file__).with_name("page.js")
+    dark = traitlets.Bool(False).tag(sync=True)
+    seen = traitlets.Bool(False).tag(sync=True)
+
+
+class Plot(ipywidgets.Box):
+    """One figure that is drawn again for another theme.
+
+    Args:
+        draw: makes the figure for a theme. It must always make as many traces of the same types, unless
+            `fixed` says otherwise.
+    """
+
+    _open = False
+
+    def __init__(self, draw: Callable[[Theme], Figure]) -> None:
+        from plotly.graph_objects import FigureWidget
+
+        self._draw = draw
+        self.page = Page()
+        self.figure: FigureWidget = FigureWidget(draw("light"))
+        self.figure._config = {"scrollZoom": True, "displaylogo": False, "responsive": True}
+        self.page.observe(lambda change: self.redraw(), "dark")
+        super().__init__(
+            [self.figure, self.page],
+            layout={"width": "100%", "flex": "1 1 420px", "min_width": "0", "display": "block"},
+        )
+        self.add_class("cdvae-figure")
+        self._open = True
+
+    @property
+    def theme(self) -> Theme:
+        return "dark" if self.page.dark else "light"
+
+    def redraw(self) -> None:
+        """Draw everything again, where somebody has moved to and as they see it."""
+        new = self._draw(self.theme)
+        shown = self.figure
+        with shown.batch_update():
+            keep = len(new.data) if len(new.data) == len(shown.data) else 0
+            for old, trace in zip(shown.data[:keep], new.data[:keep], strict=True):
+                values = trace.to_plotly_json()
+                old.update({k: v for k, v in values.items() if k not in ("type", "uid")}, overwrite=True)
+            layout = new.layout.to_plotly_json()
+            layout.pop("dragmode", None)  # what was chosen stays
+            shown.update_layout(layout, overwrite=True)
+        if not keep:
+            shown.data = ()
+            shown.add_traces(new.data)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self.page.close()
+            self.figure.close()
+        super().close()

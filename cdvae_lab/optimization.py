@@ -289,9 +289,10 @@ def load_steps(path: str | Path, model: CDVAE | None = None, prior: LatentPrior 
         z = tensors["z"]
         prior = prior or StandardNormal(z.shape[2], z.dtype)
         objective = Objective(header["target"], header["lr"], header["prior_weight"], prior)
-        counts = zip(tensors["step"].tolist(), tensors["num_steps"].tolist(), strict=True)
-        states = zip(*(tensors[name].unbind() for name in _KEPT), strict=True)
-        return [LatentStep(*count, *state, objective) for count, state in zip(counts, states, strict=True)]
+        steps, num_steps = tensors["step"].tolist(), tensors["num_steps"].tolist()
+        states = [{name: tensors[name][i] for name in _KEPT} for i in range(len(z))]
+        counted = zip(steps, num_steps, states, strict=True)
+        return [LatentStep(step, most, **state, objective=objective) for step, most, state in counted]
     except (KeyError, ValueError, TypeError) as error:
         if isinstance(error, CheckpointError | SettingError):
             raise

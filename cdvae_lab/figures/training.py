@@ -71,7 +71,7 @@ def training_curve(
     titles = [*(LABELS[t] for t in TERMS), *(["learning rate"] if rate else [])]
     rows = -(-len(titles) // columns)
     figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.36 / rows)
-    where = [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(titles))]
+    where: list[Any] = [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(titles))]
     x = [r["step"] for r in training]
     for place, term, colour in zip(where, TERMS, COLOURS, strict=False):
         y = np.array([r[term] for r in training], dtype=float)

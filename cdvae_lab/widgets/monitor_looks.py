@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from cdvae_lab.widgets.training_monitor import TrainingMonitor
 
 _CURVES = (
-    "<div style='color:var(--jp-ui-font-color2,inherit);font-size:12px;line-height:1.4'>Each term of the objective over the "
-    "optimiser's steps, on logarithmic axes. Faint: each batch; strong: its moving average; points: the averaged weights on "
-    "{}.</div>"
+    "<div style='color:var(--jp-ui-font-color2,inherit);font-size:12px;line-height:1.4'>Each term of the objective "
+    "over the optimiser's steps, on logarithmic axes. Faint: each batch; strong: its moving average; points: the "
+    "averaged weights on {}.</div>"
 )
 
 
@@ -119,6 +119,7 @@ class MonitorLooks:
         self._go.disabled = not (idle and panel.can_go_on)
         self._save_state.disabled = self._save_model.disabled = not some
         self._choose.disabled = not panel._record.looked
+        panel._code = panel._told_lines()
         panel._draw_code()
         self._draw_film()
         self._tell()
@@ -154,7 +155,7 @@ class MonitorLooks:
             ready = f"{size:,} parameters, {n:,} crystals to train on{away}"
             panel._say("starting" if panel.running else f"press Run (or Space): {ready}")
         else:
-            state = "running" if panel.running else "finished" if step.step >= step.num_steps else "stopped"
+            state = "running" if panel.running else "finished" if panel.finished else "stopped"
             panel._say(f"{state}: step {step.step:,} of {step.num_steps:,}, epoch {step.epoch:.1f}")
         if step is not None:
             rate = record.rate(step.run.batches.batch_size)

@@ -188,6 +188,10 @@ class OptimizerLooks:
         self.crystal.value = 0
         self._move(max(0, len(search.steps) - 1))
 
+    def follow(self) -> None:
+        """Look at the newest step from now on."""
+        self._following = True
+
     def draw(self) -> None:
         """Bring everything up to what there is."""
         panel, search = self._panel, self._panel._search
@@ -302,11 +306,14 @@ class OptimizerLooks:
     # --- how it looks -----------------------------------------------------------------------------------
 
     def _course_figure(self, theme: Theme) -> Figure:
+        from plotly.graph_objects import Scatter
         from plotly.subplots import make_subplots
 
         panel, search = self._panel, self._panel._search
         if not search.steps:
             figure: Any = make_subplots(2, 1, shared_xaxes=True)
+            rows = [1, 1, 2, 2, 1, *([1] if panel.judge is not None else [])]  # as many traces as there will be
+            figure.add_traces([Scatter(x=[], y=[], showlegend=False) for _ in rows], rows=rows, cols=[1] * len(rows))
             dress(figure, theme, HEIGHT)
             figure.update_xaxes(visible=False, range=[0, 1]).update_yaxes(visible=False, range=[0, 1])
             figure.add_annotation(text="press Run: the course of the search is drawn here", showarrow=False)

@@ -28,8 +28,7 @@ class Plot(ipywidgets.Box):
     """One figure that is drawn again for another theme.
 
     Args:
-        draw: makes the figure for a theme. It must always make as many traces of the same types, unless
-            `fixed` says otherwise.
+        draw: makes the figure for a theme.
     """
 
     _open = False
@@ -37,14 +36,14 @@ class Plot(ipywidgets.Box):
     def __init__(self, draw: Callable[[Theme], Figure]) -> None:
         from plotly.graph_objects import FigureWidget
 
-        self._draw = draw
+        self._given = draw
         self.page = Page()
-        self.figure: FigureWidget = FigureWidget(draw("light"))
+        self.figure: FigureWidget = FigureWidget(self._draw("light"))
         self.figure._config = {"scrollZoom": True, "displaylogo": False, "responsive": True}
         self.page.observe(lambda change: self.redraw(), "dark")
         super().__init__(
             [self.figure, self.page],
-            layout={"width": "100%", "flex": "1 1 420px", "min_width": "0", "display": "block"},
+            layout={"width": "100%", "flex": "3 1 420px", "min_width": "0", "display": "block"},
         )
         self.add_class("cdvae-figure")
         self._open = True
@@ -69,7 +68,14 @@ class Plot(ipywidgets.Box):
             shown.data = ()
             shown.add_traces(new.data)
 
+    def _draw(self, theme: Theme) -> Figure:
+        figure = self._given(theme)
+        # The page's own colour is behind it, which is never quite that of a figure alone.
+        figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
+        return figure
+
     def close(self) -> None:
+        """Close the figure and what watches the page."""
         if self._open:
             self._open = False
             self.page.close()

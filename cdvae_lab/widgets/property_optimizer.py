@@ -83,7 +83,7 @@ class PropertyOptimizer(Panel):
         self.map = _find_map(self.model, map)
         self.region = Region.of(self.map)
         data = self.model.metadata.get("data", {})
-        self.property_name = data.get("property") or (self.map and self.map.property_name) or "property"
+        self.property_name = data.get("property") or (self.map.property_name if self.map else "") or "property"
         self.property_unit = data.get("property_unit") or (self.map.property_unit if self.map else "")
         self._search, self._earlier = Search(), list[Search]()
         self._uploaded: tuple[str, str] | None = None
@@ -91,11 +91,12 @@ class PropertyOptimizer(Panel):
         self._due = 0.0
         self._worker = self._runner(self._show_new, self._ended, fps=12)
         options = {"target": target, "steps": steps, "lr": lr, "prior_weight": prior_weight}
+        optimize(self.model, 1, seed=seed, **options)  # refuses now what it would refuse later
+        next(denoise(self.model, 1, steps=decode_steps))
         self._looks = OptimizerLooks(self, self._starts(), options, decode_every, seed)
         self._looks.start.value = self._first_start()
         source, _ = self._start()
-        optimize(self.model, source, seed=seed, **options)  # refuses now what it would refuse later
-        next(denoise(self.model, 1, steps=decode_steps))
+        optimize(self.model, source)
         self.selection.observe(self._picked, "pick")
         self._show(*self._looks.rows())
         self._looks.refresh()
@@ -165,6 +166,7 @@ class PropertyOptimizer(Panel):
         more = step.step + self._looks.options()["steps"] if step.finished else None
         items = optimize(self._model(), step=step, steps=more)
         self._search.cut(index + 1)
+        self._looks.follow()
         call = f"lab.optimize(model, step=steps[-1]{f', steps={more}' if more else ''})"
         self._search.legs.append((self._thinned(call), index + 1))
         self._begin(items, wait)
@@ -298,7 +300,7 @@ class PropertyOptimizer(Panel):
         if kind == "prior":
             return self._looks.n.value, str(self._looks.n.value)
         if kind == "selection":
-            pick = self.selection.pick
+            pick: Any = self.selection.pick
             if pick is None:
                 raise SettingError(
                     "no crystal is chosen yet; choose one in another widget, or start from another place"

@@ -57,8 +57,8 @@ class TrainingMonitor(Panel):
     `save_model`, `load_state`, `choose`. With `wait=True` a script waits for the end and gets errors raised.
 
     Args:
-        model: a CDVAE, which is trained in place; the settings of a new one; the name or path of one to train further; or
-            None for a new, small one that two CPU cores train in a minute or two, with settings to match.
+        model: a CDVAE, which is trained in place; the settings of a new one; the name or path of one to train further;
+            or None for a new, small one that two CPU cores train in a minute or two, with settings to match.
         dataset: its name, a folder of CIF files, a table, or a Dataset. Of the named ones, crystals of the part `val`
             are kept away and looked at.
         validation: crystals to look at that are not trained on; without any, those trained on are looked at.
@@ -112,7 +112,7 @@ class TrainingMonitor(Panel):
         self._fit: Any = None  # the generator itself: it stands still while training is stopped
         self._stream: Generator[TrainingStep] | None = None
         self._last: TrainingStep | None = None
-        self._asked_to_stop = False
+        self._lines, self._call, self._before = list[str](), "", 0  # what `code` tells
         self._saved: tuple[int, Path] | None = None
         self._due = 0.0
         self._worker = self._runner(self._show_new, self._ended, fps=8)
@@ -147,13 +147,17 @@ class TrainingMonitor(Panel):
         return tuple(self._record.looked)
 
     @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end, with the validation there."""
+        return self._last is not None and self._last.step >= self._last.num_steps and not _alive(self._stream)
+
+    @property
     def can_go_on(self) -> bool:
         """Whether there is a run that was stopped, or that has reached its end, but not one that failed."""
-        alive = self._fit is not None and inspect.getgeneratorstate(self._fit) != inspect.GEN_CLOSED
-        return self._last is not None and (alive or self._last.step >= self._last.num_steps)
+        return self._last is not None and (_alive(self._fit) or self.finished)
 
     def run(self, wait: bool = False) -> None:
-        """A new run with the settings of the fields: of a new model, or of the given one with the weights that it has."""
+        """A new run with the settings of the fields: of a new model, or of the given one as it is by now."""
         self._stop_first()
         options = self._options()
         if self._config is not None:
@@ -163,7 +167,7 @@ class TrainingMonitor(Panel):
             options |= {"device": self._device}
         self._fit = fit(self.model, self.dataset, **options)
         self._record, self._last, self._saved = TrainingRecord(), None, None
-        self._code = [self._data_line, *self._make_line(), f"steps = lab.fit(model, data{_told(options)})"]
+        self._lines, self._call = [self._data_line, *self._make_line()], f"lab.fit(model, data{_told(options)})"
         self._stream = self._watched()
         self._begin(wait)
 
@@ -172,21 +176,18 @@ class TrainingMonitor(Panel):
         self._worker.stop()
 
     def go_on(self, wait: bool = False) -> None:
-        """Continue exactly as the run would have gone; one that is at its end gets as many steps more as the field says."""
+        """Continue exactly as the run would have gone; at its end it gets as many steps more as the field says."""
         self._stop_first()
         if not self.can_go_on:
             raise SettingError("there is no run to go on with; press Run, or load a state")
         step = self.step
-        if step.step >= step.num_steps:
+        if self.finished:
             with tempfile.TemporaryDirectory() as folder:
                 steps = step.step + self._looks.steps.value
                 self._resume(step.save(Path(folder) / "state.safetensors"), {"steps": steps})
-                self._code[-1] = f"step = lab.last({self._code[-1].removeprefix('steps = ')})"
-                self._code += [
-                    "path = step.save('out/state.safetensors')",
-                    f"steps = lab.fit(path, data, steps={steps})",
-                ]
-        elif self._stream is None or inspect.getgeneratorstate(self._stream) == inspect.GEN_CLOSED:
+                self._lines += [f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')"]
+                self._call = f"lab.fit(path, data, steps={steps})"
+        elif not _alive(self._stream):
             self._stream = self._watched()  # after an error that was not the training's
         self._begin(wait)
 
@@ -235,7 +236,7 @@ class TrainingMonitor(Panel):
         self._stop_first()
         path = Path(self._looks.state_path.value if path is None else path)
         self._resume(path, settings)
-        self._code = [self._data_line, f"steps = lab.fit({str(path)!r}, data{_told(settings)})"]
+        self._lines, self._call = [self._data_line], f"lab.fit({str(path)!r}, data{_told(settings)})"
         self._saved = None
         self._begin(wait)
 
@@ -255,8 +256,9 @@ class TrainingMonitor(Panel):
     def _validation(self, dataset: Dataset | str | Path, given: Dataset | str | Path | None) -> Dataset | None:
         if given is not None:
             return _read(given, "val")[0]
-        named = isinstance(dataset, str) and (dataset in datasets.PUBLIC or dataset == datasets.SYNTHETIC)
-        return datasets.load(dataset, "val") if named else None
+        if isinstance(dataset, str) and (dataset in datasets.PUBLIC or dataset == datasets.SYNTHETIC):
+            return datasets.load(dataset, "val")
+        return None
 
     def _new_model(self) -> CDVAE:
         assert self._config is not None
@@ -280,7 +282,9 @@ class TrainingMonitor(Panel):
         options = {**self._settings, "steps": looks.steps.value, "batch_size": looks.batch_size.value}
         options |= {"lr": looks.lr.value, "weights": weights}
         known = {one.name for one in dataclasses.fields(FitSettings)}
-        FitSettings(**{name: value for name, value in options.items() if name in known})
+        if strange := sorted(set(options) - known):
+            raise SettingError(f"fit has no setting {', '.join(strange)}; there are {', '.join(sorted(known))}")
+        FitSettings(**options)
         return options
 
     def _resume(self, path: Path, settings: dict[str, Any]) -> None:
@@ -290,7 +294,6 @@ class TrainingMonitor(Panel):
     def _begin(self, wait: bool) -> None:
         assert self._stream is not None
         self._record.resume()
-        self._asked_to_stop = False
         if wait:
             self._looks.refresh()
             self._worker.run_blocking(self._stream)
@@ -301,12 +304,10 @@ class TrainingMonitor(Panel):
     def _watched(self) -> Generator[TrainingStep]:
         """In the worker: note every step, and validate where it is time to. Suspended while training is stopped."""
         assert self._fit is not None
-        first = True
         for step in self._fit:
-            if first:
-                self.model = step.run.model
-                self._record.until(step.step - 1)
-                first = False
+            if self._last is None or step.run is not self._last.run:
+                self.model, self._before = step.run.model, step.step - 1
+                self._record.until(self._before)
             self._last = step
             self._record.note(step)
             yield step
@@ -335,7 +336,7 @@ class TrainingMonitor(Panel):
         try:
             return act()
         finally:
-            if running and self.can_go_on and self.step.step < self.step.num_steps:
+            if running and self.can_go_on and not self.finished:
                 self.go_on()
 
     def _show_new(self, newest: TrainingStep | None = None) -> None:
@@ -348,6 +349,20 @@ class TrainingMonitor(Panel):
     def _ended(self) -> None:
         self._looks.draw()
         self._looks.refresh()
+
+    def _told_lines(self) -> list[str]:
+        """The Python that does the same; of a run that was stopped, the steps that there are."""
+        if not self._call:
+            return []
+        done = 0 if self._last is None else self._last.step - self._before
+        stopped = self._last is not None and self._last.step < self._last.num_steps and not self.running
+        call = f"islice({self._call}, {done})" if stopped else self._call
+        return [
+            *(["from itertools import islice"] if stopped else []),
+            *self._lines,
+            f"step = lab.last(lab.progress({call}))",
+            "model = step.averaged()",
+        ]
 
     def _kept(self) -> str:
         """What is not lost after an error."""
@@ -366,6 +381,10 @@ class TrainingMonitor(Panel):
 
     def _picture(self) -> Crystals | None:
         return self._looks.view.current() if self._record.looked else None
+
+
+def _alive(generator: Any) -> bool:
+    return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED
 
 
 def _read(source: Dataset | str | Path, split: str) -> tuple[Dataset, str]:

@@ -96,7 +96,7 @@ class TrainingRecord:
         return (step.num_steps - step.step) * self.whole / self.done if self.done else math.nan
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """For people: 45 s, 3 min, 2 h 10 min."""
     if not math.isfinite(seconds):
         return "some time"

@@ -15,7 +15,7 @@ from cdvae_lab import figures
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
-from cdvae_lab.figures.training import smooth
+from cdvae_lab.figures.training import smooth, smooth_log
 from cdvae_lab.losses import TERMS
 from cdvae_lab.training import TrainingStep
 from cdvae_lab.widgets import Selection, TrainingMonitor
@@ -152,10 +152,11 @@ class TestWhatIsShown:
         assert len(names) == 3 * len(TERMS) + 1
         raw, smoothed = figure.data[0], figure.data[1]
         assert raw.opacity < 0.5
-        np.testing.assert_allclose(smoothed.y, smooth(np.asarray(raw.y)))
+        np.testing.assert_allclose(smoothed.y, np.exp(smooth(np.log(np.asarray(raw.y)))))
         assert {axis.type for axis in figure.select_yaxes()} == {"log"}
 
     def test_smoothing_keeps_a_constant_and_passes_over_gaps(self) -> None:
+        np.testing.assert_allclose(smooth_log(np.array([0.0, 4.0, -1.0, 4.0]))[1:], 4.0)
         np.testing.assert_allclose(smooth(np.array([2.0, np.nan, 2.0, 2.0])), 2.0)
         # against the definition, weights (1 - 2 / 6)^age
         values, keep = np.array([1.0, 5.0, 3.0]), 1 - 2 / 6

@@ -55,7 +55,8 @@ def training_curve(
 ) -> Figure:
     """Every term of the objective over the optimiser's steps, on logarithmic axes.
 
-    Training is a faint line for what the batches gave and a strong one for their moving average; validation is points.
+    Training is a faint line for what the batches gave and a strong one for their (geometric) moving average; validation
+    is points.
 
     Args:
         records: of `read_log`; training records hold the terms by name, validation records as val_coordinates, ...
@@ -70,7 +71,7 @@ def training_curve(
     rate = any(RATE in r for r in training) if rate is None else rate
     titles = [*(LABELS[t] for t in TERMS), *(["learning rate"] if rate else [])]
     rows = -(-len(titles) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.36 / rows)
+    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.26 / rows)
     where: list[Any] = [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(titles))]
     x = [r["step"] for r in training]
     for place, term, colour in zip(where, TERMS, COLOURS, strict=False):
@@ -80,7 +81,7 @@ def training_curve(
             hoverinfo="skip",
         )  # fmt: skip
         smoothed = Scatter(
-            x=x, y=smooth(y), name=f"{term}, training, smoothed", mode="lines", line={"color": colour, "width": 2},
+            x=x, y=smooth_log(y), name=f"{term}, training, smoothed", mode="lines", line={"color": colour, "width": 2},
             hovertemplate="step %{x}<br>training %{y:.3g}<extra></extra>",
         )  # fmt: skip
         points = Scatter(
@@ -123,3 +124,8 @@ def smooth(values: Float[np.ndarray, " records"], span: int = SPAN) -> Float[np.
         if weight:
             result[i] = total / weight
     return result
+
+
+def smooth_log(values: Float[np.ndarray, " records"]) -> Float[np.ndarray, " records"]:
+    """`smooth` of the logarithm, for an axis that is one: an arithmetic mean would stay up where values fall fast."""
+    return np.exp(smooth(np.log(np.where(values > 0, values, np.nan))))

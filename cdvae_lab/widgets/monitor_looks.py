@@ -77,6 +77,7 @@ class MonitorLooks:
         self.view = CrystalView(height=340)
         self.film = Film()
         self._curves = Plot(self._figure)
+        self._curves.figure._config = {"displayModeBar": False, "responsive": True}  # it would lie on the titles
         self._shown: Looked | None = None
         self._filmed: tuple[Any, ...] = ()
         self._following, self._moving = True, False
@@ -89,7 +90,7 @@ class MonitorLooks:
         return [
             row(self._run, self._stop, self._go, self._speed),
             row(self.steps, self.batch_size, self.lr, self.kl, self.validate_every),
-            self._curves,
+            ipywidgets.HBox([self._curves]),  # a Plot's room is reckoned along a row
             ipywidgets.HTML(_CURVES.format(seen)),
             self._caption,
             self.view,

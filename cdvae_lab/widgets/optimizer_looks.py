@@ -12,6 +12,7 @@ import torch
 from cdvae_lab import figures, render
 from cdvae_lab.convert import to_structures
 from cdvae_lab.crystals import Crystals
+from cdvae_lab.errors import SettingError
 from cdvae_lab.figures.search import Judged
 from cdvae_lab.figures.style import Theme, dress
 from cdvae_lab.widgets.film import Film, film_picture
@@ -167,6 +168,19 @@ class OptimizerLooks:
             "lr": self.lr.value,
             "prior_weight": self.pull.value,
         }
+
+    def set_options(self, options: dict[str, Any]) -> None:
+        """Put some of them into the fields. Raises SettingError for what is none of them."""
+        fields = {"steps": self.count, "lr": self.lr, "prior_weight": self.pull}
+        if strange := sorted(set(options) - {*fields, "target"}):
+            raise SettingError(f"a search has no setting {', '.join(strange)}; there are target, {', '.join(fields)}")
+        for name, value in options.items():
+            if name != "target":
+                fields[name].value = value
+            elif isinstance(value, str):
+                self.target.value = value
+            else:
+                self.target.value, self.value.value = "value", value
 
     def offer_selection(self, pick: Pick | None) -> None:
         """The chosen crystal as a start, by its name."""

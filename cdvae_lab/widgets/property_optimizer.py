@@ -138,9 +138,15 @@ class PropertyOptimizer(Panel):
     def crystal(self, value: int) -> None:
         self._looks.crystal.value = value
 
-    def run(self, wait: bool = False) -> None:
-        """A new search with the settings of the fields."""
+    def run(self, wait: bool = False, **settings: Any) -> None:
+        """A new search with the settings of the fields.
+
+        Args:
+            wait: return at the end.
+            settings: target, steps, lr or prior_weight, to be put into the fields first.
+        """
         self._stop_first()
+        self._looks.set_options(settings)
         source, code = self._start()
         options = self._looks.options()
         items = optimize(self._model(), source, seed=self._seed, **options)
@@ -171,9 +177,10 @@ class PropertyOptimizer(Panel):
         self._search.legs.append((self._thinned(call), index + 1))
         self._begin(items, wait)
 
-    def start_anew(self, wait: bool = False) -> None:
-        """A new search from the latents that are shown, with the target and the settings of the fields."""
+    def start_anew(self, wait: bool = False, **settings: Any) -> None:
+        """A new search from the latents that are shown, with the target and the settings of the fields, as in `run`."""
         self._stop_first()
+        self._looks.set_options(settings)
         z, index = self.step.z, self.index
         options = self._looks.options()
         items = optimize(self._model(), z, **options)

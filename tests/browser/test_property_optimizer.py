@@ -51,7 +51,7 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     assert int(page.kernel("print(len(search.steps))")) == stopped
     page.kernel("search._looks.pace.value = None")
     press(page, "Go on from here")
-    says(page, "finished: step 300 of 1500")
+    says(page, "finished: step 1500 of 1500")
     says(page, "Outside the data")
     assert page.kernel("print(len(search.steps), search.index)").split() == ["1501", "1500"]
     page.sleep(1)
@@ -66,7 +66,7 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     page.kernel("search.index = 60")
     says(page, "60 of 1500")
     press(page, "Go on from here")
-    says(page, "finished: step 300 of 1500")
+    says(page, "finished: step 1500 of 1500")
     assert page.kernel("print(search.steps[-1].z.sum().item())") == last
 
 
@@ -77,7 +77,7 @@ def test_keys_and_the_film(page: LabPage) -> None:
     page.page.keyboard.press("Shift+ArrowRight")
     says(page, "10 of 1500")
     page.page.locator(f"{PANEL} [role=option]").last.click()
-    says(page, "300 of 1500")
+    says(page, "1500 of 1500")
     page.kernel("search.index = 0")
     page.page.locator(PANEL).focus()
     page.kernel("search._looks.pull.value = 0.1")
@@ -89,13 +89,13 @@ def test_keys_and_the_film(page: LabPage) -> None:
     says(page, "stopped: step")
     page.kernel("search._looks.pace.value = None")
     page.page.keyboard.press(" ")
-    says(page, "finished: step 300 of 1500")
+    says(page, "finished: step 1500 of 1500")
 
 
 def test_a_judge_and_an_error_of_it(page: LabPage) -> None:
     page.kernel("search.judge = lambda crystals: crystals.lattice.det() / 100 - 1")
     press(page, "Run")
-    says(page, "finished: step 300 of 1500")
+    says(page, "finished: step 1500 of 1500")
     says(page, "independent judge")
     page.kernel("search.judge = lambda crystals: 1 / 0")
     press(page, "Run")

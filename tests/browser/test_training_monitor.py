@@ -83,6 +83,9 @@ def test_it_gives_everything_back(page: LabPage) -> None:
     before, contexts = int(page.kernel(threads)), page.gl()["contexts"]
     press(page, "Go on")
     says(page, "running: step")
+    press(page, "Stop")
+    says(page, "stopped: step")
+    page.sleep(1)  # what plotly still has to say of its last drawing
     page.kernel("monitor.close()")
     page.wait(f"() => !document.querySelector('{PANEL}')", 10)
     page.sleep(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -336,3 +337,18 @@ class TestWhereItStarts:
                 PropertyOptimizer(model, **options)
         with pytest.raises(CrystalError):
             PropertyOptimizer(model, "no/such/file.cif")
+
+
+def test_what_comes_out_far_outside_the_data_does_not_stop_the_panel(
+    model: CDVAE, search: PropertyOptimizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def flat(*args: object, **kwargs: object) -> Iterator:
+        for frame in lab.denoise(*args, **kwargs):
+            yield dataclasses.replace(frame, crystals=frame.crystals.replace(lattice=0 * frame.crystals.lattice))
+
+    monkeypatch.setattr("cdvae_lab.widgets.property_optimizer.denoise", flat)
+    search.run(wait=True)
+    assert len(search.decoded) == 3
+    assert search.table()["decoded formula"].notna().sum() == 9
+    with pytest.raises(CrystalError, match="flat or not finite"):
+        search.export(tmp_path, ["cif"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ class Film(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("film.js")
     pictures = traitlets.List().tag(sync=True)
     at = traitlets.Int(-1).tag(sync=True)
+
+
+def formula(crystal: Crystals) -> str:
+    """Of the first crystal, also where its cell is none that could be exported: far outside the data it may be flat."""
+    from ase.data import chemical_symbols
+    from pymatgen.core import Composition
+
+    counts = Counter(crystal.atomic_numbers[0][crystal.mask[0]].tolist())
+    return Composition({chemical_symbols[n]: k for n, k in counts.items()}).reduced_formula
 
 
 def film_picture(crystal: Crystals, lines: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.latent_map import LatentMap
 from cdvae_lab.optimization import LatentStep
+from cdvae_lab.widgets.film import formula
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ class Decoded:
     Attributes:
         step: the step's number.
         crystals: decoded from its z.
-        own: the model's own prediction for them, encoded again.
+        own: the model's own prediction for them, encoded again; NaN for a cell that is flat or not finite.
         judged: by an independent judge; None without one.
     """
 
@@ -97,11 +98,9 @@ class Search:
         """A row for every kept step and crystal."""
         import pandas as pd
 
-        from cdvae_lab.convert import to_structures
-
         of_step: dict[int, tuple[Decoded, list[str]]] = {}
         for one in self.decoded:
-            formulas = [structure.composition.reduced_formula for structure in to_structures(one.crystals)]
+            formulas = [formula(one.crystals[k]) for k in range(len(one.crystals))]
             of_step[one.step] = (one, formulas)
         tail = f" ({unit})" if unit else ""
         rows = []

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from cdvae_lab import figures, render
-from cdvae_lab.convert import to_structures
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.figures.style import Theme
-from cdvae_lab.widgets.film import Film, film_picture
+from cdvae_lab.widgets.film import Film, film_picture, formula
 from cdvae_lab.widgets.keys import Keys
 from cdvae_lab.widgets.panel import field, row
 from cdvae_lab.widgets.plot import Plot
@@ -180,13 +179,11 @@ class MonitorLooks:
         if filmed != self._filmed:
             known = dict(zip(self._filmed, self.film.pictures, strict=False))
             first = (
-                [film_picture(self._panel._shown[k], ["given", _formula(self._panel._shown[k])])] if not looked else []
+                [film_picture(self._panel._shown[k], ["given", formula(self._panel._shown[k])])] if not looked else []
             )
             self.film.pictures = first or [
                 known.get((id(one), k))
-                or film_picture(
-                    one.crystals[k], [f"step {one.step:,}", _formula(one.crystals[k]), verdicts(one.rms)[k]]
-                )
+                or film_picture(one.crystals[k], [f"step {one.step:,}", formula(one.crystals[k]), verdicts(one.rms)[k]])
                 for one in looked
             ]
             self._filmed = filmed
@@ -217,8 +214,4 @@ class MonitorLooks:
 
 
 def _names(crystals: Crystals) -> list[tuple[str, int]]:
-    return [(f"crystal {k}: {_formula(crystals[k])}", k) for k in range(len(crystals))]
-
-
-def _formula(crystal: Crystals) -> str:
-    return to_structures(crystal)[0].composition.reduced_formula
+    return [(f"crystal {k}: {formula(crystals[k])}", k) for k in range(len(crystals))]

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from cdvae_lab import figures, render
-from cdvae_lab.convert import to_structures
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.figures.search import Judged
 from cdvae_lab.figures.style import Theme, dress
-from cdvae_lab.widgets.film import Film, film_picture
+from cdvae_lab.widgets.film import Film, film_picture, formula
 from cdvae_lab.widgets.keys import Keys
 from cdvae_lab.widgets.latent_search import Search, trail
 from cdvae_lab.widgets.panel import field, row
@@ -33,7 +32,7 @@ JUDGE = "independent judge, decoded crystal"
 TRAIL, OTHERS = "the search", "the other crystals' searches"
 HEIGHT = 430  # pixels, of the figures
 _TARGETS = (("as low as it gets", "min"), ("as high as it gets", "max"), ("a value", "value"))
-_PACES = {"40 steps/s": 40, "100 steps/s": 100, "as fast as it goes": None}
+PACES = {"40 steps/s": 40, "100 steps/s": 100, "as fast as it goes": None}
 _WARNING = (
     "<div role='status' style='border-left:4px solid var(--jp-warn-color1,#f57c00);padding:4px 10px;line-height:1.45;"
     "color:var(--jp-ui-font-color1,inherit)'><b>Outside the data.</b> {}</div>"
@@ -93,7 +92,7 @@ class OptimizerLooks:
         self.decode_every = field(
             W.BoundedIntText, "decode every (steps)", "215px", value=decode_every, min=1, max=100_000
         )
-        self.pace = field(W.Dropdown, "", "150px", options=list(_PACES.items()), value=100)
+        self.pace = field(W.Dropdown, "", "150px", options=list(PACES), value="100 steps/s")
         self.slider = W.IntSlider(
             max=0, description="step", readout=False, style={"description_width": "auto"}, layout={"flex": "1"}
         )
@@ -434,7 +433,11 @@ class OptimizerLooks:
         one, k = search.decoded[place], self.crystal.value
         value = one.own if one.judged is None else one.judged
         unit = self._panel.property_unit
-        return [f"step {one.step}", _formula(one.crystals[k]), f"{float(value[k]):.2f} {unit}".strip()]
+        return [
+            f"step {one.step}",
+            formula(one.crystals[k]),
+            "no possible cell" if bool(value[k].isnan()) else f"{float(value[k]):.2f} {unit}".strip(),
+        ]
 
     def _verdict(self, search: Search, place: int) -> str:
         one, k = search.decoded[place], self.crystal.value
@@ -443,7 +446,7 @@ class OptimizerLooks:
         words = [f"for z {float(step.prediction[k]):.2f}", f"same model, this crystal {float(one.own[k]):.2f}"]
         if one.judged is not None:
             words.append(f"independent judge {float(one.judged[k]):.2f}")
-        return f"<b>{html.escape(_formula(one.crystals[k]))}</b> &nbsp; {html.escape('; '.join(words) + f' {unit}')}"
+        return f"<b>{html.escape(formula(one.crystals[k]))}</b> &nbsp; {html.escape('; '.join(words) + f' {unit}')}"
 
     def _draw_words(self) -> None:
         panel = self._panel
@@ -457,7 +460,3 @@ class OptimizerLooks:
         self._warning.value = _WARNING.format(html.escape(" ".join(left))) if left else ""
         if panel.running:
             self._tell()
-
-
-def _formula(crystal: Crystals) -> str:
-    return to_structures(crystal)[0].composition.reduced_formula

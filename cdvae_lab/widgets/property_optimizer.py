@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from cdvae_lab.latent_map import LatentMap, load_map
 from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
 from cdvae_lab.storage import atomic_path
 from cdvae_lab.trajectory import every
+from cdvae_lab.widgets.film import formula
 from cdvae_lab.widgets.latent_search import Decoded, Judge, Region, Search
-from cdvae_lab.widgets.optimizer_looks import OptimizerLooks
+from cdvae_lab.widgets.optimizer_looks import PACES, OptimizerLooks
 from cdvae_lab.widgets.panel import Panel
 from cdvae_lab.widgets.selection import Pick, Selection
 
@@ -208,11 +210,13 @@ class PropertyOptimizer(Panel):
             raise SettingError("nothing is decoded yet; press Run, or decode this step")
         one, k = self._search.decoded[place], self.crystal
         index = self._search.index(one.step)
-        formula = convert.to_structures(one.crystals[k])[0].composition.reduced_formula
         call = f"lab.denoise(model, z=steps[{index}].z, seed={self._seed}, steps={self._decode_steps})"
         code = f"lab.last({call}).crystals[{k}]"
         pick = Pick(
-            f"{formula}, step {one.step} of a search", one.crystals[k], self._search.steps[index].z[k][None], code
+            f"{formula(one.crystals[k])}, step {one.step} of a search",
+            one.crystals[k],
+            self._search.steps[index].z[k][None],
+            code,
         )
         self.selection.choose(pick)
         return pick
@@ -375,7 +379,7 @@ class PropertyOptimizer(Panel):
             self._looks.refresh()
             self._worker.run_blocking(items)
         else:
-            self._worker.start(items, self._looks.pace.value)
+            self._worker.start(items, PACES[self._looks.pace.value])
             self._looks.refresh()
 
     def _searched(self, items: Iterator[LatentStep]) -> Iterator[LatentStep]:
@@ -396,27 +400,39 @@ class PropertyOptimizer(Panel):
         for frame in denoise(model, z=step.z, seed=self._seed, steps=self._decode_steps):  # noqa: B007
             yield step  # so that Stop does not wait for the whole
         assert frame is not None
-        with torch.no_grad():
-            own = model.predict_property(model.encode(frame.crystals).mu)
-        judged = None
-        if self.judge is not None:
-            judged = torch.as_tensor(self.judge(frame.crystals)).detach().cpu()
-            if judged.shape != own.shape:
-                raise SettingError(
-                    f"judge: returned {tuple(judged.shape)} for {len(own)} crystals; it must give one value for each"
-                )
-        search.add(Decoded(step.step, frame.crystals.to("cpu"), own.cpu(), judged))
+        crystals = frame.crystals
+        # Far outside the data a cell can come out flat: then there is nothing to say of it.
+        usable = convert.is_usable(crystals)
+        own = torch.full((len(crystals),), torch.nan)
+        judged = None if self.judge is None else own.clone()
+        if bool(usable.any()):
+            with torch.no_grad():
+                own[usable.cpu()] = model.predict_property(model.encode(crystals[usable]).mu).cpu().float()
+            if judged is not None and self.judge is not None:
+                values = torch.as_tensor(self.judge(crystals[usable])).detach().cpu().float()
+                if values.shape != (int(usable.sum()),):
+                    raise SettingError(
+                        f"judge: returned {tuple(values.shape)} for {int(usable.sum())} crystals; it must give one value "
+                        "for each"
+                    )
+                judged[usable.cpu()] = values
+        search.add(Decoded(step.step, crystals.to("cpu"), own, judged))
         yield step
 
     def _show_new(self, newest: LatentStep | None = None) -> None:
         # Figures keep up with 20 a second, but cost the browser; more than four nobody can read.
         if time.monotonic() >= self._due:
-            self._due = time.monotonic() + 0.25
+            started = time.monotonic()
             self._looks.draw()
+            self._due = started + max(0.25, 4 * (time.monotonic() - started))  # a quarter of the time at most
 
     def _ended(self) -> None:
-        self._looks.draw()
-        self._looks.refresh()
+        try:
+            self._looks.draw()
+            self._looks.refresh()
+        except Exception as error:
+            self._complain(error, traceback.format_exc())  # in the event loop nobody else would tell
+            raise
 
     def _stop_first(self) -> None:
         if self.running:

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.convert import to_structures
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import reconstruct
@@ -22,6 +22,7 @@ from cdvae_lab.errors import NonFiniteLossError, SettingError
 from cdvae_lab.losses import LossWeights
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.training import FitSettings, TrainingStep, check_fits, fit, validation_losses
+from cdvae_lab.widgets.film import formula
 from cdvae_lab.widgets.monitor_looks import MonitorLooks
 from cdvae_lab.widgets.panel import Panel
 from cdvae_lab.widgets.selection import Pick, Selection
@@ -246,8 +247,7 @@ class TrainingMonitor(Panel):
         if looked is None:
             raise SettingError("nothing has come back yet; the first crystals do after the first validation")
         k = self._looks.crystal.value
-        formula = to_structures(looked.crystals[k])[0].composition.reduced_formula
-        pick = Pick(f"{formula}, decoded at step {looked.step} of a training", looked.crystals[k])
+        pick = Pick(f"{formula(looked.crystals[k])}, decoded at step {looked.step} of a training", looked.crystals[k])
         self.selection.choose(pick)
         return pick
 
@@ -344,11 +344,15 @@ class TrainingMonitor(Panel):
             started = time.monotonic()
             self._looks.draw()
             # At most three times a second, and no more than a quarter of the time.
-            self._due = max(time.monotonic() + 0.33, started + 4 * (time.monotonic() - started))
+            self._due = started + max(0.33, 4 * (time.monotonic() - started))
 
     def _ended(self) -> None:
-        self._looks.draw()
-        self._looks.refresh()
+        try:
+            self._looks.draw()
+            self._looks.refresh()
+        except Exception as error:
+            self._complain(error, traceback.format_exc())  # in the event loop nobody else would tell
+            raise
 
     def _told_lines(self) -> list[str]:
         """The Python that does the same; of a run that was stopped, the steps that there are."""

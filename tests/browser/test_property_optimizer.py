@@ -34,7 +34,7 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
 
 
 def test_run_stop_go_on_and_undo(page: LabPage) -> None:
-    page.kernel("search._looks.pace.value = 40")  # slow enough to be looked at on a busy machine
+    page.kernel("search._looks.pace.value = '40 steps/s'")  # slow enough to be looked at on a busy machine
     press(page, "Run")
     says(page, "running: step")
     says(page, "length of z", 30)
@@ -49,7 +49,7 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     assert 1 < stopped < 1501
     page.sleep(0.3)
     assert int(page.kernel("print(len(search.steps))")) == stopped
-    page.kernel("search._looks.pace.value = None")
+    page.kernel("search._looks.pace.value = 'as fast as it goes'")
     press(page, "Go on from here")
     says(page, "finished: step 1500 of 1500")
     says(page, "Outside the data")
@@ -81,13 +81,13 @@ def test_keys_and_the_film(page: LabPage) -> None:
     page.kernel("search.index = 0")
     page.page.locator(PANEL).focus()
     page.kernel("search._looks.pull.value = 0.1")
-    page.kernel("search._looks.pace.value = 40")
+    page.kernel("search._looks.pace.value = '40 steps/s'")
     press(page, "Start anew from here")
     says(page, "running: step")
     page.page.locator(PANEL).focus()
     page.page.keyboard.press(" ")
     says(page, "stopped: step")
-    page.kernel("search._looks.pace.value = None")
+    page.kernel("search._looks.pace.value = 'as fast as it goes'")
     page.page.keyboard.press(" ")
     says(page, "finished: step 1500 of 1500")
 

@@ -158,7 +158,7 @@ class TestWhatIsDecoded:
         search.judge = lambda crystals: torch.zeros(7)
         search.run()
         assert search.wait(20)
-        assert "one value for each" in search._status.value
+        assert "value for each" in search._status.value
         assert "are kept" in search._status.value
         assert len(search.steps) == 1
         search.judge = None

@@ -433,11 +433,8 @@ class OptimizerLooks:
         one, k = search.decoded[place], self.crystal.value
         value = one.own if one.judged is None else one.judged
         unit = self._panel.property_unit
-        return [
-            f"step {one.step}",
-            formula(one.crystals[k]),
-            "no possible cell" if bool(value[k].isnan()) else f"{float(value[k]):.2f} {unit}".strip(),
-        ]
+        worth = "no possible cell" if bool(value[k].isnan()) else f"{float(value[k]):.2f} {unit}".strip()
+        return [f"step {one.step}", formula(one.crystals[k]), worth]
 
     def _verdict(self, search: Search, place: int) -> str:
         one, k = search.decoded[place], self.crystal.value

@@ -412,8 +412,8 @@ class PropertyOptimizer(Panel):
                 values = torch.as_tensor(self.judge(crystals[usable])).detach().cpu().float()
                 if values.shape != (int(usable.sum()),):
                     raise SettingError(
-                        f"judge: returned {tuple(values.shape)} for {int(usable.sum())} crystals; it must give one value "
-                        "for each"
+                        f"judge: returned {tuple(values.shape)} for {int(usable.sum())} crystals; it must give one "
+                        "value for each"
                     )
                 judged[usable.cpu()] = values
         search.add(Decoded(step.step, crystals.to("cpu"), own, judged))

@@ -9,7 +9,7 @@ from tests.browser.harness import ROOT, Browser, LabPage, LabServer, difference
 MAKE = """
 import cdvae_lab as lab
 model = lab.load('perov_5')
-search = lab.PropertyOptimizer(model, steps=1500, prior_weight=0.0, decode_every=300, decode_steps=40)
+search = lab.PropertyOptimizer(model, steps=900, prior_weight=0.0, decode_every=300, decode_steps=40)
 search
 """
 PANEL = ".cdvae-panel"
@@ -46,14 +46,14 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     press(page, "Stop")
     says(page, "stopped: step")
     stopped = int(page.kernel("print(len(search.steps))"))
-    assert 1 < stopped < 1501
+    assert 1 < stopped < 901
     page.sleep(0.3)
     assert int(page.kernel("print(len(search.steps))")) == stopped
     page.kernel("search._looks.pace.value = 'as fast as it goes'")
     press(page, "Go on from here")
-    says(page, "finished: step 1500 of 1500")
+    says(page, "finished: step 900 of 900")
     says(page, "Outside the data")
-    assert page.kernel("print(len(search.steps), search.index)").split() == ["1501", "1500"]
+    assert page.kernel("print(len(search.steps), search.index)").split() == ["901", "900"]
     page.sleep(1)
     for dark in (False, True):
         page.dark(dark)
@@ -64,20 +64,20 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     # Back to an earlier step; what came after it is forgotten, and comes again the same.
     last = page.kernel("print(search.steps[-1].z.sum().item())")
     page.kernel("search.index = 60")
-    says(page, "60 of 1500")
+    says(page, "60 of 900")
     press(page, "Go on from here")
-    says(page, "finished: step 1500 of 1500")
+    says(page, "finished: step 900 of 900")
     assert page.kernel("print(search.steps[-1].z.sum().item())") == last
 
 
 def test_keys_and_the_film(page: LabPage) -> None:
     page.page.locator(PANEL).focus()
     page.page.keyboard.press("Home")
-    says(page, "0 of 1500")
+    says(page, "0 of 900")
     page.page.keyboard.press("Shift+ArrowRight")
-    says(page, "10 of 1500")
+    says(page, "10 of 900")
     page.page.locator(f"{PANEL} [role=option]").last.click()
-    says(page, "1500 of 1500")
+    says(page, "900 of 900")
     page.kernel("search.index = 0")
     page.page.locator(PANEL).focus()
     page.kernel("search._looks.pull.value = 0.1")
@@ -89,13 +89,13 @@ def test_keys_and_the_film(page: LabPage) -> None:
     says(page, "stopped: step")
     page.kernel("search._looks.pace.value = 'as fast as it goes'")
     page.page.keyboard.press(" ")
-    says(page, "finished: step 1500 of 1500")
+    says(page, "finished: step 900 of 900")
 
 
 def test_a_judge_and_an_error_of_it(page: LabPage) -> None:
     page.kernel("search.judge = lambda crystals: crystals.lattice.det() / 100 - 1")
     press(page, "Run")
-    says(page, "finished: step 1500 of 1500")
+    says(page, "finished: step 900 of 900")
     says(page, "independent judge")
     page.kernel("search.judge = lambda crystals: 1 / 0")
     press(page, "Run")

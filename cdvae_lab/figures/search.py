@@ -88,7 +88,7 @@ def search_course(
         figure.add_trace(
             Scatter(
                 x=[step for step, _ in points], y=[float(values[crystal]) for _, values in points], name=who,
-                mode="lines+markers", line={"color": colours[number], "width": 1, "dash": "dot"},
+                mode="lines+markers", showlegend=True, line={"color": colours[number], "width": 1, "dash": "dot"},
                 marker={"symbol": "circle" if number == 1 else "diamond", "size": 9, "color": colours[number]},
                 hovertemplate=f"step %{{x}}<br>{who}: %{{y:.3g}} {unit}<extra></extra>",
             ), row=1, col=1,

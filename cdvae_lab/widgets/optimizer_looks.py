@@ -344,33 +344,29 @@ class OptimizerLooks:
         self._course.redraw()
 
     def _map_figure(self, theme: Theme) -> Figure:
-        """The map with the trails, which are drawn in SVG: above the points, and cheap to change."""
-        from plotly.graph_objects import Scatter
+        """The map with the trails there are: in WebGL, or the points would lie on them; plotly takes no empty line."""
+        from plotly.graph_objects import Scattergl
 
         assert self._panel.map is not None
-        ink = figures.THEMES[theme].ink
         figure: Any = figures.latent_map(self._panel.map, theme=theme, height=HEIGHT)
-        figure.add_trace(
-            Scatter(
-                name=OTHERS, mode="lines", line={"color": "#CC79A7", "width": 1}, hoverinfo="skip", showlegend=False
-            )
-        )
-        figure.add_trace(
-            Scatter(
-                name=TRAIL, mode="lines+markers", line={"color": "#D55E00", "width": 3}, showlegend=True,
-                marker={"color": "#D55E00", "line": {"color": ink, "width": 1.2}, "opacity": 1},
-                hovertemplate="%{text}",
-            )
-        )  # fmt: skip
-        figure.update_layout(showlegend=True, margin={"t": 64})
+        ink = figures.THEMES[theme].ink
         for name, values in self._trails().items():
-            figure.update_traces(values, selector={"name": name})
+            colour, width = ("#D55E00", 3) if name == TRAIL else ("#CC79A7", 1)
+            trace: Any = Scattergl(
+                name=name, mode="lines+markers" if name == TRAIL else "lines", line={"color": colour, "width": width},
+                hovertemplate="%{text}" if name == TRAIL else None, hoverinfo="skip" if name != TRAIL else None,
+                showlegend=True,
+            )  # fmt: skip
+            if name == TRAIL:
+                trace.update(marker={"color": colour, "opacity": 1, "line": {"color": ink, "width": 1.2}})
+            figure.add_trace(trace.update(values))
+        figure.update_layout(showlegend=True, margin={"t": 64})
         return figure
 
     def _trails(self) -> dict[str, dict[str, Any]]:
         """What the traces of the map show."""
         panel, search = self._panel, self._panel._search
-        if not self._places:
+        if len(self._places) < 2:
             return {}
         places, k = torch.stack(self._places), self.crystal.value
         decoded = {one.step for one in search.decoded}
@@ -381,10 +377,10 @@ class OptimizerLooks:
         lines = np.concatenate([others, gap]).transpose(1, 0, 2).reshape(-1, 2)
         texts = [f"<b>{TRAIL}</b><br>step {step.step}<extra></extra>" for step in search.steps]
         x, y = places[:, k].numpy().T
-        return {
-            OTHERS: {"x": lines[:, 0], "y": lines[:, 1]},
-            TRAIL: {"x": x, "y": y, "text": texts, "marker": {"size": size}},
-        }
+        found: dict[str, dict[str, Any]] = {TRAIL: {"x": x, "y": y, "text": texts, "marker": {"size": size}}}
+        if len(lines):
+            found = {OTHERS: {"x": lines[:, 0], "y": lines[:, 1]}} | found
+        return found
 
     def _draw_trail(self) -> None:
         panel, search = self._panel, self._panel._search
@@ -396,9 +392,13 @@ class OptimizerLooks:
         del self._places[len(search.steps) :]
         if new := search.steps[len(self._places) :]:
             self._places.extend(trail(panel.map, new))
-        with self._map.figure.batch_update():
-            for name, values in self._trails().items():
-                self._map.figure.update_traces(values, selector={"name": name})
+        trails, figure = self._trails(), self._map.figure
+        if {str(trace.name) for trace in figure.data} & {TRAIL, OTHERS} != set(trails):
+            self._map.redraw()
+            return
+        with figure.batch_update():
+            for name, values in trails.items():
+                figure.update_traces(values, selector={"name": name})
 
     def _draw_crystals(self) -> None:
         panel, search, k = self._panel, self._panel._search, self.crystal.value
@@ -440,7 +440,10 @@ class OptimizerLooks:
         one, k = search.decoded[place], self.crystal.value
         unit = self._panel.property_unit
         step = search.steps[search.index(one.step)]
-        words = [f"for z {float(step.prediction[k]):.2f}", f"same model, this crystal {float(one.own[k]):.2f}"]
+        words = [
+            f"for z {float(step.prediction[k]):.2f}",
+            "no possible cell" if bool(one.own[k].isnan()) else f"same model, this crystal {float(one.own[k]):.2f}",
+        ]
         if one.judged is not None:
             words.append(f"independent judge {float(one.judged[k]):.2f}")
         return f"<b>{html.escape(formula(one.crystals[k]))}</b> &nbsp; {html.escape('; '.join(words) + f' {unit}')}"

@@ -392,7 +392,8 @@ class OptimizerLooks:
         del self._places[len(search.steps) :]
         if new := search.steps[len(self._places) :]:
             self._places.extend(trail(panel.map, new))
-        trails, figure = self._trails(), self._map.figure
+        trails = self._trails()
+        figure: Any = self._map.figure
         if {str(trace.name) for trace in figure.data} & {TRAIL, OTHERS} != set(trails):
             self._map.redraw()
             return

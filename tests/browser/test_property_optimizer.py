@@ -66,6 +66,7 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     page.kernel("search.index = 60")
     says(page, "60 of 900")
     press(page, "Go on from here")
+    page.kernel("search.wait()")  # what the panel says may still be of the run before
     says(page, "finished: step 900 of 900")
     assert page.kernel("print(search.steps[-1].z.sum().item())") == last
 
@@ -95,6 +96,7 @@ def test_keys_and_the_film(page: LabPage) -> None:
 def test_a_judge_and_an_error_of_it(page: LabPage) -> None:
     page.kernel("search.judge = lambda crystals: crystals.lattice.det() / 100 - 1")
     press(page, "Run")
+    page.kernel("search.wait()")
     says(page, "finished: step 900 of 900")
     says(page, "independent judge")
     page.kernel("search.judge = lambda crystals: 1 / 0")

@@ -56,12 +56,19 @@ if TYPE_CHECKING:
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
-    from cdvae_lab.optimization import LatentStep, optimize
+    from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
     from cdvae_lab.property_model import PropertyModel, load_property_model
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
     from cdvae_lab.trajectory import Trajectory, every, last, progress, record
-    from cdvae_lab.widgets import CrystalView, InterpolationView, LatentMapView, TrajectoryPlayer
+    from cdvae_lab.widgets import (
+        CrystalView,
+        InterpolationView,
+        LatentMapView,
+        PropertyOptimizer,
+        TrainingMonitor,
+        TrajectoryPlayer,
+    )
 
 __version__ = "0.1.0"
 
@@ -86,8 +93,10 @@ __all__ = [
     "LatentStep",
     "NonFiniteLossError",
     "PropertyModel",
+    "PropertyOptimizer",
     "SettingError",
     "StandardNormal",
+    "TrainingMonitor",
     "TrainingStep",
     "Trajectory",
     "TrajectoryPlayer",
@@ -114,6 +123,7 @@ __all__ = [
     "load",
     "load_map",
     "load_property_model",
+    "load_steps",
     "losses",
     "metrics",
     "neighbors",
@@ -128,6 +138,7 @@ __all__ = [
     "reconstruct",
     "record",
     "render",
+    "save_steps",
     "training",
     "trajectory",
 ]
@@ -152,12 +163,19 @@ _HOME = {
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
         "latent_map": ["LatentMap", "load_map"],
         "latent_prior": ["DiffusionPrior", "DiffusionPriorConfig", "LatentPrior", "StandardNormal"],
-        "optimization": ["LatentStep", "optimize"],
+        "optimization": ["LatentStep", "load_steps", "optimize", "save_steps"],
         "property_model": ["PropertyModel", "load_property_model"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],
-        "widgets": ["CrystalView", "InterpolationView", "LatentMapView", "TrajectoryPlayer"],
+        "widgets": [
+            "CrystalView",
+            "InterpolationView",
+            "LatentMapView",
+            "PropertyOptimizer",
+            "TrainingMonitor",
+            "TrajectoryPlayer",
+        ],
     }.items()
     for name in names
 }

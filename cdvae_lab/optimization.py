@@ -14,8 +14,9 @@ where it was never trained. A pull towards the prior (`prior_weight`) keeps z wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab import noise
-from cdvae_lab.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.cdvae import CDVAE, check_takes, fingerprint, read_for
 from cdvae_lab.compiled import one_thread
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import SettingError
+from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.latent_prior import LatentPrior, StandardNormal
+from cdvae_lab.storage import read_tensors, write_tensors
 
+FORMAT_VERSION = 1
 STEPS = 5000
 SMALL_BATCH = 1000  # crystals; up to here one CPU thread is as fast as two
 # Adam's, as everywhere (Kingma and Ba 2015).
@@ -221,3 +224,76 @@ def _run(model: CDVAE, step: LatentStep, yield_first: bool = False) -> Iterator[
         with one_thread(small):
             step = advance(model, step)
         yield step
+
+
+# Keeping a run
+
+_KEPT = ("z", "prediction", "gradient", "mean", "mean_square")
+
+
+def save_steps(steps: Iterable[LatentStep], path: str | Path, model: CDVAE | None = None) -> Path:
+    """Write steps of one run to a safetensors file; any of them goes on exactly, `optimize(model, step=step)`.
+
+    A step of one crystal takes 4 kB with 256 latent dimensions: thin long runs, `save_steps(every(steps, 10), path)`.
+
+    Args:
+        steps: in order; consumed.
+        model: the model of the run, so that `load_steps` can refuse another one.
+
+    Raises:
+        SettingError: without steps, or with steps of different runs.
+        LabError: if the file cannot be written.
+    """
+    steps = list(steps)
+    if not steps:
+        raise SettingError("save_steps: there are no steps to save")
+    first = steps[0]
+    for step in steps:
+        if step.z.shape != first.z.shape or step.objective != first.objective:
+            raise SettingError(
+                f"save_steps: steps {first.step} and {step.step} are of different runs; save each to its own file"
+            )
+    tensors = {name: torch.stack([getattr(step, name) for step in steps]) for name in _KEPT}
+    tensors |= {name: torch.tensor([getattr(step, name) for step in steps]) for name in ("step", "num_steps")}
+    o = first.objective
+    standard = type(o.prior) is StandardNormal
+    header = {"target": o.target, "lr": o.lr, "prior_weight": o.prior_weight}
+    header |= {"prior": "standard normal" if standard else "of its own", "model": fingerprint(model) if model else ""}
+    return write_tensors(path, "search", FORMAT_VERSION, tensors, header)
+
+
+def load_steps(path: str | Path, model: CDVAE | None = None, prior: LatentPrior | None = None) -> list[LatentStep]:
+    """The steps that `save_steps` wrote, in order.
+
+    Args:
+        model: what they are going to be used with, to be sure that they belong together; they come on its device.
+        prior: that of the run, if it was not N(0, I): a prior is not written into the file.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, not ours, of another version or of another model.
+        SettingError: if a prior is needed and none was given, or the other way round.
+    """
+    _, tensors, header = read_tensors(path, "search", FORMAT_VERSION)
+    try:
+        own = header["prior"] != "standard normal"
+        if own != (prior is not None):
+            needed = "has a prior of its own, which the file does not hold: give it" if own else "has N(0, I) as prior"
+            raise SettingError(f"{path}: the run {needed}; load_steps(path, prior={'...' if own else 'None'})")
+        if model is not None and header["model"] not in ("", fingerprint(model)):
+            raise CheckpointError(
+                f"{path}: steps of the model of fingerprint {header['model']}, but this model's is "
+                f"{fingerprint(model)}; load the model that they were made with"
+            )
+        if model is not None:
+            tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+        z = tensors["z"]
+        prior = prior or StandardNormal(z.shape[2], z.dtype)
+        objective = Objective(header["target"], header["lr"], header["prior_weight"], prior)
+        steps, num_steps = tensors["step"].tolist(), tensors["num_steps"].tolist()
+        states = [{name: tensors[name][i] for name in _KEPT} for i in range(len(z))]
+        counted = zip(steps, num_steps, states, strict=True)
+        return [LatentStep(step, most, **state, objective=objective) for step, most, state in counted]
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, CheckpointError | SettingError):
+            raise
+        raise CheckpointError(f"{path}: lacks a part of a search ({error}); save it again") from error

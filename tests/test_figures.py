@@ -311,15 +311,15 @@ def test_strips_of_the_first_frame_alone(run):
 # Training
 
 
-def test_a_training_curve_has_two_traces_a_term_and_a_log_is_read_back(tmp_path):
+def test_a_training_curve_has_three_traces_a_term_and_a_log_is_read_back(tmp_path):
     records = [{"step": i, **dict.fromkeys(TERMS, 1.0 / (i + 1))} for i in range(3)]
     records += [{"step": 2, **{f"val_{term}": 0.5 for term in TERMS}}]
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(map(json.dumps, records)) + '\n{"step": 3, "coord')
     assert figures.read_log(path) == records
     figure = figures.training_curve(figures.read_log(path))
-    assert len(figure.data) == 2 * len(TERMS)
-    for training, validation in zip(figure.data[::2], figure.data[1::2], strict=True):
+    assert len(figure.data) == 3 * len(TERMS)
+    for training, validation in zip(figure.data[::3], figure.data[2::3], strict=True):
         assert list(training.y) == [1, 1 / 2, 1 / 3]
         assert list(validation.y) == [0.5]
     assert {axis.type for axis in figure.select_yaxes()} == {"log"}

@@ -155,7 +155,7 @@ class TestRun:
         formulas = [s.composition.reduced_formula for s in view.crystals.to_structures()]
         shown = [item["title"].replace("<sub>", "").replace("</sub>", "") for item in view._film.items]
         assert shown == formulas
-        assert all("5 atoms" in item["more"] for item in view._film.items)
+        assert all("5 atoms" in item["lines"][0] for item in view._film.items)
         changes = sum(one != other for one, other in itertools.pairwise(formulas))
         assert changes > 0
         assert view._changes.value.count(": ") - 1 == changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import denoise
-from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.latent_prior import StandardNormal
-from cdvae_lab.optimization import LatentStep, optimize
+from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
 from cdvae_lab.trajectory import every, last
 
 DIM = 4
@@ -263,3 +264,57 @@ def test_a_step_goes_on_only_as_itself(model: CDVAE, random_dataset: Dataset) ->
     other = CDVAE.for_dataset(random_dataset, **{**SMALL, "latent_dim": 9})
     with pytest.raises(SettingError, match=r"z must be \(crystals, 9\)"):
         optimize(other, step=step)
+
+
+# Keeping a run
+
+
+@pytest.mark.parametrize("options", [{}, {"target": "max", "prior_weight": 0.2}, {"target": 0.1 + 0.2, "lr": 0.1 / 3}])
+def test_a_saved_step_goes_on_as_the_run_did(model: CDVAE, tmp_path: Path, options: dict) -> None:
+    whole = list(optimize(model, latents(), steps=30, **options))
+    path = save_steps(every(iter(whole[:18]), 5), tmp_path / "run.safetensors", model)
+    kept = load_steps(path, model)
+    assert [step.step for step in kept] == [0, 5, 10, 15, 17]
+    for step in kept:
+        assert_same(step, whole[step.step])
+    rest = list(optimize(model, step=kept[2]))
+    for again, step in zip(rest, whole[11:], strict=True):
+        assert_same(again, step)
+
+
+def test_a_run_that_was_made_longer_is_kept_as_such(model: CDVAE, tmp_path: Path) -> None:
+    short = list(optimize(model, latents(), steps=4))
+    longer = short + list(optimize(model, step=short[-1], steps=9))
+    kept = load_steps(save_steps(longer, tmp_path / "run.safetensors"))
+    assert [step.num_steps for step in kept] == [4] * 5 + [9] * 5
+    assert_same(last(optimize(model, step=kept[3], steps=9)), longer[-1])
+
+
+def test_what_does_not_belong_together_is_refused(model: CDVAE, bowl: Bowl, tmp_path: Path) -> None:
+    steps = list(optimize(model, latents(), steps=3))
+    path = save_steps(steps, tmp_path / "run.safetensors", model)
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        load_steps(path, bowl)
+    with pytest.raises(SettingError, match="no steps"):
+        save_steps([], path)
+    with pytest.raises(SettingError, match="different runs"):
+        save_steps([*steps, *optimize(model, latents(), target="max", steps=3)], path)
+    with pytest.raises(SettingError, match="N\\(0, I\\) as prior"):
+        load_steps(path, prior=StandardNormal(DIM))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(CheckpointError, match=r"run\.safetensors"):
+        load_steps(path)
+
+
+def test_a_prior_of_ones_own_is_given_again(model: CDVAE, tmp_path: Path) -> None:
+    class Wide(StandardNormal):
+        def score(self, z: Tensor) -> Tensor:
+            return -z / 4
+
+    prior = Wide(DIM, torch.float64)
+    whole = list(optimize(model, latents(), steps=8, prior_weight=0.1, prior=prior))
+    path = save_steps(whole[:4], tmp_path / "run.safetensors")
+    with pytest.raises(SettingError, match="does not hold"):
+        load_steps(path)
+    assert_same(last(optimize(model, step=load_steps(path, prior=prior)[-1])), whole[-1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cdvae_lab.figures.maps import GRID, POINTS, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.paths import along_path
+from cdvae_lab.figures.search import search_course
 from cdvae_lab.figures.strips import trajectory_strips
 from cdvae_lab.figures.style import COLOURS, THEMES, Theme
 from cdvae_lab.figures.training import read_log, training_curve
@@ -22,6 +23,7 @@ __all__ = [
     "latent_map",
     "layer_trace",
     "read_log",
+    "search_course",
     "training_curve",
     "trajectory_strips",
 ]

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+
 from cdvae_lab.errors import CheckpointError
 from cdvae_lab.figures.style import COLOURS, THEMES, Theme
 from cdvae_lab.losses import TERMS
@@ -43,37 +46,86 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def training_curve(records: Sequence[Mapping[str, Any]], theme: Theme = "light", columns: int = 4) -> Figure:
-    """Every term of the objective over the optimiser's steps, training as a line and validation as points.
+RATE = "lr"  # of records that say what the learning rate was
+SPAN = 20  # records that the smooth line is a mean over, the newest counting most
+
+
+def training_curve(
+    records: Sequence[Mapping[str, Any]], theme: Theme = "light", columns: int = 4, *, rate: bool | None = None
+) -> Figure:
+    """Every term of the objective over the optimiser's steps, on logarithmic axes.
+
+    Training is a faint line for what the batches gave and a strong one for their (geometric) moving average; validation
+    is points.
 
     Args:
         records: of `read_log`; training records hold the terms by name, validation records as val_coordinates, ...
+        rate: also a panel for the learning rate; by default if the records hold it, as `lr`.
     """
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
     ink, paper = THEMES[theme].ink, THEMES[theme].paper
-    rows = -(-len(TERMS) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=[LABELS[t] for t in TERMS], horizontal_spacing=0.06)
     training = [r for r in records if TERMS[0] in r]
     validation = [r for r in records if f"val_{TERMS[0]}" in r]
-    for number, (term, colour) in enumerate(zip(TERMS, COLOURS, strict=True)):
-        where = {"row": number // columns + 1, "col": number % columns + 1}
-        line = Scatter(
-            x=[r["step"] for r in training], y=[r[term] for r in training], name=f"{term}, training", mode="lines",
-            line={"color": colour, "width": 1}, opacity=0.55,
+    rate = any(RATE in r for r in training) if rate is None else rate
+    titles = [*(LABELS[t] for t in TERMS), *(["learning rate"] if rate else [])]
+    rows = -(-len(titles) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.26 / rows)
+    where: list[Any] = [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(titles))]
+    x = [r["step"] for r in training]
+    for place, term, colour in zip(where, TERMS, COLOURS, strict=False):
+        y = np.array([r[term] for r in training], dtype=float)
+        raw = Scatter(
+            x=x, y=y, name=f"{term}, training", mode="lines", line={"color": colour, "width": 1}, opacity=0.35,
+            hoverinfo="skip",
+        )  # fmt: skip
+        smoothed = Scatter(
+            x=x, y=smooth_log(y), name=f"{term}, training, smoothed", mode="lines", line={"color": colour, "width": 2},
+            hovertemplate="step %{x}<br>training %{y:.3g}<extra></extra>",
         )  # fmt: skip
         points = Scatter(
             x=[r["step"] for r in validation], y=[r[f"val_{term}"] for r in validation],
             name=f"{term}, validation (averaged weights)", mode="markers+lines",
             marker={"color": colour, "size": 6, "line": {"color": ink, "width": 1}}, line={"color": ink, "width": 1},
+            hovertemplate="step %{x}<br>validation %{y:.3g}<extra></extra>",
         )  # fmt: skip
-        figure.add_traces([line, points], rows=[where["row"]] * 2, cols=[where["col"]] * 2)
+        figure.add_traces([raw, smoothed, points], rows=[place["row"]] * 3, cols=[place["col"]] * 3)
+    if rate:
+        line = Scatter(
+            x=[r["step"] for r in training if RATE in r], y=[r[RATE] for r in training if RATE in r],
+            name="learning rate", mode="lines", line={"color": ink, "width": 2},
+            hovertemplate="step %{x}<br>learning rate %{y:.3g}<extra></extra>",
+        )  # fmt: skip
+        figure.add_trace(line, **where[-1])
     figure.update_yaxes(type="log", gridcolor=ink + "22", exponentformat="power", tickfont={"size": 10})
-    figure.update_xaxes(title={"text": "step", "standoff": 4}, gridcolor=ink + "22", tickfont={"size": 10})
+    figure.update_xaxes(gridcolor=ink + "22", tickfont={"size": 10})
+    for place in where[-columns:]:
+        figure.update_xaxes(title={"text": "step", "standoff": 4}, **place)
     figure.update_annotations(font={"size": 12})
     figure.update_layout(
         template="none", showlegend=False, paper_bgcolor=paper, plot_bgcolor=paper, font={"color": ink, "size": 11},
-        margin={"l": 50, "r": 20, "t": 40, "b": 50}, width=1200, height=270 * rows,
+        margin={"l": 50, "r": 20, "t": 40, "b": 50}, width=1200, height=270 * rows, uirevision="training",
     )  # fmt: skip
     return figure
+
+
+def smooth(values: Float[np.ndarray, " records"], span: int = SPAN) -> Float[np.ndarray, " records"]:
+    """An exponential moving average whose weights add up to 1 from the start; what is not finite is passed over.
+
+    Args:
+        span: of about so many values.
+    """
+    keep, total, weight = 1 - 2 / (span + 1), 0.0, 0.0
+    result = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1
+        if weight:
+            result[i] = total / weight
+    return result
+
+
+def smooth_log(values: Float[np.ndarray, " records"]) -> Float[np.ndarray, " records"]:
+    """`smooth` of the logarithm, for an axis that is one: an arithmetic mean would stay up where values fall fast."""
+    return np.exp(smooth(np.log(np.where(values > 0, values, np.nan))))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from cdvae_lab.widgets.interpolation_view import InterpolationView
 from cdvae_lab.widgets.latent_map_view import LatentMapView
 from cdvae_lab.widgets.panel import Panel
+from cdvae_lab.widgets.property_optimizer import PropertyOptimizer
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.selection import Pick, Selection
+from cdvae_lab.widgets.training_monitor import TrainingMonitor
 from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
 from cdvae_lab.widgets.viewer import CrystalView
 
@@ -16,7 +18,9 @@ __all__ = [
     "LatentMapView",
     "Panel",
     "Pick",
+    "PropertyOptimizer",
     "Runner",
     "Selection",
+    "TrainingMonitor",
     "TrajectoryPlayer",
 ]

@@ -3,7 +3,7 @@ function render({ model, el }) {
   const strip = document.createElement("div");
   strip.style.cssText = "display:flex;gap:4px;overflow-x:auto;padding:3px;color:var(--jp-ui-font-color1,inherit)";
   strip.setAttribute("role", "listbox");
-  strip.setAttribute("aria-label", "stops along the path");
+  strip.setAttribute("aria-label", "crystals");
   el.appendChild(strip);
 
   function draw() {
@@ -15,13 +15,15 @@ function render({ model, el }) {
         "color:inherit;cursor:pointer;font:12px var(--jp-ui-font-family,sans-serif);line-height:1.35";
       one.setAttribute("role", "option");
       const picture = document.createElement("img");
-      picture.src = item.src; picture.alt = ""; picture.style.cssText = "width:100%;display:block";
+      picture.src = item.image; picture.alt = ""; picture.style.cssText = "width:100%;display:block";
       const head = document.createElement("b");
       head.innerHTML = item.title;
-      const more = document.createElement("div");
-      more.textContent = item.more;
-      if (item.warn) more.style.color = "var(--jp-error-color1,#c62828)";
-      one.append(picture, head, more);
+      one.append(picture, head, ...item.lines.map((text) => {
+        const line = document.createElement("div");
+        line.textContent = text;
+        if (item.warn) line.style.color = "var(--jp-error-color1,#c62828)";
+        return line;
+      }));
       one.addEventListener("click", () => go(i));
       return one;
     }));
@@ -32,6 +34,7 @@ function render({ model, el }) {
     [...strip.children].forEach((one, i) => {
       one.style.borderColor = i === at ? "var(--jp-brand-color1,#1976d2)" : "transparent";
       one.setAttribute("aria-selected", i === at);
+      if (i === at) strip.scrollLeft = one.offsetLeft + one.offsetWidth / 2 - strip.clientWidth / 2 - strip.offsetLeft;
       one.tabIndex = i === Math.max(at, 0) ? 0 : -1;
     });
   }

@@ -1,10 +1,11 @@
-"""The stops of a path as a strip of pictures that can be clicked."""
+"""Crystals as small pictures in a row, each with a few lines of text, of which one is looked at."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import traitlets
@@ -22,28 +23,28 @@ class Film(anywidget.AnyWidget):
     items = traitlets.List().tag(sync=True)
     at = traitlets.Int(-1).tag(sync=True)
 
-    def show(self, crystals: Crystals, places: Sequence[str], size: int = 150) -> None:
-        """One picture a crystal, with formula, number of atoms and what is wrong.
 
-        Args:
-            crystals: in their order.
-            places: where on the path each is, for people.
-            size: of a picture, pixels.
-        """
-        placed = render.at_atom(crystals)
-        valid = validity.structure_validity(crystals).tolist()
-        neutral = validity.composition_validity(crystals).tolist()
-        items = []
-        for number, formula in enumerate(words.formulas(crystals)):
-            png = render.png_bytes(placed, number, size=size, theme="transparent", legend=False)
-            wrong = "not valid" if not valid[number] else "" if neutral[number] else "charges do not balance"
-            atoms = f"{int(crystals.num_atoms[number])} atoms"
-            items.append(
-                {
-                    "src": f"data:image/png;base64,{base64.b64encode(png).decode()}",
-                    "title": words.subscripts(formula),
-                    "more": " · ".join(filter(None, [places[number], atoms, wrong])),
-                    "warn": bool(wrong),
-                }
-            )
-        self.items = items
+def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn: bool = False) -> dict[str, Any]:
+    """One picture of a `Film`: the first crystal, on any paper, and what is written below it.
+
+    Args:
+        lines: plain text.
+        title: HTML, above them.
+        warn: write the lines in the colour of errors.
+    """
+    # The origin on an atom, so that a crystal that was merely moved looks the same.
+    png = render.png_bytes(render.at_atom(crystal), size=150, theme="transparent", legend=False)
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return {"image": source, "title": title, "lines": list(lines), "warn": warn}
+
+
+def path_pictures(crystals: Crystals, places: Sequence[str]) -> list[dict[str, Any]]:
+    """The stops of a path: formula, place on the path, number of atoms and what is wrong with each."""
+    valid = validity.structure_validity(crystals).tolist()
+    neutral = validity.composition_validity(crystals).tolist()
+    pictures = []
+    for number, formula in enumerate(words.formulas(crystals)):
+        wrong = "not valid" if not valid[number] else "" if neutral[number] else "charges do not balance"
+        line = " · ".join(filter(None, [places[number], f"{int(crystals.num_atoms[number])} atoms", wrong]))
+        pictures.append(film_picture(crystals[number], [line], words.subscripts(formula), bool(wrong)))
+    return pictures

@@ -24,7 +24,7 @@ from cdvae_lab.lattice import volume
 from cdvae_lab.metrics import reconstruction, validity
 from cdvae_lab.storage import atomic_path
 from cdvae_lab.widgets import files, words
-from cdvae_lab.widgets.film import Film
+from cdvae_lab.widgets.film import Film, path_pictures
 from cdvae_lab.widgets.latent_map_view import LatentMapView
 from cdvae_lab.widgets.live import Live, Sampler
 from cdvae_lab.widgets.map_figure import Hit, MapFigure
@@ -411,7 +411,7 @@ class InterpolationView(Panel):
         return [f"{weight:.0%}" for weight in self.path.weights.tolist()]
 
     def _draw_film(self) -> None:
-        self._film.show(self._live.crystals.to("cpu"), self._places())
+        self._film.items = path_pictures(self._live.crystals.to("cpu"), self._places())
         self._slider.max = len(self._live.crystals) - 1
 
     def _draw_path(self) -> None:

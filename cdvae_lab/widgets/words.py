@@ -22,6 +22,11 @@ def formulas(crystals: Crystals) -> list[str]:
     ]
 
 
+def formula(crystal: Crystals) -> str:
+    """That of the first crystal."""
+    return formulas(crystal[:1])[0]
+
+
 def subscripts(formula: str) -> str:
     """A formula as HTML."""
     return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)

@@ -1,0 +1,144 @@
+"""The course of a search in latent space: what is predicted, what is decoded, and how far z is from the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
+from cdvae_lab.optimization import LatentStep
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+PREDICTED, LENGTH, OTHERS = "predicted for z", "length of z", "the other crystals"
+MOST_POINTS = 4000  # that are drawn for the crystals that are not meant
+
+Judged = Sequence[tuple[int, Float[Tensor, " crystals"]]]
+Range = tuple[float | int, float | int]
+
+
+def search_course(
+    steps: Sequence[LatentStep],
+    name: str,
+    unit: str = "",
+    *,
+    crystal: int = 0,
+    judged: Mapping[str, Judged] | None = None,
+    labels: Range | None = None,
+    lengths: Range | None = None,
+    current: int | None = None,
+    theme: Theme = "light",
+    height: int = 430,
+) -> Figure:
+    """Above, the property over the steps of `optimize`: predicted, and judged where crystals were decoded; below, |z|.
+
+    |z| is the distance from the middle of the prior N(0, I): log p(z) = -|z|^2 / 2 and a constant. Grey bands show
+    where the training crystals are: what lies outside was never seen by the network.
+
+    Args:
+        steps: of one run, in order; at least one.
+        name, unit: of the property.
+        crystal: the one that is drawn strongly.
+        judged: (step, value for each crystal) wherever something was decoded, by the name of who says so.
+        labels: lowest and highest label of the training crystals.
+        lengths: smallest and largest |z| of the training crystals.
+        current: the step that is shown elsewhere; marked by a vertical line.
+        height: pixels.
+
+    Raises:
+        SettingError: without steps, or with no crystal of that number.
+    """
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    if not steps or not 0 <= crystal < len(steps[0].z):
+        raise SettingError(f"search_course: no crystal {crystal} in {len(steps)} steps; give steps of one run")
+    palette = THEMES[theme]
+    x = np.array([step.step for step in steps])
+    predicted = floats(torch.stack([step.prediction for step in steps]))
+    length = floats(torch.stack([step.z for step in steps]).norm(dim=-1))
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.62, 0.38])
+    colours = palette.series
+    for row, (values, what, colour) in enumerate(((predicted, PREDICTED, colours[0]), (length, LENGTH, colours[3])), 1):
+        rest = np.delete(values, crystal, axis=1)
+        thin = max(1, rest.size // MOST_POINTS)
+        gap = np.full((1, rest.shape[1]), np.nan)
+        figure.add_trace(
+            Scatter(
+                x=np.tile(np.append(x[::thin], x[-1]), rest.shape[1]), y=np.vstack([rest[::thin], gap]).T.ravel(),
+                name=OTHERS, mode="lines", line={"color": colour, "width": 1}, opacity=0.3, hoverinfo="skip",
+                showlegend=row == 1 and rest.shape[1] > 0,
+            ), row=row, col=1,
+        )  # fmt: skip
+        shown = f"{what}: %{{y:.3g}} {unit if row == 1 else ''}"
+        figure.add_trace(
+            Scatter(
+                x=x, y=values[:, crystal], name=what, mode="lines", line={"color": colour, "width": 2.5},
+                hovertemplate=f"step %{{x}}<br>{shown}<extra></extra>", showlegend=row == 1,
+            ), row=row, col=1,
+        )  # fmt: skip
+    for number, (who, points) in enumerate((judged or {}).items(), 1):
+        figure.add_trace(
+            Scatter(
+                x=[step for step, _ in points], y=[float(values[crystal]) for _, values in points], name=who,
+                mode="lines+markers", showlegend=True, line={"color": colours[number], "width": 1, "dash": "dot"},
+                marker={"symbol": "circle" if number == 1 else "diamond", "size": 9, "color": colours[number]},
+                hovertemplate=f"step %{{x}}<br>{who}: %{{y:.3g}} {unit}<extra></extra>",
+            ), row=1, col=1,
+        )  # fmt: skip
+    target = steps[-1].objective.target
+    everything = [predicted.ravel()] + [floats(values) for points in (judged or {}).values() for _, values in points]
+    if not isinstance(target, str):
+        _line(figure, 1, target, f"target {target:g}", palette.ink)
+        everything.append(np.array([target], dtype=float))
+    for row, band, text, values in (
+        (1, labels, "training labels", everything),
+        (2, lengths, "training crystals", [length]),
+    ):
+        if band is not None:
+            _band(figure, row, band, text, palette.muted)
+            values = [*values, np.array(band, dtype=float)]
+        _fit_range(figure, row, np.concatenate([v.ravel() for v in values]), from_zero=row == 2)
+    if current is not None:
+        figure.add_vline(current, line={"color": palette.ink, "width": 1.5})
+    dress(figure, theme, height)
+    figure.update_yaxes(title={"text": with_unit(name, unit), "standoff": 6}, row=1, col=1)
+    figure.update_yaxes(title={"text": "length of z", "standoff": 6}, row=2, col=1)
+    figure.update_xaxes(range=[int(x[0]) - 0.5, max(int(x[-1]), int(x[0]) + 1) + 0.5])
+    figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
+    figure.update_layout(
+        hovermode="closest", uirevision="search", showlegend=True, margin={"t": 44, "r": 12, "b": 40},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )  # fmt: skip
+    return figure
+
+
+def _line(figure: Figure, row: int, value: float | int, text: str, colour: str) -> None:
+    figure.add_hline(
+        value, row=row, col=1, line={"color": colour, "dash": "dash", "width": 1},  # pyright: ignore[reportArgumentType]
+        annotation_text=text, annotation_position="top right", annotation_font={"size": 11, "color": colour},
+    )  # fmt: skip
+
+
+def _band(figure: Figure, row: int, band: Range, text: str, colour: str) -> None:
+    figure.add_hrect(
+        *band, row=row, col=1, fillcolor=colour, opacity=0.13, line_width=0,  # pyright: ignore[reportArgumentType]
+        annotation_text=f"{text}, {band[0]:.2f} to {band[1]:.2f}", annotation_position="top right",
+        annotation_font={"size": 11, "color": colour},
+    )  # fmt: skip
+
+
+def _fit_range(figure: Figure, row: int, values: Float[np.ndarray, " values"], from_zero: bool) -> None:
+    """Written out, as plotly leaves bands out of account."""
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, high = (0.0 if from_zero else values.min()), values.max()
+        room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+        figure.update_yaxes(range=[low if from_zero else low - room, high + room], row=row, col=1)

@@ -1,0 +1,22 @@
+"""Keys that are pressed anywhere in a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anywidget
+
+
+class Keys(anywidget.AnyWidget):
+    """Invisible; stands somewhere in the panel.
+
+    Args:
+        pressed: called with "space", "left", "right", "home" or "end", and whether shift was held.
+    """
+
+    _esm = Path(__file__).with_name("keys.js")
+
+    def __init__(self, pressed: Callable[[str, bool], None]) -> None:
+        super().__init__()
+        self.on_msg(lambda _, content, buffers: pressed(content["key"], content["far"]))

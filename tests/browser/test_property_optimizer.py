@@ -1,0 +1,126 @@
+"""The optimiser in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, difference
+
+MAKE = """
+import cdvae_lab as lab
+model = lab.load('perov_5')
+search = lab.PropertyOptimizer(model, steps=900, prior_weight=0.0, decode_every=300, decode_steps=40)
+search
+"""
+PANEL = ".cdvae-panel"
+CHART = f"{PANEL} .main-svg"  # of plotly; the first is the course
+
+
+def says(page: LabPage, word: str, timeout: float = 60) -> None:
+    page.wait(f"() => document.querySelector('{PANEL}')?.innerText.includes({word!r})", timeout)
+
+
+def press(page: LabPage, name: str) -> None:
+    page.page.locator(f"{PANEL} button", has_text=name).first.click()
+
+
+@pytest.fixture(scope="module")
+def page(lab_server: LabServer, browser: Browser) -> LabPage:
+    page = browser.open(lab_server, lab_server.notebook("search.ipynb", MAKE))
+    page.run_all()
+    says(page, "press Run")
+    page.wait_idle()
+    return page
+
+
+def test_run_stop_go_on_and_undo(page: LabPage) -> None:
+    page.kernel("search._looks.pace.value = '40 steps/s'")  # slow enough to be looked at on a busy machine
+    press(page, "Run")
+    says(page, "running: step")
+    says(page, "length of z", 30)
+    page.sleep(0.5)
+    early = page.shot(CHART)
+    assert page.kernel("print(6 * 7)").strip() == "42"  # other cells are alive
+    page.sleep(1.5)
+    assert difference(early, page.shot(CHART)) > 0.002  # the course moves
+    press(page, "Stop")
+    says(page, "stopped: step")
+    stopped = int(page.kernel("print(len(search.steps))"))
+    assert 1 < stopped < 901
+    page.sleep(0.3)
+    assert int(page.kernel("print(len(search.steps))")) == stopped
+    page.kernel("search._looks.pace.value = 'as fast as it goes'")
+    press(page, "Go on from here")
+    says(page, "finished: step 900 of 900")
+    says(page, "Outside the data")
+    assert page.kernel("print(len(search.steps), search.index)").split() == ["901", "900"]
+    page.sleep(1)
+    for dark in (False, True):
+        page.dark(dark)
+        page.sleep(1)
+        page.shot(PANEL, ROOT / "out" / "browser" / f"optimizer_{'dark' if dark else 'light'}.png")
+    page.dark(False)
+
+    # Back to an earlier step; what came after it is forgotten, and comes again the same.
+    last = page.kernel("print(search.steps[-1].z.sum().item())")
+    page.kernel("search.index = 60")
+    says(page, "60 of 900")
+    press(page, "Go on from here")
+    page.kernel("search.wait()")  # what the panel says may still be of the run before
+    says(page, "finished: step 900 of 900")
+    assert page.kernel("print(search.steps[-1].z.sum().item())") == last
+
+
+def test_keys_and_the_film(page: LabPage) -> None:
+    page.page.locator(PANEL).focus()
+    page.page.keyboard.press("Home")
+    says(page, "0 of 900")
+    page.page.keyboard.press("Shift+ArrowRight")
+    says(page, "10 of 900")
+    page.page.locator(f"{PANEL} [role=option]").last.click()
+    says(page, "900 of 900")
+    page.kernel("search.index = 0")
+    page.page.locator(PANEL).focus()
+    page.kernel("search._looks.pull.value = 0.1")
+    page.kernel("search._looks.pace.value = '40 steps/s'")
+    press(page, "Start anew from here")
+    says(page, "running: step")
+    page.page.locator(PANEL).focus()
+    page.page.keyboard.press(" ")
+    says(page, "stopped: step")
+    page.kernel("search._looks.pace.value = 'as fast as it goes'")
+    page.page.keyboard.press(" ")
+    says(page, "finished: step 900 of 900")
+
+
+def test_a_judge_and_an_error_of_it(page: LabPage) -> None:
+    page.kernel("search.judge = lambda crystals: crystals.lattice.det() / 100 - 1")
+    press(page, "Run")
+    page.kernel("search.wait()")
+    says(page, "finished: step 900 of 900")
+    says(page, "independent judge")
+    page.kernel("search.judge = lambda crystals: 1 / 0")
+    press(page, "Run")
+    says(page, "ZeroDivisionError")
+    says(page, "are kept")
+    page.kernel("search.judge = None")
+    page.kernel("search._looks.folder.value = '/proc/no/such/place'")
+    press(page, "CSV")
+    says(page, "cannot write", 10)
+
+
+def test_it_gives_everything_back(page: LabPage) -> None:
+    threads = "import threading; print(threading.active_count())"
+    before, contexts = int(page.kernel(threads)), page.gl()["contexts"]
+    page.kernel("search.run()", wait=False)
+    page.sleep(0.5)
+    page.kernel("search.close()")
+    page.wait(f"() => !document.querySelector('{PANEL}')", 10)
+    page.sleep(1)
+    assert int(page.kernel(threads)) <= before
+    assert page.gl()["contexts"] < contexts
+
+
+def test_no_errors_and_nothing_from_outside(page: LabPage) -> None:
+    assert page.errors == []
+    assert page.outside == []

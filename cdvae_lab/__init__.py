@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         metrics,
         neighbors,
         noise,
+        npz,
         optimization,
         painn,
         render,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import LatentPrior, StandardNormal
+    from cdvae_lab.metrics.card import ReportCard
+    from cdvae_lab.metrics.evaluation import evaluate
     from cdvae_lab.optimization import LatentStep, optimize
     from cdvae_lab.render import picture
     from cdvae_lab.training import TrainingStep, fit
@@ -79,6 +82,7 @@ __all__ = [
     "LatentPrior",
     "LatentStep",
     "NonFiniteLossError",
+    "ReportCard",
     "SettingError",
     "StandardNormal",
     "TrainingStep",
@@ -94,6 +98,7 @@ __all__ = [
     "denoising",
     "encode",
     "errors",
+    "evaluate",
     "every",
     "figures",
     "fit",
@@ -110,6 +115,7 @@ __all__ = [
     "metrics",
     "neighbors",
     "noise",
+    "npz",
     "optimization",
     "optimize",
     "painn",
@@ -143,6 +149,8 @@ _HOME = {
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
         "latent_map": ["LatentMap", "load_map"],
         "latent_prior": ["LatentPrior", "StandardNormal"],
+        "metrics.card": ["ReportCard"],
+        "metrics.evaluation": ["evaluate"],
         "optimization": ["LatentStep", "optimize"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],

@@ -331,7 +331,7 @@ def test_bad_input(
     assert state.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "info", "export"])
+@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "evaluate", "info", "export"])
 def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])

@@ -5,6 +5,8 @@ Every figure comes in a light and a dark theme, in colours that colour-blind rea
 
 from __future__ import annotations
 
+from cdvae_lab.figures.evaluation import distance_curves, evaluation_figures, statistic_histogram
+from cdvae_lab.figures.evaluation_page import write_evaluation
 from cdvae_lab.figures.maps import GRID, POINTS, latent_map
 from cdvae_lab.figures.paths import along_path
 from cdvae_lab.figures.strips import trajectory_strips
@@ -18,8 +20,12 @@ __all__ = [
     "THEMES",
     "Theme",
     "along_path",
+    "distance_curves",
+    "evaluation_figures",
     "latent_map",
     "read_log",
+    "statistic_histogram",
     "training_curve",
     "trajectory_strips",
+    "write_evaluation",
 ]

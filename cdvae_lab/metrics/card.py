@@ -119,7 +119,10 @@ class ReportCard:
             lines += textwrap.wrap(score.definition, WIDTH, initial_indent="    ", subsequent_indent="    ")
         for note in self.notes:
             lines += ["", *textwrap.wrap(f"Note: {note}", WIDTH)]
-        lines += ["", *(f"{name}: {value}" for name, value in self.settings.items())]
+        lines.append("")
+        for name, value in self.settings.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
+            lines += textwrap.wrap(f"{name}: {text}", WIDTH, subsequent_indent="    ")
         if self.columns:
             lines += ["", *textwrap.wrap(f"Published numbers: {published_scores()['source']}.", WIDTH)]
         return "\n".join(lines) + "\n"

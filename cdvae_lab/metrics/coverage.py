@@ -54,7 +54,7 @@ class Fingerprints:
     @property
     def there(self) -> Bool[np.ndarray, " crystals"]:
         """True where both can be compared."""
-        return ~np.isnan(self.structure).any(1)
+        return np.isfinite(self.structure.sum(1))
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.generation import GenerationSettings, percent
 from cdvae_lab.metrics.optimization import SUCCESS, Judge, chosen_thresholds, optimization
 from cdvae_lab.metrics.result_cache import ResultCache
+from cdvae_lab.metrics.sources import read_source
 from cdvae_lab.metrics.validity import composition_validity, invalid_reasons, structure_validity
 
 TASKS = ("generation", "reconstruction", "optimization")
 
 
 def evaluate(
-    crystals: Crystals | Sequence[Crystals],
+    crystals: Crystals | str | Path | Sequence[Crystals],
     reference: str | Dataset | Crystals,
     *,
     task: str = "generation",
@@ -58,7 +59,8 @@ def evaluate(
     Crystals that no program can make sense of count as invalid.
 
     Args:
-        crystals: what is judged, taken as it is. For "reconstruction" one for each reference crystal, in its order. For
+        crystals: what is judged, taken as it is: Crystals, a folder of CIF files, an .npz file in the layout of the
+            paper's code (`cdvae_lab.npz`), or a folder of these. For "reconstruction" one for each reference crystal, in its order. For
             "optimization" a sequence of batches: all starting points, once for each time that they were decoded.
         reference: the set to compare with, or the name of a public one, whose training set is then read for novelty
             too. For "optimization" only its name (and split) matters.
@@ -88,6 +90,9 @@ def evaluate(
         raise SettingError(f"task: {task!r}; give one of {', '.join(TASKS)}")
     if samples < 1 or seed < 0:
         raise SettingError(f"samples must be at least 1 and seed 0 or more, not {samples} and {seed}")
+    if isinstance(crystals, str | Path):
+        source = read_source(crystals, jobs=jobs)
+        crystals, ids, unreadable = source.crystals, ids or source.ids, unreadable or source.unreadable
     if isinstance(crystals, Crystals) == (task == "optimization"):
         raise CrystalError(
             "optimization takes a sequence of batches, one for each time the starting points were decoded; the other "

@@ -136,6 +136,8 @@ def generation(
         "recall_composition": cover.recall_composition,
         "precision_structure": cover.precision_structure,
         "precision_composition": cover.precision_composition,
+        "cutoff_structure": np.array([cover.cutoffs.structure]),
+        "cutoff_composition": np.array([cover.cutoffs.composition]),
     }
     scores = _validity(structure, composition, valid) + _coverage(cover)
     card = replace(card, step=card.step + 1, doing="properties", scores=scores, rows=dict(rows), samples=dict(samples))
@@ -194,7 +196,7 @@ def _validity(structure: np.ndarray, composition: np.ndarray, valid: np.ndarray 
     return (
         Score(
             "structure_valid", "structure valid", percent(structure), "%",
-            "distances between distinct atoms at least 0.5 Å, volume at least 0.1 Å^3.", _count(structure),
+            "distances between distinct atoms at least 0.5 Å, volume at least 0.1 Å³.", _count(structure),
         ),
         Score(
             "composition_valid", "composition valid", percent(composition), "%",
@@ -243,7 +245,7 @@ def _properties(
             f"{settings.samples:,}.",
         )
     values = {"density": (density(crystals), density(truth)), "elements": (num_elements(crystals), num_elements(truth))}
-    of = {"density": ("density", "g/cm^3", "mass density."), "elements": ("# elements", "", "the number of elements.")}
+    of = {"density": ("density", "g/cm³", "mass density."), "elements": ("# elements", "", "the number of elements.")}
     rows |= {"density": values["density"][0].tolist(), "num_elements": values["elements"][0].tolist()}
     if settings.judge is not None:
         # All valid crystals, for the table; those that are compared are among them.
@@ -265,7 +267,10 @@ def _properties(
 
 
 def _missing_notes(settings: GenerationSettings, training: Crystals | None, reference: np.ndarray) -> tuple[str, ...]:
-    notes = []
+    notes = [
+        "coverage and novelty depend on how many crystals there are: the papers generate 10,000 and compare with all "
+        "of test."
+    ]
     if settings.judge is None:
         notes.append("no judge was given, so there is no statistic of a predicted property.")
     if settings.novelty and training is None:

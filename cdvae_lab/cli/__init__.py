@@ -1,4 +1,6 @@
-"""The command line, thin over the same generators: `cdvae-lab train | generate | reconstruct | evaluate | info | export`.
+"""The command line, thin over the same generators.
+
+`cdvae-lab train | generate | reconstruct | evaluate | info | export`
 
 Exit codes: 0 done (or stopped on time, with the state kept), 2 for input that cannot be used, 130 after Ctrl-C.
 """

@@ -14,6 +14,7 @@ from cdvae_lab import datasets
 from cdvae_lab.cdvae import load
 from cdvae_lab.cli import arguments, reconstruct
 from cdvae_lab.crystals import Crystals
+from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.figures.evaluation_page import write_evaluation
 from cdvae_lab.metrics.card import ReportCard
@@ -32,8 +33,8 @@ def add(commands: Any) -> None:
     parser.add_argument("task", choices=TASKS, metavar="TASK", help="generation, reconstruction or optimization")
     parser.add_argument("--crystals", type=Path, nargs="+", required=True, metavar="PATH", help=(
         "a folder of .cif files, an .npz file in the layout of the paper's code, a folder of these, a trajectory "
-        "(.safetensors, its last frame), or what `cdvae-lab reconstruct` saved. For optimization one PATH for each time "
-        "that the starting points were decoded, or one PATH and --starts"
+        "(.safetensors, its last frame), or what `cdvae-lab reconstruct` saved. For optimization one PATH for each "
+        "time that the starting points were decoded, or one PATH and --starts"
     ))  # fmt: skip
     parser.add_argument("--reference", required=True, metavar="DATA", help=(
         "what to compare with: perov_5, carbon_24, mp_20, a folder of CIF files or a .csv table"
@@ -95,7 +96,14 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
         raise SettingError(f"--crystals: {len(args.crystals)} paths; {args.task} takes one")
     if args.task == "reconstruction" and _is_reconstruction(args.crystals[0]):
         truth, predicted, about = reconstruct.read_store(args.crystals[0])
-        return evaluate(predicted, truth[: len(predicted)], ids=about["ids"][: len(predicted)], **common)
+        if args.reference in datasets.PUBLIC and about["data"] != f"{args.reference} ({args.split})":
+            raise SettingError(
+                f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {args.reference} ({args.split})"
+            )
+        ids = tuple(about["ids"][: len(predicted)])
+        nothing = torch.full((len(ids),), torch.nan)
+        pairs = Dataset(args.reference, args.split, truth[: len(ids)], ids, nothing, "", "", about["data"], "")
+        return evaluate(predicted, pairs, ids=ids, **common)
     source = _source(args.crystals[0], args.jobs)
     reference = arguments.read_data(args, args.reference)
     common |= {"ids": source.ids, "unreadable": source.unreadable}

@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
     parser.add_argument("-n", type=int, default=8, help="number of crystals (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for one file per crystal")
     parser.add_argument("--format", choices=tuple(SUFFIX), default="cif", help=(
-        "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other format "
-        "can hold, as `cdvae-lab evaluate` wants them"
+        "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other "
+        "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)

@@ -60,8 +60,9 @@ def evaluate(
 
     Args:
         crystals: what is judged, taken as it is: Crystals, a folder of CIF files, an .npz file in the layout of the
-            paper's code (`cdvae_lab.npz`), or a folder of these. For "reconstruction" one for each reference crystal, in its order. For
-            "optimization" a sequence of batches: all starting points, once for each time that they were decoded.
+            paper's code (`cdvae_lab.npz`), or a folder of these. For "reconstruction" one for each reference crystal,
+            in its order. For "optimization" a sequence of batches: all starting points, once for each time that they
+            were decoded.
         reference: the set to compare with, or the name of a public one, whose training set is then read for novelty
             too. For "optimization" only its name (and split) matters.
         task: "generation", "reconstruction" or "optimization".

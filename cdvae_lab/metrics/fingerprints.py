@@ -76,7 +76,9 @@ def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[flo
     neighbours, solid_angles, areas = _voronoi_faces(points)
     seen = solid_angles > 0
     neighbours, solid_angles, areas = neighbours[seen], solid_angles[seen], areas[seen]
-    chemical, weights = _weights(numbers[site], elements[neighbours], solid_angles, areas, points[neighbours] - center)
+    chemical, weights = _weights(
+        int(numbers[site]), elements[neighbours], solid_angles, areas, points[neighbours] - center
+    )
     # The order of equal weights matters to the body-centred cubic parameter: pymatgen sorts twice and rounds then.
     order = np.argsort(-chemical, kind="stable")
     order = order[np.argsort(-weights[order], kind="stable")]
@@ -210,7 +212,8 @@ def _by_matminer(numbers, frac_coords, lattice, site: int) -> list[float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are no oxidation states, which the fingerprint does without
-        return _featurizer().featurize(Structure(Lattice(lattice), numbers.tolist(), frac_coords), site)
+        values = _featurizer().featurize(Structure(Lattice(lattice), numbers.tolist(), frac_coords), site)
+    return [float(value) for value in values]
 
 
 # --- composition -------------------------------------------------------------------------------------

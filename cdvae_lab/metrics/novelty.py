@@ -202,7 +202,7 @@ def _compare(pool: Crystals, tasks: list[tuple[int, list[int], list[int]]]) -> l
     def same(a: int, b: int) -> bool:
         if len(reduced[a]) != len(reduced[b]):
             return False
-        return matcher.fit(reduced[a], reduced[b], skip_structure_reduction=True)
+        return bool(matcher.fit(reduced[a], reduced[b], skip_structure_reduction=True))
 
     found = []
     for own, earlier, training in tasks:

@@ -180,40 +180,41 @@ PARAMETERS: dict[int, list[Parameter]] = {
     2: [
         partial(_bent, angle=angle, sharpness=sharpness)
         for angle, sharpness in (
-            (0.5, 15.15), (0.5802777777777778, 13.95), (0.666666666667, 13.25), (0.833333333333333, 12.45), (1, 8.667),
+            (0.5, 15.15), (0.5802777777777778, 13.95), (0.666666666667, 13.25), (0.833333333333333, 12.45),
+            (1.0, 8.667),
         )
     ],
     3: [
-        partial(_at_angle, angle=0.66666666667, sharpness=17.5, folds=1),
+        partial(_at_angle, angle=0.66666666667, sharpness=17.5, folds=1.0),
         partial(_at_angle, angle=_TETRAHEDRON, sharpness=18.33, folds=1.5),
-        partial(_pyramid, sharpness=15.5, folds=1),
+        partial(_pyramid, sharpness=15.5, folds=1.0),
     ],
     4: [
-        partial(_two_poles, sharpness=17.7, sharpness_pole=13.5, folds=1),
+        partial(_two_poles, sharpness=17.7, sharpness_pole=13.5, folds=1.0),
         partial(_at_angle, angle=_TETRAHEDRON, sharpness=18.5, folds=1.5),
-        partial(_two_poles, sharpness=27, sharpness_pole=11.5, folds=2, widest=0.75 * math.pi),
+        partial(_two_poles, sharpness=27.0, sharpness_pole=11.5, folds=2.0, widest=0.75 * math.pi),
         partial(_two_poles, sharpness=15.75, sharpness_pole=12.75, folds=1.5),
         partial(_pyramid, sharpness=15.5, folds=1.5),
     ],
     5: [
         partial(_pentagon, border=0.6, sharpness=19.333),
-        partial(_pyramid, sharpness=14.9, folds=2),
-        partial(_two_poles, sharpness=16.6, sharpness_pole=12, folds=1.5),
+        partial(_pyramid, sharpness=14.9, folds=2.0),
+        partial(_two_poles, sharpness=16.6, sharpness_pole=12.0, folds=1.5),
     ],
     6: [
         partial(
-            _two_poles, sharpness=25, sharpness_pole=7.5, folds=1, pole=2.6179938779914944, off_equator=0.16666667
+            _two_poles, sharpness=25.0, sharpness_pole=7.5, folds=1.0, pole=2.6179938779914944, off_equator=0.16666667
         ),
-        partial(_two_poles, sharpness=18, sharpness_pole=15, folds=2),
+        partial(_two_poles, sharpness=18.0, sharpness_pole=15.0, folds=2.0),
         partial(_pyramid, sharpness=13.8, folds=2.5),
     ],
     7: [
-        partial(_pyramid, sharpness=12.5, folds=3),
+        partial(_pyramid, sharpness=12.5, folds=3.0),
         partial(_two_poles, sharpness=14.75, sharpness_pole=12.5, folds=2.5),
     ],
     8: [
-        partial(_body_centred, sharpness_pole=15, pole=2.5261129449194057, weight=6),
-        partial(_two_poles, sharpness=13.6, sharpness_pole=14.1, folds=3),
+        partial(_body_centred, sharpness_pole=15.0, pole=2.5261129449194057, weight=6.0),
+        partial(_two_poles, sharpness=13.6, sharpness_pole=14.1, folds=3.0),
     ],
     9: _STEINHARDT,
     10: _STEINHARDT,

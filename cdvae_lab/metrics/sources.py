@@ -1,4 +1,4 @@
-"""Crystals to be judged, from a folder or a file: nothing is corrected, and what cannot be read is kept as a failure."""
+"""Crystals to be judged, from a folder or a file: as they are, and what cannot be read is kept as a failure."""
 
 from __future__ import annotations
 

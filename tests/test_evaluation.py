@@ -19,6 +19,7 @@ from cdvae_lab import cli, figures, npz
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.metrics import batch_fingerprints
 from cdvae_lab.metrics.card import ReportCard, chemical_formulas, published_scores
 from cdvae_lab.metrics.coverage import (
     CUTOFFS,
@@ -291,6 +292,28 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
     assert again.table() == whole.table()
     with pytest.raises(TypeError):
         last(evaluate(crowd, dataset(crowd[:6]), **settings | {"cache": tmp_path / "two"}))
+
+
+def test_what_was_done_before_an_interruption_is_not_done_again(
+    crowd: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = Crystals.cat([moved(crowd[:6], 0.01, seed=i) for i in range(8)])  # three tasks of at most 16
+    done: list[int] = []
+    real = batch_fingerprints._structure_rows
+
+    def counted(crystals: Crystals) -> list[np.ndarray]:
+        done.append(len(crystals))
+        return real(crystals)
+
+    monkeypatch.setattr(batch_fingerprints, "_structure_rows", counted)
+    frames = evaluate(many, dataset(crowd[:6]), novelty=False, jobs=1, cache=tmp_path)
+    assert [next(frames).step for _ in range(2)] == [1, 17]
+    frames.close()  # what Ctrl-C leaves behind
+    assert done == [16]
+    again = list(evaluate(many, dataset(crowd[:6]), novelty=False, jobs=1, cache=tmp_path))
+    assert done == [16, 16, 16, 6]
+    assert again[1].step == 17
+    assert again[-1].finished
 
 
 def test_the_number_of_processes_and_the_backend_do_not_matter(crowd: Crystals, tmp_path: Path) -> None:

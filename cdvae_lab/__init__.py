@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         metrics,
         neighbors,
         noise,
+        npz,
         optimization,
         painn,
         property_model,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
+    from cdvae_lab.metrics.card import ReportCard
+    from cdvae_lab.metrics.evaluation import evaluate
     from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
     from cdvae_lab.property_model import PropertyModel, load_property_model
     from cdvae_lab.render import picture
@@ -94,6 +97,7 @@ __all__ = [
     "NonFiniteLossError",
     "PropertyModel",
     "PropertyOptimizer",
+    "ReportCard",
     "SettingError",
     "StandardNormal",
     "TrainingMonitor",
@@ -110,6 +114,7 @@ __all__ = [
     "denoising",
     "encode",
     "errors",
+    "evaluate",
     "every",
     "figures",
     "fit",
@@ -128,6 +133,7 @@ __all__ = [
     "metrics",
     "neighbors",
     "noise",
+    "npz",
     "optimization",
     "optimize",
     "painn",
@@ -165,6 +171,8 @@ _HOME = {
         "latent_prior": ["DiffusionPrior", "DiffusionPriorConfig", "LatentPrior", "StandardNormal"],
         "optimization": ["LatentStep", "load_steps", "optimize", "save_steps"],
         "property_model": ["PropertyModel", "load_property_model"],
+        "metrics.card": ["ReportCard"],
+        "metrics.evaluation": ["evaluate"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],

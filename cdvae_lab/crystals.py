@@ -176,3 +176,16 @@ class Crystals:
         from cdvae_lab import convert
 
         return convert.write_extxyz(self, path)
+
+    def save_npz(self, path: str | Path) -> Path:
+        """Write all crystals to one .npz file in the tensor layout of the CDVAE paper's code; see `cdvae_lab.npz`."""
+        from cdvae_lab import npz
+
+        return npz.save(self, path)
+
+    @classmethod
+    def load_npz(cls, path: str | Path) -> Crystals:
+        """Crystals from such a file, as they are; see `cdvae_lab.npz.load`."""
+        from cdvae_lab import npz
+
+        return npz.load(path)

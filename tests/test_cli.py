@@ -21,6 +21,7 @@ from cdvae_lab.cli.generate import consecutive
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.metrics.reconstruction import reconstruction
+from cdvae_lab.metrics.sources import read_source
 from cdvae_lab.trajectory import last
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,6 +188,20 @@ def test_other_formats_are_read_back(state: Path, tmp_path: Path, fmt: str, suff
         assert len(convert.read(tmp_path / f"crystal_{number:05d}{suffix}")) == 1
 
 
+def test_npz_holds_a_batch_a_file_and_goes_on(state: Path, tmp_path: Path) -> None:
+    command = ["generate", str(state), "--steps", "4", "--format", "npz", "--batch-size", "2", "--device", "cpu"]
+    assert cli.main([*command, "-n", "3", "--out", str(tmp_path / "o")]) == 0
+    assert sorted(p.name for p in (tmp_path / "o").glob("*.npz")) == [
+        "crystals_00000_00001.npz", "crystals_00002_00002.npz",
+    ]  # fmt: skip
+    assert cli.main([*command, "-n", "6", "--out", str(tmp_path / "o")]) == 0
+    model = cdvae.load(state)
+    expected = last(denoise(model, n=6, sampler=Schedule.ancestral(model.config, 4))).crystals
+    crystals = read_source(tmp_path / "o").crystals
+    assert torch.equal(crystals.atomic_numbers, expected.atomic_numbers)
+    torch.testing.assert_close(crystals.frac_coords.float(), expected.frac_coords, rtol=0, atol=1e-4)
+
+
 def test_crystals_of_different_runs_are_not_mixed(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,7 +346,7 @@ def test_bad_input(
     assert state.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "info", "export"])
+@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "evaluate", "info", "export"])
 def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])

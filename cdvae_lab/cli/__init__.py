@@ -1,4 +1,6 @@
-"""The command line, thin over the same generators: `cdvae-lab train | generate | reconstruct | info | export`.
+"""The command line, thin over the same generators.
+
+`cdvae-lab train | generate | reconstruct | evaluate | info | export`
 
 Exit codes: 0 done (or stopped on time, with the state kept), 2 for input that cannot be used, 130 after Ctrl-C.
 """
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import cdvae_lab
-from cdvae_lab.cli import about, generate, reconstruct, train
+from cdvae_lab.cli import about, evaluate, generate, reconstruct, train
 from cdvae_lab.errors import LabError
 
 
@@ -34,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add(commands)
     generate.add(commands)
     reconstruct.add(commands)
+    evaluate.add(commands)
     about.add_info(commands)
     about.add_export(commands)
     return parser

@@ -1,1 +1,3 @@
-"""How good are the crystals: validity and reconstruction, as the CDVAE paper measures them."""
+"""How good are the crystals: validity, coverage, reconstruction and optimisation as the CDVAE paper measures them, and
+uniqueness and novelty beside; `evaluation.evaluate` makes a report card of them.
+"""

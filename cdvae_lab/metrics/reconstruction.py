@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from cdvae_lab.convert import is_usable, to_structures
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import CrystalError
+from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
 
 if TYPE_CHECKING:
@@ -122,6 +123,40 @@ def _match(
         for rms in chunk:
             yield index, rms
             index += 1
+
+
+def matched_rms(
+    truth: Crystals, predicted: Crystals, *, cache: ResultCache, jobs: int = -1
+) -> Iterator[tuple[list[int], list[float | None]]]:
+    """Yield (pairs, RMS or None of each) as `match` gives them, in no order; what the cache knows is not done again.
+
+    Raises:
+        CrystalError: the two batches differ in length.
+    """
+    if len(truth) != len(predicted):
+        raise CrystalError(f"{len(predicted)} predicted crystals for {len(truth)} true ones; give one for each")
+    return _matched_rms(truth, predicted, cache, jobs)
+
+
+def _matched_rms(
+    truth: Crystals, predicted: Crystals, cache: ResultCache, jobs: int
+) -> Iterator[tuple[list[int], list[float | None]]]:
+    from importlib.metadata import version
+
+    from joblib import delayed
+
+    wanted = [combined(*pair) for pair in zip(keys(truth), keys(predicted), strict=True)]
+    kind = f"match stol={STOL} angle_tol={ANGLE_TOL} ltol={LTOL} pymatgen {version('pymatgen')}"
+
+    def task(rows: list[int]) -> Any:
+        return delayed(_rms_rows)(truth[rows], predicted[rows])
+
+    for rows, values in computed(cache, kind, wanted, task, jobs=jobs, chunk=_PAIRS_PER_TASK):
+        yield rows, [None if math.isnan(value[0]) else float(value[0]) for value in values]
+
+
+def _rms_rows(truth: Crystals, predicted: Crystals) -> list[np.ndarray]:
+    return [np.array([math.nan if rms is None else rms]) for _, rms in match(truth, predicted, jobs=1)]
 
 
 def reconstruction(

@@ -1,0 +1,160 @@
+"""`cdvae-lab evaluate`: the report card of anybody's crystals, thin over `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdvae_lab import datasets
+from cdvae_lab.cdvae import load
+from cdvae_lab.cli import arguments, reconstruct
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.errors import SettingError
+from cdvae_lab.figures.evaluation_page import write_evaluation
+from cdvae_lab.metrics.card import ReportCard
+from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
+from cdvae_lab.metrics.evaluation import TASKS, evaluate
+from cdvae_lab.metrics.optimization import Judge
+from cdvae_lab.metrics.sources import Source, read_source
+from cdvae_lab.trajectory import Trajectory, last, progress
+
+
+def add(commands: Any) -> None:
+    """The parser of `evaluate`."""
+    parser = arguments.command(commands, "evaluate", run, lambda args: (
+        "what was computed is kept; the same command goes on with it"
+    ))  # fmt: skip
+    parser.add_argument("task", choices=TASKS, metavar="TASK", help="generation, reconstruction or optimization")
+    parser.add_argument("--crystals", type=Path, nargs="+", required=True, metavar="PATH", help=(
+        "a folder of .cif files, an .npz file in the layout of the paper's code, a folder of these, a trajectory "
+        "(.safetensors, its last frame), or what `cdvae-lab reconstruct` saved. For optimization one PATH for each "
+        "time that the starting points were decoded, or one PATH and --starts"
+    ))  # fmt: skip
+    parser.add_argument("--reference", required=True, metavar="DATA", help=(
+        "what to compare with: perov_5, carbon_24, mp_20, a folder of CIF files or a .csv table"
+    ))  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help=(
+        "for report.txt, report.json, report.html and crystals.csv (default %(default)s)"
+    ))  # fmt: skip
+    arguments.add_data(parser, split="test")
+    group = parser.add_argument_group("generation")
+    group.add_argument("--samples", type=int, default=1000, metavar="N", help=(
+        "valid crystals whose properties are compared (default %(default)s, as in the paper)"
+    ))  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice (default %(default)s)")
+    group.add_argument("--novelty", action=argparse.BooleanOptionalAction, default=True, help=(
+        "compare with each other and with the training set (default on)"
+    ))  # fmt: skip
+    group.add_argument("--train", metavar="DATA", help="training set (default: the split train of --reference)")
+    published = ", ".join(f"{name} {c.structure:g} {c.composition:g}" for name, c in CUTOFFS.items())
+    group.add_argument("--cutoffs", type=float, nargs=2, metavar=("D_S", "D_C"), help=(
+        f"of coverage, for structure and composition (default: the published ones, {published})"
+    ))  # fmt: skip
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--starts", type=int, metavar="N", help=(
+        "starting points, where one PATH holds all decodings, those of one time after another (as the paper's code)"
+    ))  # fmt: skip
+    group.add_argument("--thresholds", type=float, nargs="+", metavar="X", help=(
+        "of success, in the property's unit (default: the published percentiles)"
+    ))  # fmt: skip
+    parser.add_argument("--judge", metavar="MODEL", help=(
+        "predicts the property: the property head of this model, name or .safetensors file (default: none; needed for "
+        "optimization)"
+    ))  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: all cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge crystals as the CDVAE paper does, and say whether they are unique and novel; the paper's numbers beside.
+
+    What takes long is kept in the cache, so that the same command goes on after an interruption.
+    """
+    if args.jobs == 0:
+        raise SettingError("--jobs must be 1 or more, or -1 for all cores")
+    card = last(progress(_cards(args)))
+    page = write_evaluation(card, args.out)
+    print(card.table(), end="")
+    print(f"{page}: the same with figures; {args.out / 'crystals.csv'}: crystal by crystal", file=sys.stderr)
+    return 0
+
+
+def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
+    common: dict[str, Any] = {"task": args.task, "jobs": args.jobs}
+    if args.cache is not None:
+        common["cache"] = args.cache / "evaluation"
+    if args.judge is not None:
+        common |= {"judge": property_head(args.judge), "judge_name": f"the property head of {args.judge}"}
+    if args.task == "optimization":
+        return evaluate(_decodings(args), args.reference, thresholds=args.thresholds, split="", **common)
+    if len(args.crystals) > 1:
+        raise SettingError(f"--crystals: {len(args.crystals)} paths; {args.task} takes one")
+    if args.task == "reconstruction" and _is_reconstruction(args.crystals[0]):
+        truth, predicted, about = reconstruct.read_store(args.crystals[0])
+        if args.reference in datasets.PUBLIC and about["data"] != f"{args.reference} ({args.split})":
+            raise SettingError(
+                f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {args.reference} ({args.split})"
+            )
+        ids = tuple(about["ids"][: len(predicted)])
+        nothing = torch.full((len(ids),), torch.nan)
+        pairs = Dataset(args.reference, args.split, truth[: len(ids)], ids, nothing, "", "", about["data"], "")
+        return evaluate(predicted, pairs, ids=ids, **common)
+    source = _source(args.crystals[0], args.jobs)
+    reference = arguments.read_data(args, args.reference)
+    common |= {"ids": source.ids, "unreadable": source.unreadable}
+    if args.task == "reconstruction":
+        return evaluate(source.crystals, reference, **common)
+    train = None
+    if args.novelty and (args.train is not None or args.reference in datasets.PUBLIC):
+        folder = args.folder if args.train in (None, args.reference) else None
+        train = datasets.load(args.train or args.reference, "train", folder=folder, cache=args.cache)
+    return evaluate(
+        source.crystals,
+        reference,
+        train=train,
+        novelty=args.novelty,
+        samples=args.samples,
+        seed=args.seed,
+        cutoffs=None if args.cutoffs is None else Cutoffs(*args.cutoffs),
+        **common,
+    )
+
+
+def property_head(name: str) -> Judge:
+    """A judge: the property that a model's own head predicts from the posterior mean of a crystal."""
+    model = load(name)
+
+    @torch.no_grad()
+    def judge(crystals: Crystals) -> torch.Tensor:
+        return model.predict_property(model.encode(crystals.to(model.device, model.lattice_mean.dtype)).mu)
+
+    return judge
+
+
+def _is_reconstruction(path: Path) -> bool:
+    """True for a .safetensors file, which for reconstruction is one of `cdvae-lab reconstruct`."""
+    return path.suffix == ".safetensors"
+
+
+def _source(path: Path, jobs: int) -> Source:
+    if path.suffix == ".safetensors":
+        crystals = Trajectory.load(path)[-1].crystals.to("cpu")
+        return Source(crystals, tuple(map(str, range(len(crystals)))), (None,) * len(crystals))
+    return read_source(path, jobs=jobs)
+
+
+def _decodings(args: argparse.Namespace) -> list[Crystals]:
+    parts = [_source(path, args.jobs).crystals for path in args.crystals]
+    if args.starts is None:
+        return parts
+    if len(parts) > 1 or args.starts < 1 or len(parts[0]) % args.starts:
+        raise SettingError(
+            f"--starts {args.starts}: takes one PATH whose number of crystals it divides; there are "
+            f"{', '.join(str(len(part)) for part in parts)}"
+        )
+    return [parts[0][i : i + args.starts] for i in range(0, len(parts[0]), args.starts)]

@@ -1,0 +1,72 @@
+"""Fingerprints and space groups of many crystals: in parallel, from the cache where they are known."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cdvae_lab import lattice as lat
+from cdvae_lab.convert import is_usable, to_structures
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.metrics.fingerprints import (
+    COMPOSITION_LENGTH,
+    STRUCTURE_LENGTH,
+    VERSION,
+    composition_fingerprint,
+    structure_fingerprint,
+)
+from cdvae_lab.metrics.result_cache import ResultCache, computed, keys
+from cdvae_lab.metrics.validity import MAX_ATOMIC_NUMBER, reduced_formulas
+
+SYMPREC = 0.1  # Å
+_CHUNK = 16
+# Atoms within CrystalNN's 7 Å beyond which a crystal is denser than any matter and its tessellation takes minutes.
+_MOST_NEIGHBOURS = 20_000
+
+
+def structure_rows(
+    crystals: Crystals, *, jobs: int, cache: ResultCache
+) -> Iterator[tuple[list[int], list[Float[np.ndarray, " 62"]]]]:
+    """Yield (rows, structure fingerprint and space group of each) as they come; NaN where there is none."""
+    from importlib.metadata import version
+
+    from joblib import delayed
+
+    def task(rows: list[int]) -> Any:
+        return delayed(_structure_rows)(crystals[rows])
+
+    libraries = " ".join(f"{name} {version(name)}" for name in ("pymatgen", "matminer"))
+    kind = f"structure {VERSION} symprec={SYMPREC} {libraries}"
+    return computed(cache, kind, keys(crystals), task, jobs=jobs, chunk=_CHUNK)
+
+
+def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    rows = [np.full(STRUCTURE_LENGTH + 1, math.nan) for _ in range(len(crystals))]
+    sphere = 4 / 3 * math.pi * 7**3
+    crowded = crystals.num_atoms * sphere > _MOST_NEIGHBOURS * lat.volume(crystals.lattice)
+    which = (is_usable(crystals) & ~crowded).nonzero()[:, 0]
+    for row, structure in zip(which.tolist(), to_structures(crystals[which]) if len(which) else [], strict=True):
+        numbers = np.array(structure.atomic_numbers)
+        # What has none stays NaN: the reference counts such a crystal as invalid.
+        with contextlib.suppress(ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            rows[row][:-1] = structure_fingerprint(numbers, structure.frac_coords, structure.lattice.matrix)
+        # spglib finds no symmetry where atoms overlap.
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):
+            rows[row][-1] = SpacegroupAnalyzer(structure, symprec=SYMPREC).get_space_group_number()
+    return rows
+
+
+def composition_rows(crystals: Crystals) -> Float[np.ndarray, "crystals 132"]:
+    """Composition fingerprints, not standardised; NaN where there is no such element, or no atom."""
+    rows = np.full((len(crystals), COMPOSITION_LENGTH), math.nan)
+    for row, formula in enumerate(reduced_formulas(crystals)):
+        if formula and formula[-1][0] <= MAX_ATOMIC_NUMBER:
+            rows[row] = composition_fingerprint(formula)
+    return rows

@@ -1,0 +1,160 @@
+"""Does a set of generated crystals look like the test set: coverage and property statistics.
+
+Both as in the CDVAE paper's code (`eval_utils.compute_cov`, `compute_metrics.GenEval`), so that numbers compare;
+coverage after Xu et al., ICLR 2021 (for molecules) and Ganea et al., NeurIPS 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cdvae_lab import lattice as lat
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.metrics.fingerprints import standardised
+
+# Rows of a distance matrix at a time; bounds its memory.
+_ROWS = 1000
+# Atomic mass units per Å^3, in g/cm^3.
+_DENSITY = 1.66053906660
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """How near is covered, in the units of the fingerprints.
+
+    Attributes:
+        structure: d_s, Euclidean distance of the means of CrystalNN fingerprints.
+        composition: d_c, Euclidean distance of the standardised Magpie fingerprints.
+    """
+
+    structure: float
+    composition: float
+
+
+# `COV_Cutoffs` of the reference.
+CUTOFFS = {"perov_5": Cutoffs(0.2, 4.0), "carbon_24": Cutoffs(0.2, 4.0), "mp_20": Cutoffs(0.4, 10.0)}
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of a set of crystals, row by row; NaN in the structure's where a crystal has none."""
+
+    structure: Float[np.ndarray, "crystals 61"]
+    composition: Float[np.ndarray, "crystals 132"]
+
+    def __len__(self) -> int:
+        return len(self.structure)
+
+    @property
+    def there(self) -> Bool[np.ndarray, " crystals"]:
+        """True where both can be compared."""
+        return np.isfinite(self.structure.sum(1))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Distances to the nearest crystal of the other set, and what follows from them.
+
+    Structure and composition look for their nearest one each for itself. Crystals without a fingerprint are infinitely
+    far away and nobody's nearest.
+
+    Attributes:
+        cutoffs: what counts as near.
+        recall_structure, recall_composition: from each reference crystal to the generated ones.
+        precision_structure, precision_composition: from each generated crystal to the reference.
+    """
+
+    cutoffs: Cutoffs
+    recall_structure: Float[np.ndarray, " reference"]
+    recall_composition: Float[np.ndarray, " reference"]
+    precision_structure: Float[np.ndarray, " generated"]
+    precision_composition: Float[np.ndarray, " generated"]
+
+    def _near(self, structure: np.ndarray, composition: np.ndarray) -> np.ndarray:
+        return (structure <= self.cutoffs.structure) & (composition <= self.cutoffs.composition)
+
+    @property
+    def recalled(self) -> Bool[np.ndarray, " reference"]:
+        """The reference crystals that are covered."""
+        return self._near(self.recall_structure, self.recall_composition)
+
+    @property
+    def precise(self) -> Bool[np.ndarray, " generated"]:
+        """The generated crystals that are near the reference."""
+        return self._near(self.precision_structure, self.precision_composition)
+
+    @property
+    def recall(self) -> float:
+        """COV-R, 0 to 1."""
+        return float(self.recalled.mean())
+
+    @property
+    def precision(self) -> float:
+        """COV-P, 0 to 1, over all generated crystals."""
+        return float(self.precise.mean())
+
+
+def coverage(generated: Fingerprints, reference: Fingerprints, cutoffs: Cutoffs) -> Coverage:
+    """Coverage of a reference set by generated crystals, from the raw fingerprints of both."""
+    structure = _nearest(generated.structure, reference.structure, generated.there, reference.there)
+    scaled = standardised(generated.composition), standardised(reference.composition)
+    composition = _nearest(*scaled, generated.there, reference.there)
+    return Coverage(cutoffs, structure[1], composition[1], structure[0], composition[0])
+
+
+def _nearest(
+    a: np.ndarray, b: np.ndarray, a_there: np.ndarray, b_there: np.ndarray
+) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]]:
+    """From each row of a the distance to the nearest of b, and the other way round."""
+    from scipy.spatial.distance import cdist
+
+    from_a, from_b = np.full(len(a), math.inf), np.full(len(b), math.inf)
+    rows_a, rows_b = a_there.nonzero()[0], b_there.nonzero()[0]
+    if len(rows_b):
+        for start in range(0, len(rows_a), _ROWS):
+            part = rows_a[start : start + _ROWS]
+            distances = cdist(a[part], b[rows_b])
+            from_a[part] = distances.min(1)
+            from_b[rows_b] = np.minimum(from_b[rows_b], distances.min(0))
+    return from_a, from_b
+
+
+def wasserstein(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
+    """1-D Wasserstein distance between two sets of numbers, in their unit; NaN if either is empty or not finite."""
+    from scipy.stats import wasserstein_distance
+
+    if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
+    return float(wasserstein_distance(a, b))
+
+
+def density(crystals: Crystals) -> Float[Tensor, " crystals"]:
+    """Mass density in g/cm^3, with pymatgen's atomic masses; NaN or infinite for a cell that is none."""
+    from pymatgen.core import Element
+
+    masses = torch.tensor([0.0, *(float(Element.from_Z(z).atomic_mass) for z in range(1, 119))], dtype=torch.float64)
+    numbers = crystals.atomic_numbers.cpu()
+    mass = torch.where(numbers <= 118, masses[numbers.clamp(max=118)], torch.nan).sum(1)
+    return _DENSITY * mass / lat.volume(crystals.lattice.double().cpu())
+
+
+def num_elements(crystals: Crystals) -> Int[Tensor, " crystals"]:
+    """Number of different elements of each crystal."""
+    ordered = crystals.atomic_numbers.cpu().sort(1).values
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return (new & (ordered > 0)).sum(1)
+
+
+def sample(valid: Bool[np.ndarray, " crystals"], number: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """The crystals whose properties are compared: `number` of the valid ones, drawn without replacement; or all."""
+    rows = valid.nonzero()[0]
+    if len(rows) <= number:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, number, replace=False))

@@ -6,7 +6,7 @@ import base64
 import html
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def element_table(numbers: Sequence[int]) -> dict[int, list]:
     }
 
 
-def steady(run: Trajectory | Sequence[DenoisingFrame]) -> list[Crystals]:
+def steady(run: Trajectory | Iterable[DenoisingFrame]) -> list[Crystals]:
     """The crystals of every frame, moved as `FilmOrigin` does it."""
     out: list[Crystals] = []
     origin = None
@@ -92,14 +92,14 @@ def steady(run: Trajectory | Sequence[DenoisingFrame]) -> list[Crystals]:
 
 
 def write_html(
-    run: Trajectory | Sequence[DenoisingFrame], path: str | Path, *, which: int | None = None, title: str | None = None
+    run: Trajectory | Iterable[DenoisingFrame], path: str | Path, *, which: int | None = None, title: str | None = None
 ) -> Path:
     """Write a run as one HTML file that shows it in three dimensions, atomically; returns the path.
 
     The file needs nothing else and no network: play, step, scrub, turn, choose a crystal, in light and dark.
 
     Args:
-        run: a recording, or the frames of one.
+        run: a recording, or what `denoise` yields; consumed.
         path: the file to write.
         which: only this crystal; all by default.
         title: of the page.

@@ -16,7 +16,9 @@
   hint.style.cssText =
     "position:absolute;display:none;pointer-events:none;padding:1px 7px;border-radius:5px;z-index:2;" +
     "font:13px var(--jp-ui-font-family,sans-serif);background:var(--jp-layout-color2,#eee);color:var(--jp-ui-font-color1,#111)";
-  style.textContent = ".cdvae-stage button { display: none !important; }"; // nglview's, for full screen
+  // nglview's own: a button for full screen, and an empty box for what is pointed at.
+  style.textContent =
+    ".cdvae-stage button, .cdvae-stage .ui-resizable > div:empty:not(.ui-resizable-handle) { display: none !important; }";
   view.el.classList.add("cdvae-stage");
   box.append(legend, hint, style);
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 from torch import Tensor
@@ -339,7 +339,8 @@ class TrajectoryPlayer(Panel):
         """The z that the run starts from, None for the prior, and the lines of code that give it."""
         if not self._start.value:
             return None, []
-        pick, model = self.selection.pick, self._the_model()
+        pick = cast("Pick | None", self.selection.pick)
+        model = self._the_model()
         if pick is None:
             raise SettingError("no crystal is selected to start from; select one, or start from the prior")
         if pick.z is None:
@@ -348,7 +349,8 @@ class TrajectoryPlayer(Panel):
         return pick.z, [f"z = selection.pick.z  # `selection` is the player's, with {pick.name}"]
 
     def _name_start(self) -> None:
-        pick, value = self.selection.pick, self._start.value
+        pick = cast("Pick | None", self.selection.pick)
+        value = self._start.value
         name = "the selected crystal's z" if pick is None else f"z of {pick.name.split(',')[0]}"
         self._start.options = [("the prior", False), (name, True)]
         self._start.value = value
@@ -360,10 +362,10 @@ class TrajectoryPlayer(Panel):
         samplers = [(name, name) for name in ("ancestral", "probability_flow", "langevin")]
         given = [] if isinstance(self._sampler, str) else [(self._sampler.name + " (given)", self._sampler)]
         self._n = field(W.BoundedIntText, "crystals", "105px", value=n, min=1, max=64)
-        self._seed = field(W.BoundedIntText, "seed", "110px", value=seed, min=0, max=2**31 - 1)
-        self._sampler_field = field(W.Dropdown, "sampler", "190px", options=[*given, *samplers], value=self._sampler)
-        self._pace = field(W.Dropdown, "", "150px", options=list(_PACES), value="25 steps/s")
-        self._start = field(W.Dropdown, "from", "200px", options=[("the prior", False)], value=False)
+        self._seed = field(W.BoundedIntText, "seed", "100px", value=seed, min=0, max=2**31 - 1)
+        self._sampler_field = field(W.Dropdown, "sampler", "175px", options=[*given, *samplers], value=self._sampler)
+        self._pace = field(W.Dropdown, "", "125px", options=list(_PACES), value="25 steps/s")
+        self._start = field(W.Dropdown, "from", "170px", options=[("the prior", False)], value=False)
         self._name_start()
         self._run_button = self._button("Run", "a new run", self.run, "primary")
         self._stop_button = self._button("Stop", "after the step that is being computed", self.stop)

@@ -35,8 +35,8 @@ class FilmOrigin:
     """The origin of the crystals in one frame of a film that is shown while it is made.
 
     In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not be
-    known and nothing jumps: the atom stays the same for as long as its element is one of the rarest, and when another
-    takes its place, that one glides to the origin over the next frames.
+    known and nothing jumps: the atom stays the same for as long as its element is one of the rarest and half as heavy as
+    the heaviest of them, and when another takes its place, that one glides to the origin over the next frames.
 
     Attributes:
         site: the atom of each crystal that is at the origin, or on its way.
@@ -53,10 +53,11 @@ class FilmOrigin:
 
     def then(self, crystals: Crystals, last: bool = False) -> FilmOrigin:
         """Of the next frame; in the last one every atom has arrived."""
-        rank, rows = _ranks(crystals), torch.arange(len(crystals), device=crystals.device)
-        best = rank.argmin(1)
-        # An atom is as rare as the best if both have the same count of atoms; see `_ranks`.
-        stays = _count(crystals)[rows, self.site] == _count(crystals)[rows, best]
+        rows, best = torch.arange(len(crystals), device=crystals.device), _ranks(crystals).argmin(1)
+        count, number = _count(crystals), crystals.atomic_numbers
+        rare = count[rows, self.site] == count[rows, best]
+        # A single fluorine gives way to a metal; of two metals the first stays.
+        stays = rare & (2 * number[rows, self.site] >= number[rows, best])
         site = torch.where(stays, self.site, best)
         apart = crystals.frac_coords[rows, site] - crystals.frac_coords[rows, self.site]
         left = _LEFT * (self.left + torch.where(stays[:, None], 0.0, apart - apart.round()))

@@ -34,9 +34,9 @@ def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
 class FilmOrigin:
     """The origin of the crystals in one frame of a film that is shown while it is made.
 
-    In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not be
-    known and nothing jumps: the atom stays the same for as long as its element is one of the rarest and half as heavy as
-    the heaviest of them, and when another takes its place, that one glides to the origin over the next frames.
+    In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not
+    be known and nothing jumps: the atom stays the same for as long as its element is one of the rarest and half as
+    heavy as the heaviest of them. When another takes its place, that one glides to the origin over the next frames.
 
     Attributes:
         site: the atom of each crystal that is at the origin, or on its way.

@@ -44,7 +44,8 @@
     legend.style.color = dark ? "#e5e9f0" : "#1e293b";
     lab.edge = dark ? [0.63, 0.68, 0.77] : [0.28, 0.33, 0.41];
     lab.arrow = dark ? [1.0, 0.85, 0.35] : [0.75, 0.25, 0.05];
-    stage.setParameters({ backgroundColor: background, clipDist: 0, clipNear: 0, clipFar: 100, fogNear: 100, fogFar: 100,
+    // No drawing over and over of what stands still: its edges are smooth already.
+    stage.setParameters({ sampleLevel: -1, backgroundColor: background, clipDist: 0, clipNear: 0, clipFar: 100, fogNear: 100, fogFar: 100,
       cameraType: "perspective", cameraFov: 22, tooltip: false, hoverTimeout: -1, lightIntensity: 1.05, ambientIntensity: 0.35 });
   }
 

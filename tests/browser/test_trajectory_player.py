@@ -122,6 +122,8 @@ def test_scrubbing_does_not_need_the_kernel(page: LabPage) -> None:
 
 
 def test_an_atom_under_the_pointer_says_what_it_is(page: LabPage) -> None:
+    page.kernel("player.index = 300")
+    at(page, 300)
     symbols = page.kernel(
         "print(*sorted({s.symbol for c in player.frame.crystals.to_structures() for s in c.composition}))"
     )

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,9 @@ class TestRunner:
                 others.append(time.monotonic())
                 await asyncio.sleep(0.01)
 
-        asyncio.run(notebook())
+        # In a thread of its own: the browser tests leave a loop running in this one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(notebook())).result()
         assert shown[-1] == 99
         assert len(shown) >= 5
         assert len(others) >= 20

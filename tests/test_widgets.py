@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pymatgen.core import Structure
 import cdvae_lab as lab
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.errors import SettingError
-from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
+from cdvae_lab.widgets import CrystalView, Pick, Selection, TrajectoryPlayer
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.strips import Course
 
@@ -119,7 +120,9 @@ class TestRunner:
                 others.append(time.monotonic())
                 await asyncio.sleep(0.01)
 
-        asyncio.run(notebook())
+        # In a thread of its own: the browser tests leave a loop running in this one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(notebook())).result()
         assert shown[-1] == 99
         assert len(shown) >= 5
         assert len(others) >= 20
@@ -203,7 +206,7 @@ class TestTrajectoryPlayer:
             player.export(tmp_path)
         player.run(wait=True)
         files = player.export(tmp_path)
-        assert [f.suffix for f in files] == [".cif", ".cif", ".xyz", ".gif"]
+        assert [f.suffix for f in files] == [".cif", ".cif", ".xyz", ".gif", ".html"]
         assert all(f.stat().st_size > 100 for f in files)
         again = Structure.from_file(files[0])  # twelve steps do not make a crystal that `lab.read` would accept
         assert sorted(again.atomic_numbers) == sorted(player.frame.crystals.atomic_numbers[0].tolist())
@@ -225,6 +228,74 @@ class TestTrajectoryPlayer:
         with pytest.raises(SettingError, match="no model here"):
             shown.run()
         shown.close()
+
+    def test_the_screen_says_at_once_that_it_stops(self, player: TrajectoryPlayer) -> None:
+        player.run()
+        player.stop()
+        assert "stopping" in player._status.value or not player.running
+        assert player.wait(10)
+        assert "stopped" in player._status.value
+
+    def test_who_looks_elsewhere_is_left_there(self, player: TrajectoryPlayer) -> None:
+        player.run(wait=True)
+        player.index = 4
+        player.branch(9)
+        player.index = 2
+        assert player.wait(10)
+        assert player.index == 2
+        assert len(player.view.frames) == len(player.frames)
+
+    def test_what_is_shown_are_the_frames_moved_as_a_whole(self, player: TrajectoryPlayer) -> None:
+        player.run(wait=True)
+        for mine, shown in zip(player.frames, player.view.frames, strict=True):
+            way = shown.crystals.frac_coords - mine.crystals.frac_coords
+            apart = (way - way[:, :1]) % 1
+            assert torch.minimum(apart, 1 - apart).max() < 1e-5
+            assert torch.equal(mine.crystals.atomic_numbers, shown.crystals.atomic_numbers)
+
+    def test_a_crystal_is_selected_with_its_z_and_a_run_starts_from_it(self, player_model: CDVAE) -> None:
+        selection = Selection()
+        one = TrajectoryPlayer(player_model, n=2, seed=3, steps=12, selection=selection)
+        other = TrajectoryPlayer(player_model, n=3, seed=5, steps=12, selection=selection)
+        one.run(wait=True)
+        assert one._select_button.disabled
+        with pytest.raises(SettingError, match="several crystals"):
+            one.select()
+        one._crystal.value = 1
+        assert not one._select_button.disabled
+        one._select_button.click()
+        pick = selection.pick
+        assert pick is not None
+        assert torch.equal(pick.z, one.frame.z[1:2])
+        assert torch.equal(pick.crystal.atomic_numbers, one.frame.crystals[1].atomic_numbers)
+        names: dict = {"model": player_model}
+        exec(one.code, names)
+        assert torch.equal(eval(pick.code, names).atomic_numbers, pick.crystal.atomic_numbers)
+
+        other._start.value = True
+        other.run(wait=True)
+        assert torch.equal(other.frame.z, pick.z.repeat(3, 1))
+        names = {"model": player_model, "selection": selection}
+        exec(other.code, names)
+        assert torch.equal(names["frames"][-1].crystals.frac_coords, other.frames[-1].crystals.frac_coords)
+        one.close()
+        other.close()
+        selection.choose(Pick("none", pick.crystal))  # closed players no longer listen
+
+    def test_a_crystal_without_z_is_encoded(self, player: TrajectoryPlayer, known_crystals: lab.Crystals) -> None:
+        player._start.value = False
+        player.selection.choose(Pick("SrTiO3", known_crystals[0], code="crystals[0]"))
+        player._start.value = True
+        player.run(wait=True)
+        assert torch.equal(player.frame.z, lab.encode(player.model, known_crystals[0]).repeat(2, 1))
+        assert "z = lab.encode(model, crystals[0])" in player.code
+
+    def test_a_start_that_nobody_has_selected(self, player: TrajectoryPlayer) -> None:
+        player._start.value = True
+        with pytest.raises(SettingError, match="no crystal is selected"):
+            player.run()
+        player._run_button.click()
+        assert "no crystal is selected" in player._status.value
 
     def test_refused_at_once(self, player_model: CDVAE) -> None:
         with pytest.raises(SettingError, match="needs a model"):
@@ -258,10 +329,11 @@ class TestCrystalView:
         monkeypatch.setattr(view.stage, "run", sent.append)
         view.show(known_crystals)
         call = sent[-1]
-        scene = json.loads(call[call.index("begin(") + 6 : call.rindex("]}") + 2])
-        assert scene["frames"][0]["z"] == [[38, 22, 8, 8, 8], [11, 17], [6, 6]]
+        scene, frames = json.loads("[" + call[call.index("begin(") + 6 : call.rindex("); }")] + "]")
+        numbers = np.frombuffer(base64.b64decode(frames[0]["z"]), "u1").reshape(frames[0]["shape"])
+        assert numbers[0].tolist() == [[38, 22, 8, 8, 8], [11, 17, 0, 0, 0], [6, 6, 0, 0, 0]]
         assert scene["cells"][0][:4] == [3.905, 0, 0, 0]
-        elements = json.loads(call[call.index("{}, {") + 4 : call.index("}); lab.begin") + 1])
+        elements = json.loads(call[call.index("lab.elements, {") + 14 : call.index("}); lab.begin") + 1])
         assert {row[4] for row in elements.values()} == {"Sr", "Ti", "O", "Na", "Cl", "C"}
 
     def test_no_threads(self) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
+
+_LEFT = 0.8  # of the way to the origin, after each frame of a film
+_THERE = 0.004  # fractional; what is left then is not seen
 
 
 def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
@@ -19,12 +26,62 @@ def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
             its last one keep the motion that there was.
     """
     model = crystals if like is None else like
-    numbers, mask = model.atomic_numbers, model.mask
-    count = (numbers[:, :, None] == numbers[:, None, :]).sum(-1)
-    # Rarest first, then heaviest; padding never.
-    rank = torch.where(mask, count * 1000 - numbers, 10**9)
-    site = rank.argmin(1)
-    shift = model.frac_coords[torch.arange(len(model), device=model.device), site]
+    site = _ranks(model).argmin(1)
+    return _moved(crystals, model.frac_coords[torch.arange(len(model), device=model.device), site])
+
+
+@dataclass(frozen=True)
+class FilmOrigin:
+    """The origin of the crystals in one frame of a film that is shown while it is made.
+
+    In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not
+    be known and nothing jumps: the atom stays the same for as long as its element is one of the rarest and half as
+    heavy as the heaviest of them. When another takes its place, that one glides to the origin over the next frames.
+
+    Attributes:
+        site: the atom of each crystal that is at the origin, or on its way.
+        left: how far it still has to go, fractional.
+    """
+
+    site: Int[Tensor, " crystals"]
+    left: Float[Tensor, "crystals 3"]
+
+    @classmethod
+    def of(cls, crystals: Crystals) -> FilmOrigin:
+        """Of the first frame."""
+        return cls(_ranks(crystals).argmin(1), torch.zeros_like(crystals.frac_coords[:, 0]))
+
+    def then(self, crystals: Crystals, last: bool = False) -> FilmOrigin:
+        """Of the next frame; in the last one every atom has arrived."""
+        rows, best = torch.arange(len(crystals), device=crystals.device), _ranks(crystals).argmin(1)
+        count, number = _count(crystals), crystals.atomic_numbers
+        rare = count[rows, self.site] == count[rows, best]
+        # A single fluorine gives way to a metal; of two metals the first stays.
+        stays = rare & (2 * number[rows, self.site] >= number[rows, best])
+        site = torch.where(stays, self.site, best)
+        apart = crystals.frac_coords[rows, site] - crystals.frac_coords[rows, self.site]
+        left = _LEFT * (self.left + torch.where(stays[:, None], 0.0, apart - apart.round()))
+        arrived = (left.abs().amax(-1, keepdim=True) < _THERE) | last
+        return replace(self, site=site, left=left.masked_fill(arrived, 0.0))
+
+    def move(self, crystals: Crystals) -> Crystals:
+        """The frame's crystals where they are shown."""
+        rows = torch.arange(len(crystals), device=crystals.device)
+        return _moved(crystals, crystals.frac_coords[rows, self.site] - self.left)
+
+
+def _count(crystals: Crystals) -> Int[Tensor, "crystals sites"]:
+    """How many atoms of its crystal are of an atom's element."""
+    numbers = crystals.atomic_numbers
+    return (numbers[:, :, None] == numbers[:, None, :]).sum(-1)
+
+
+def _ranks(crystals: Crystals) -> Int[Tensor, "crystals sites"]:
+    """Rarest first, then heaviest; padding never."""
+    return torch.where(crystals.mask, _count(crystals) * 1000 - crystals.atomic_numbers, 10**9)
+
+
+def _moved(crystals: Crystals, shift: Float[Tensor, "crystals 3"]) -> Crystals:
     moved = crystals.frac_coords - shift[:, None]
     # An atom a rounding error below a face belongs on it.
     moved = torch.where((moved - moved.round()).abs() < 1e-6, moved.round(), moved)

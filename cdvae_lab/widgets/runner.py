@@ -52,6 +52,11 @@ class Runner:
         return self._thread is not None
 
     @property
+    def stopping(self) -> bool:
+        """Between `stop` and the end of the step that was being computed."""
+        return self.running and self._stop.is_set()
+
+    @property
     def traceback(self) -> str:
         """The last run's error as Python prints it; empty if there was none."""
         return "".join(traceback.format_exception(self.error)) if self.error else ""

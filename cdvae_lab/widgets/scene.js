@@ -1,20 +1,40 @@
-// Run by nglview's view (`this` is `view`, `NGL` is in reach). Draws crystals from buffers that stay where they are: a
-// frame only fills in other positions, colours and radii, so that species and cells are right in every frame.
+// Run by nglview's view (`this` is `view`, `NGL` and `CELL` are in reach). Draws crystals from buffers that stay where they
+// are: a frame only fills in other positions, colours and radii, so that species and cells are right in every frame.
 // All frames live here, so that scrubbing needs no kernel.
 ((view) => {
   if (view.lab) return;
-  const TOLERANCE = 0.02; // fractional; an atom this close to a face is drawn on the opposite face too
-  const lab = { scene: null, frames: [], index: 0, comp: null, shown: -1 };
+  const lab = { scene: null, frames: [], index: 0, comp: null, shown: -1, elements: {} };
   view.lab = lab;
-  const stage = view.stage, viewer = stage.viewer, box = viewer.container;
-  let base = null, capacity = 0, buffers = {}, signature = "";
+  const stage = view.stage, viewer = stage.viewer, box = viewer.container, { cart, EDGES } = CELL;
+  let base = null, room = {}, buffers = {}, signature = "";
 
   box.style.width = "100%";
-  const legend = document.createElement("div");
+  const legend = document.createElement("div"), hint = document.createElement("div"), style = document.createElement("style");
   legend.style.cssText =
     "position:absolute;left:10px;bottom:8px;font:13px var(--jp-ui-font-family,sans-serif);pointer-events:none;" +
     "display:flex;flex-wrap:wrap;gap:3px 12px";
-  box.appendChild(legend);
+  hint.style.cssText =
+    "position:absolute;display:none;pointer-events:none;padding:1px 7px;border-radius:5px;z-index:2;" +
+    "font:13px var(--jp-ui-font-family,sans-serif);background:var(--jp-layout-color2,#eee);color:var(--jp-ui-font-color1,#111)";
+  // nglview's own: a button for full screen, and an empty box for what is pointed at.
+  style.textContent =
+    ".cdvae-stage button, .cdvae-stage .ui-resizable > div:empty:not(.ui-resizable-handle) { display: none !important; }";
+  view.el.classList.add("cdvae-stage");
+  box.append(legend, hint, style);
+
+  // Which frame: the slider's value where there is one, looked at here, without a message for each change.
+  let slider = null;
+  const at = () => (slider ? slider.get("value") : view.model.get("at"));
+  let asked = 0; // once for each picture of the screen, however often the slider moves
+  const onFrame = () => { asked = asked || requestAnimationFrame(() => { asked = 0; lab.show(at()); }); };
+  view.model.on("change:at", onFrame);
+  const shared = view.model.get("slider");
+  if (shared) view.model.widget_manager.get_model(shared.replace("IPY_MODEL_", "")).then((model) => {
+    if (lab.gone) return;
+    slider = model;
+    slider.on("change:value", onFrame);
+    onFrame();
+  });
 
   function theme() {
     const style = getComputedStyle(view.el);
@@ -24,40 +44,12 @@
     legend.style.color = dark ? "#e5e9f0" : "#1e293b";
     lab.edge = dark ? [0.63, 0.68, 0.77] : [0.28, 0.33, 0.41];
     lab.arrow = dark ? [1.0, 0.85, 0.35] : [0.75, 0.25, 0.05];
-    stage.setParameters({ backgroundColor: background, clipDist: 0, clipNear: 0, clipFar: 100, fogNear: 100, fogFar: 100,
+    // No drawing over and over of what stands still: its edges are smooth already.
+    stage.setParameters({ sampleLevel: -1, backgroundColor: background, clipDist: 0, clipNear: 0, clipFar: 100, fogNear: 100, fogFar: 100,
       cameraType: "perspective", cameraFov: 22, tooltip: false, hoverTimeout: -1, lightIntensity: 1.05, ambientIntensity: 0.35 });
   }
 
   const visible = () => (lab.scene.choice === null ? lab.scene.cells.map((_, i) => i) : [lab.scene.choice]);
-  const cart = (cell, x, y, z) => [0, 1, 2].map((k) => x * cell[k] + y * cell[3 + k] + z * cell[6 + k]);
-
-  // The atoms to draw, in Å from the middle of their cell; a copy for every face that an atom lies on.
-  function atoms(frame, which) {
-    const cell = lab.scene.cells[which], shift = lab.scene.shift[which], middle = cart(cell, 0.5, 0.5, 0.5);
-    const out = [];
-    frame.z[which].forEach((number, atom) => {
-      const choices = [0, 1, 2].map((k) => {
-        let x = frame.x[which][3 * atom + k] - shift[k];
-        x -= Math.floor(x + 1e-6);
-        return x < TOLERANCE ? [x, x + 1] : x > 1 - TOLERANCE ? [x, x - 1] : [x];
-      });
-      let first = true;
-      for (const x of choices[0]) for (const y of choices[1]) for (const z of choices[2]) {
-        const p = cart(cell, x, y, z);
-        out.push({ number, which, atom, first, p: [p[0] - middle[0], p[1] - middle[1], p[2] - middle[2]] });
-        first = false;
-      }
-    });
-    return out;
-  }
-
-  const EDGES = [];
-  for (let a = 0; a < 3; a++) for (const i of [0, 1]) for (const j of [0, 1]) {
-    const from = [0, 0, 0];
-    from[(a + 1) % 3] = i; from[(a + 2) % 3] = j;
-    const to = from.slice(); to[a] = 1;
-    EDGES.push([from, to]);
-  }
 
   // Where each visible crystal stands on the screen, in rows and columns as large as they can be.
   function grid() {
@@ -86,47 +78,54 @@
     return out;
   }
 
-  const GONE = 1e-4; // Å: what a place in a buffer is given that no atom needs
+  const GONE = 1e-4; // Å: what a place in a buffer is given that nothing needs
+
+  // Buffers of a fixed size, with some room for what the next frames have more of.
+  function fixed(name, items, widths) {
+    const n = items.length;
+    if (!(name in room) || n > room[name] || room[name] > 8 * n + 64) room[name] = Math.ceil(1.6 * n) + 8;
+    const out = {};
+    for (const key in widths) out[key] = new Float32Array(widths[key] * room[name]);
+    for (let i = 0; i < room[name]; i++) {
+      const item = items[Math.min(i, n - 1)];
+      for (const key in widths) {
+        if (widths[key] === 1) out[key][i] = i < n ? item[key] : GONE;
+        else if (item) out[key].set(item[key], widths[key] * i);
+      }
+    }
+    return out;
+  }
+
+  const STICK = { position1: 3, position2: 3, color: 3, color2: 3, radius: 1 };
 
   function fill() {
-    const where = offsets(), table = lab.elements;
+    const where = offsets(), table = lab.elements, colour = (number) => table[number].slice(0, 3);
     const add = (p, k) => [p[0] + where[k][0], p[1] + where[k][1], p[2] + where[k][2]];
-    const n = capacity, position = new Float32Array(3 * n), color = new Float32Array(3 * n), radius = new Float32Array(n);
-    for (let i = 0; i < n; i++) {
-      const atom = base.atoms[Math.min(i, base.atoms.length - 1)];
-      position.set(add(atom.p, atom.which), 3 * i);
-      color.set(table[atom.number].slice(0, 3), 3 * i);
-      radius[i] = i < base.atoms.length ? table[atom.number][3] : GONE;
-    }
-    const one = [], other = [], edge = [];
+    for (const atom of base.atoms) atom.at = add(atom.p, atom.which);
+    const edges = [];
     for (const k of visible()) {
       const cell = lab.scene.cells[k], middle = cart(cell, 0.5, 0.5, 0.5);
-      for (const [from, to] of EDGES) {
-        for (const [end, list] of [[from, one], [to, other]]) {
-          const p = cart(cell, ...end);
-          list.push(...add([p[0] - middle[0], p[1] - middle[1], p[2] - middle[2]], k));
-        }
-        edge.push(...lab.edge);
+      for (const ends of EDGES) {
+        const [position1, position2] = ends.map((end) => add(cart(cell, ...end).map((x, j) => x - middle[j]), k));
+        edges.push({ position1, position2, color: lab.edge, color2: lab.edge, radius: 0.025 });
       }
     }
-    const f = (list) => new Float32Array(list);
+    const spheres = base.atoms.map((a) => ({ position: a.at, color: colour(a.number), radius: table[a.number][3] }));
+    const sticks = base.bonds.map(([a, b]) => (
+      { position1: a.at, position2: b.at, color: colour(a.number), color2: colour(b.number), radius: 0.09 }));
     const data = {
-      atoms: { position, color, radius },
-      cells: { position1: f(one), position2: f(other), color: f(edge), color2: f(edge), radius: f(edge.map(() => 0.025).slice(0, edge.length / 3)) },
+      atoms: fixed("atoms", spheres, { position: 3, color: 3, radius: 1 }),
+      cells: fixed("cells", edges, STICK),
+      bonds: fixed("bonds", sticks, STICK),
     };
     if (lab.scene.scores) {
-      const tail = [], tip = [], ink = [], thick = [];
-      for (const atom of base.atoms) {
-        if (!atom.first) continue;
-        const p = add(atom.p, atom.which), s = base.frame.s[atom.which].slice(3 * atom.atom, 3 * atom.atom + 3);
-        const long = Math.hypot(...s), scale = long > 1.5 ? 1.5 / long : 1, size = table[atom.number][3];
-        const start = long > 0.02 ? size / long : 0;
-        tail.push(...p.map((x, k) => x + s[k] * start));
-        tip.push(...p.map((x, k) => x + s[k] * (start + scale) + (long > 0.02 ? 0 : GONE)));
-        ink.push(...lab.arrow);
-        thick.push(long > 0.02 ? 0.07 : GONE);
-      }
-      data.scores = { position1: f(tail), position2: f(tip), color: f(ink), radius: f(thick) };
+      const arrows = base.atoms.filter((a) => a.first).map((a) => {
+        const s = [0, 1, 2].map((k) => base.frame.s[3 * a.site + k] / 1000), size = table[a.number][3];
+        const long = Math.hypot(...s), scale = long > 1.5 ? 1.5 / long : 1, seen = long > 0.02, start = seen ? size / long : 0;
+        return { position1: a.at.map((x, k) => x + s[k] * start), radius: seen ? 0.07 : GONE, color: lab.arrow,
+          position2: a.at.map((x, k) => x + s[k] * (start + scale) + (seen ? 0 : GONE)) };
+      });
+      data.scores = fixed("scores", arrows, { position1: 3, position2: 3, color: 3, radius: 1 });
     }
     return data;
   }
@@ -134,24 +133,26 @@
   function build(data) {
     if (lab.comp) stage.removeComponent(lab.comp);
     const shape = new NGL.Shape("crystals", { disableImpostor: false });
-    buffers = { atoms: new NGL.SphereBuffer(data.atoms), cells: new NGL.CylinderBuffer(data.cells) };
-    if (data.scores) buffers.scores = new NGL.ArrowBuffer(data.scores, { aspectRatio: 2.2, radialSegments: 12 });
-    for (const name in buffers) shape.addBuffer(buffers[name]);
+    buffers = {};
+    for (const name in data) {
+      buffers[name] = name === "atoms" ? new NGL.SphereBuffer(data[name])
+        : name === "scores" ? new NGL.ArrowBuffer(data[name], { aspectRatio: 2.2, radialSegments: 12 })
+        : new NGL.CylinderBuffer(data[name]);
+      shape.addBuffer(buffers[name]);
+    }
     lab.comp = stage.addComponentFromObject(shape);
     lab.comp.addRepresentation("buffer");
   }
 
   function paint() {
-    const data = fill();
-    const now = JSON.stringify([capacity, visible(), lab.scene.scores && data.scores.radius.length]);
+    const data = fill(), now = JSON.stringify([room, Object.keys(data), visible()]);
     if (now !== signature || !lab.comp) { build(data); signature = now; }
     else for (const name in data) buffers[name].setAttributes(data[name]);
     viewer.requestRender();
   }
 
   function words() {
-    const numbers = [...new Set(base.atoms.map((a) => a.number))].sort((a, b) => lab.elements[a][5] - lab.elements[b][5]);
-    const key = numbers.join();
+    const numbers = CELL.elements(base.atoms, lab.elements), key = numbers.join();
     if (legend.dataset.key === key) return;
     legend.dataset.key = key;
     legend.replaceChildren(...numbers.map((number) => {
@@ -179,39 +180,63 @@
     const frame = lab.frames[index];
     if (!frame || !lab.scene || lab.gone) return;
     lab.index = index;
-    const list = visible().flatMap((k) => atoms(frame, k));
+    const crystals = visible().map((k) => CELL.atoms(frame, k, lab.scene.cells[k]));
+    const list = crystals.flat();
     if (!list.length) return;
-    if (list.length > capacity || capacity > 8 * list.length) capacity = Math.ceil(1.6 * list.length) + 8;
-    base = { atoms: list, frame };
+    base = { atoms: list, frame, bonds: crystals.flatMap((atoms) => CELL.bonds(atoms, lab.elements)) };
     paint();
     words();
+    hint.style.display = "none";
     lab.shown = index;
-    lab.count = (lab.count || 0) + 1;
+    view.el.dataset.frame = index; // for whoever looks from outside
   };
 
-  lab.begin = (scene) => { // another run, choice or look; frames stay unless they come with it
+  lab.begin = (scene, frames) => { // another run, choice or look; frames stay unless they come with it
     const old = lab.scene;
     lab.scene = { ...old, ...scene };
     const moved = !old || JSON.stringify([old.cells, old.choice]) !== JSON.stringify([lab.scene.cells, lab.scene.choice]);
     theme();
-    if (moved) { lab.camera(); capacity = 0; }
-    if (scene.frames) lab.frames = scene.frames;
-    lab.show(Math.min(view.model.get("at"), lab.frames.length - 1));
+    if (moved) { lab.camera(); room = {}; }
+    if (frames) lab.frames = CELL.unpack(frames);
+    lab.show(Math.min(at(), lab.frames.length - 1));
   };
-  lab.add = (start, frames) => { // frames from a number on, in place of those that there were
+  // Frames from a number on, in place of those that there were. `seen` is the frame that Python believes to be marked: while
+  // it is, the newest is shown, and the mark may follow more rarely; null: the marked one is shown.
+  lab.add = (start, frames, seen) => {
     lab.frames.length = Math.min(start, lab.frames.length);
-    lab.frames.push(...frames);
-    lab.show(Math.min(view.model.get("at"), lab.frames.length - 1));
+    lab.frames.push(...CELL.unpack(frames));
+    const last = lab.frames.length - 1;
+    lab.show(seen !== null && at() === seen ? last : Math.min(at(), last));
   };
 
-  const onFrame = () => lab.show(view.model.get("at"));
-  view.model.on("change:at", onFrame);
   let turned = "";
   stage.viewerControls.signals.changed.add(() => {
+    hint.style.display = "none";
     if (!base || Object.keys(lab.grid.places).length < 2) return;
     const now = viewer.rotationGroup.quaternion.toArray().map((x) => x.toFixed(5)).join();
     if (now !== turned) { turned = now; viewer.rotationGroup.updateMatrix(); paint(); }
   });
+
+  // The symbol of the atom that is pointed at; worked out here, since NGL would draw everything once more to find it.
+  box.addEventListener("pointermove", (event) => {
+    hint.style.display = "none";
+    if (!base || event.buttons) return;
+    const area = box.getBoundingClientRect(), x = event.clientX - area.left, y = event.clientY - area.top;
+    const camera = viewer.camera, world = viewer.translationGroup.matrixWorld, half = area.height / 2;
+    let found = null;
+    for (const atom of base.atoms) {
+      const p = camera.position.clone().set(...atom.at).applyMatrix4(world), depth = camera.position.distanceTo(p);
+      const radius = (lab.elements[atom.number][3] * half) / (depth * Math.tan((camera.fov * Math.PI) / 360));
+      p.project(camera);
+      const far = Math.hypot((p.x + 1) * area.width / 2 - x, (1 - p.y) * half - y);
+      if (far < radius && (!found || depth < found.depth)) found = { atom, depth };
+    }
+    if (!found) return;
+    hint.textContent = lab.elements[found.atom.number][4];
+    hint.style.cssText += `;display:block;left:${x + 12}px;top:${y + 6}px`;
+  });
+  box.addEventListener("pointerleave", () => { hint.style.display = "none"; });
+
   let width = 0;
   const resize = new ResizeObserver(() => {
     if (box.clientWidth === width || !box.clientWidth) return;
@@ -228,6 +253,7 @@
     lab.gone = true;
     resize.disconnect(); watch.disconnect();
     view.model.off("change:at", onFrame);
+    if (slider) slider.off("change:value", onFrame);
     viewer.render = viewer.animate = () => {}; // what is still asked for would draw without a context
     viewer.renderer.forceContextLoss();
     stage.dispose();

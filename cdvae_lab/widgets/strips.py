@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anywidget
+import ipywidgets
 import torch
 import traitlets
 from jaxtyping import Bool, Float, Int
@@ -17,14 +19,27 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame
 from cdvae_lab.metrics import validity
 
+_WIDGET: dict[str, Any] = {"sync": True, **ipywidgets.widget_serialization}
+
 
 class Strips(anywidget.AnyWidget):
-    """One canvas. `at` is the frame that is marked; pointing at the canvas, and the arrow keys, change it."""
+    """One canvas with the slider's frame marked; pointing at it, and keys, move slider and film.
+
+    Other widgets' values are read and set in the browser: a link would send a message for each change, twice.
+    """
 
     _esm = Path(__file__).with_name("strips.js")
     data = traitlets.Dict().tag(sync=True)
-    at = traitlets.Int(0).tag(sync=True)
-    playing = traitlets.Bool(False).tag(sync=True)
+    slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
+    play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
+
+
+class StepButtons(anywidget.AnyWidget):
+    """One frame back and one on, also while the kernel is busy."""
+
+    _esm = Path(__file__).with_name("steps.js")
+    slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
+    play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
 
 
 @dataclass(frozen=True)

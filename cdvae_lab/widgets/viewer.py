@@ -11,20 +11,20 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
-import torch
 import traitlets
 
 from cdvae_lab import render
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame
 from cdvae_lab.errors import SettingError
-from cdvae_lab.render.spheres import element_colour, place_in_formula, sphere_radius, symbol
+from cdvae_lab.render.film import crystals_of, element_table, packed, script
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's, not for whoever looks at crystals
@@ -35,7 +35,7 @@ _MARGIN = 0.5  # Å around a cell: half a sphere
 
 @cache
 def _script() -> str:
-    return Path(__file__).with_name("scene.js").read_text(encoding="utf-8")
+    return script("cell.js") + Path(__file__).with_name("scene.js").read_text(encoding="utf-8")
 
 
 class _Direct:
@@ -59,10 +59,15 @@ class Stage(NGLWidget):
     """
 
     at = traitlets.Int(0).tag(sync=True)  # number of the frame; nglview's own `frame` is its player's
+    # Whose value is the number instead. The script reads it in the browser; a link would send a message each time.
+    slider: Any = traitlets.Instance(ipywidgets.IntSlider, allow_none=True).tag(
+        sync=True, **ipywidgets.widget_serialization
+    )
 
-    def __init__(self, displayed: Callable[[], None], height: int) -> None:
+    def __init__(self, displayed: Callable[[], None], height: int, slider: ipywidgets.IntSlider | None) -> None:
         self._displayed = displayed
         super().__init__()
+        self.slider = slider
         self._view_height = f"{height}px"
         self.layout.width = "100%"
 
@@ -100,6 +105,7 @@ class CrystalView(ipywidgets.VBox):
         what: Crystals or a DenoisingFrame to begin with.
         height: pixels.
         scores: draw arrows along the score.
+        slider: whose value is the number of the frame, instead of `index`.
 
     Raises:
         SettingError: for a height out of range.
@@ -108,7 +114,12 @@ class CrystalView(ipywidgets.VBox):
     _open = False
 
     def __init__(
-        self, what: Crystals | DenoisingFrame | None = None, *, height: int = 420, scores: bool = False
+        self,
+        what: Crystals | DenoisingFrame | None = None,
+        *,
+        height: int = 420,
+        scores: bool = False,
+        slider: ipywidgets.IntSlider | None = None,
     ) -> None:
         if not 100 <= height <= 2000:
             raise SettingError(f"height is {height} pixels; choose 100 to 2000")
@@ -117,7 +128,7 @@ class CrystalView(ipywidgets.VBox):
         self._scores = scores
         self._origin: Crystals | None = None
         self._known: set[int] = set()
-        self.stage = Stage(self._send_all, height)
+        self.stage = Stage(self._send_all, height, slider)
         super().__init__([self.stage])
         self._open = True
         if what is not None:
@@ -130,11 +141,14 @@ class CrystalView(ipywidgets.VBox):
 
     @property
     def index(self) -> int:
-        return self.stage.at
+        return self.stage.at if self.stage.slider is None else self.stage.slider.value
 
     @index.setter
     def index(self, value: int) -> None:
-        self.stage.at = value
+        if self.stage.slider is None:
+            self.stage.at = value
+        else:
+            self.stage.slider.value = value
 
     def show(self, what: DenoisingFrame | Crystals) -> None:
         """This frame alone, as it is."""
@@ -150,25 +164,30 @@ class CrystalView(ipywidgets.VBox):
             origin: move every frame as `render.at_atom(..., like=origin)` does.
             index: which to begin with.
         """
-        if frames and self._frames and len(_crystals(frames[0])) != len(_crystals(self._frames[0])):
+        if frames and self._frames and len(crystals_of(frames[0])) != len(crystals_of(self._frames[0])):
             self._choice = None
         self._frames, self._origin, self._known = list(frames), origin, set()
-        self.stage.at = index
+        self.index = index
         self._send_all()
 
-    def add(self, frames: Sequence[DenoisingFrame | Crystals]) -> None:
-        """More frames of the same run."""
+    def add(self, frames: Sequence[DenoisingFrame | Crystals], follow: bool = False) -> None:
+        """More frames of the same run.
+
+        Args:
+            follow: show the last of them, as long as nobody has gone elsewhere, although `index` is told later.
+        """
         if not self._frames:
             self.show_all(frames)
             return
         first = len(self._frames)
         self._frames.extend(frames)
-        self._run("add", first, [_packed(frame) for frame in frames], elements=self._elements(frames))
+        seen = self.index if follow else None
+        self._run("add", first, packed(self._moved(frames)), seen, elements=self._elements(frames))
 
     def put_origin(self, origin: Crystals | None) -> None:
         """Move every frame as `render.at_atom(..., like=origin)` does; None: leave atoms where they are."""
         self._origin = origin
-        self._look()
+        self._send_all()
 
     @property
     def choice(self) -> int | None:
@@ -194,8 +213,7 @@ class CrystalView(ipywidgets.VBox):
         """The crystals of the frame that is shown, as they are drawn."""
         if not self._frames:
             return None
-        crystals = _crystals(self._frames[min(self.index, len(self._frames) - 1)])
-        crystals = crystals if self._origin is None else render.at_atom(crystals, like=self._origin)
+        crystals = crystals_of(self._moved([self._frames[min(self.index, len(self._frames) - 1)]])[0])
         return crystals if self._choice is None else crystals[self._choice]
 
     def close(self) -> None:
@@ -210,40 +228,41 @@ class CrystalView(ipywidgets.VBox):
         return with_picture(super()._repr_mimebundle_(**kwargs), self.current())
 
     def _scene(self) -> dict[str, Any]:
-        crystals = _crystals(self._frames[0])
+        crystals = crystals_of(self._frames[0])
         lattice = crystals.lattice.double().cpu().numpy()
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) - 0.5
         radii = np.linalg.norm(corners @ lattice, axis=-1).max(-1) + _MARGIN
-        shift = np.zeros((len(crystals), 3))
-        if self._origin is not None:
-            moved = render.at_atom(self._origin)
-            # Seen on the first atom; whole cells do not matter.
-            shift = (self._origin.frac_coords[:, 0] - moved.frac_coords[:, 0]).double().cpu().numpy()
         return {
             "cells": [_numbers(cell.flatten(), 4) for cell in lattice],
             "radii": _numbers(radii, 4),
-            "shift": [_numbers(one, 6) for one in shift],
             "choice": self._choice,
             "scores": self._scores,
             "rotation": _rotation(),
         }
 
+    def _moved(self, frames: Sequence[DenoisingFrame | Crystals]) -> list[DenoisingFrame | Crystals]:
+        """The frames as they are drawn."""
+        if self._origin is None:
+            return list(frames)
+        placed = [render.at_atom(crystals_of(frame), like=self._origin) for frame in frames]
+        return [
+            one if isinstance(frame, Crystals) else replace(frame, crystals=one)
+            for frame, one in zip(frames, placed, strict=True)
+        ]
+
     def _elements(self, frames: Sequence[DenoisingFrame | Crystals]) -> dict[int, list]:
-        """What the script must know of new elements: colour, radius (Å), symbol, place in formulas."""
-        found = {int(n) for frame in frames for n in _crystals(frame).atomic_numbers.unique().tolist()}
+        """What the script must know of elements that it has not met yet."""
+        found = {int(n) for frame in frames for n in crystals_of(frame).atomic_numbers.unique().tolist()}
         new = found - self._known - {0}
         self._known |= new
-        return {
-            n: [*(round(c / 255, 4) for c in element_colour(n)), sphere_radius(n), symbol(n), place_in_formula(n)]
-            for n in sorted(new)
-        }
+        return element_table(sorted(new))
 
     def _send_all(self) -> None:
         self.stage.run(_script())
         if self._frames:
             self._known = set()
-            scene = self._scene() | {"frames": [_packed(frame) for frame in self._frames]}
-            self._run("begin", scene, elements=self._elements(self._frames))
+            frames = packed(self._moved(self._frames))
+            self._run("begin", self._scene(), frames, elements=self._elements(self._frames))
 
     def _look(self) -> None:
         if self._frames:
@@ -251,7 +270,7 @@ class CrystalView(ipywidgets.VBox):
 
     def _run(self, method: str, *arguments: Any, elements: dict[int, list] | None = None) -> None:
         call = ", ".join(json.dumps(a, separators=(",", ":")) for a in arguments)
-        table = f"lab.elements = Object.assign(lab.elements || {{}}, {json.dumps(elements)}); " if elements else ""
+        table = f"Object.assign(lab.elements, {json.dumps(elements)}); " if elements else ""
         self.stage.run(f"const lab = this.lab; if (lab) {{ {table}lab.{method}({call}); }}")
 
 
@@ -264,25 +283,9 @@ def with_picture(bundle: Any, crystals: Crystals | None) -> Any:
     return bundle | {"image/png": base64.b64encode(render.png_bytes(one)).decode()}
 
 
-def _crystals(what: DenoisingFrame | Crystals) -> Crystals:
-    return what if isinstance(what, Crystals) else what.crystals
-
-
 def _numbers(values: Any, digits: int) -> list[float]:
     """For JSON, which has no NaN: what is not finite is drawn at 0."""
     return [round(float(x), digits) if math.isfinite(x) else 0.0 for x in values]
-
-
-def _packed(frame: DenoisingFrame | Crystals) -> dict[str, list]:
-    """A frame for the script: fractional coordinates, atomic numbers, sigma^2 * score (Å), crystal by crystal."""
-    crystals = _crystals(frame)
-    score = torch.zeros_like(crystals.frac_coords) if isinstance(frame, Crystals) else frame.sigma**2 * frame.score
-    counts = crystals.num_atoms.tolist()
-    return {
-        "x": [_numbers(x[:n].flatten().tolist(), 4) for x, n in zip(crystals.frac_coords, counts, strict=True)],
-        "z": [z[:n].tolist() for z, n in zip(crystals.atomic_numbers, counts, strict=True)],
-        "s": [_numbers(s[:n].flatten().tolist(), 3) for s, n in zip(score, counts, strict=True)],
-    }
 
 
 def _rotation() -> list[float]:

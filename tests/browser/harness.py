@@ -162,6 +162,14 @@ class Browser:
         page.goto(f"{server.base}/lab/tree/{notebook}?reset")
         return page
 
+    def open_file(self, path: Path, dark: bool = False) -> LabPage:
+        """A page that was sent by mail and opened with a double click."""
+        scheme = "dark" if dark else "light"
+        context = self._chromium.new_context(viewport={"width": 1000, "height": 800}, color_scheme=scheme)
+        page = LabPage(context.new_page())
+        page.page.goto(path.as_uri())
+        return page
+
 
 class LabPage:
     """A notebook in JupyterLab; `errors` and `outside` collect what should not be."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import ipywidgets
@@ -13,7 +13,7 @@ import traitlets
 from cdvae_lab.figures import Theme
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure, FigureWidget
+    from plotly.graph_objects import Figure
 
 
 class Page(anywidget.AnyWidget):
@@ -37,7 +37,9 @@ class Plot(ipywidgets.Box):
 
         self._given = draw
         self.page = Page()
-        self.figure: FigureWidget = FigureWidget(self._draw("light"))
+        self.figure: Any = FigureWidget(  # a FigureWidget; plotly's classes confuse type checkers
+            self._draw("light")
+        )
         self.figure._config = {"scrollZoom": True, "displaylogo": False, "responsive": True}
         self.page.observe(lambda change: self.redraw(), "dark")
         super().__init__(
@@ -53,7 +55,7 @@ class Plot(ipywidgets.Box):
 
     def redraw(self) -> None:
         """Draw everything again, where somebody has moved to and as they see it."""
-        new = self._draw(self.theme)
+        new: Any = self._draw(self.theme)
         shown = self.figure
         with shown.batch_update():
             keep = len(new.data) if len(new.data) == len(shown.data) else 0

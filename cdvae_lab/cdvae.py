@@ -150,7 +150,7 @@ class CDVAE(nn.Module):
         self.encoder_types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
         self.encoder = PaiNN(c.hidden_dim, c.encoder_blocks, c.num_radial, c.cutoff)
         self.pool = mlp(c.hidden_dim, c.head_dim, c.latent_dim)
-        seen = 1 + 6 + NUM_ELEMENTS if c.encoder_sees_aggregates else 0
+        seen = c.max_atoms + 1 + 6 + NUM_ELEMENTS if c.encoder_sees_aggregates else 0
         self.posterior_features = mlp(c.latent_dim + seen, c.head_dim, c.head_dim)
         self.to_mu = nn.Linear(c.head_dim, c.latent_dim)
         self.to_log_var = nn.Linear(c.head_dim, c.latent_dim)
@@ -237,7 +237,9 @@ class CDVAE(nn.Module):
         """
         pooled = masked_mean(self.pool(self.atom_features(crystals, images)), crystals.mask)
         if self.config.encoder_sees_aggregates:
-            count = crystals.num_atoms[:, None].to(pooled.dtype) / self.config.max_atoms
+            # As a class, not as a number: the head that reads it from z again must not confuse neighbours.
+            classes = torch.arange(self.config.max_atoms + 1, device=pooled.device)
+            count = (crystals.num_atoms[:, None] == classes).to(pooled.dtype)
             seen = [count, self.standardised_lattice(crystals), composition(crystals, pooled.dtype)]
             pooled = torch.cat([pooled, *seen], -1)
         features = self.posterior_features(pooled)

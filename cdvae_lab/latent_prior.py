@@ -137,20 +137,25 @@ class DiffusionPrior(nn.Module):
         self.mean.copy_(mu.mean(0))
         self.std.copy_((mu.var(0, correction=0) + log_var.exp().mean(0)).sqrt().clamp_min(1e-6))
 
+    def network(
+        self, w: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
+    ) -> Float[Tensor, "crystals latent"]:
+        """F of Karras et al., eq. 7, for noisy latents that are scaled to deviation 1."""
+        frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=w.device, dtype=w.dtype) * 0.5
+        angles = 0.25 * torch.log(sigma)[:, None] * frequencies * torch.pi
+        condition = self.embed(torch.cat([torch.sin(angles), torch.cos(angles)], -1))
+        h = self.enter(w)
+        for norm, film, layer in zip(self.norms, self.films, self.layers, strict=True):
+            scale, shift = film(condition).chunk(2, -1)
+            h = h + layer(norm(h) * (1 + scale) + shift)
+        return self.leave(h)
+
     def denoised(
         self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
     ) -> Float[Tensor, "crystals latent"]:
         """The mean of standardised latents, given noisy ones (Karras et al., eq. 7, with data of deviation 1)."""
-        s = sigma[:, None]
-        total = (1 + s * s).sqrt()
-        frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=u.device, dtype=u.dtype) * 0.5
-        angles = 0.25 * torch.log(s) * frequencies * torch.pi
-        condition = self.embed(torch.cat([torch.sin(angles), torch.cos(angles)], -1))
-        h = self.enter(u / total)
-        for norm, film, layer in zip(self.norms, self.films, self.layers, strict=True):
-            scale, shift = film(condition).chunk(2, -1)
-            h = h + layer(norm(h) * (1 + scale) + shift)
-        return u / (total * total) + s / total * self.leave(h)
+        total = (1 + sigma * sigma).sqrt()[:, None]
+        return u / (total * total) + sigma[:, None] / total * self.network(u / total, sigma)
 
     def loss(
         self,
@@ -171,20 +176,20 @@ class DiffusionPrior(nn.Module):
 
     @torch.no_grad()
     def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
-        """One z for each crystal number, on the numbers' device: Heun's method (Karras et al., algorithm 1).
+        """One z for each crystal number, on the numbers' device: Heun's method along the probability flow.
 
         Raises:
             SettingError: for a seed out of range.
         """
         noise.check_seed(seed)
-        levels = self._levels(numbers.device)
-        normal = noise.normal(seed, Stream.LATENT, numbers, 0, (self.config.latent_dim,), self.mean.dtype)
-        u = normal * (1 + levels[0] ** 2).sqrt()
-        for now, then in itertools.pairwise(levels):
-            slope = self._slope(u, now)
-            ahead = u + (then - now) * slope
-            u = u + (then - now) * 0.5 * (slope + self._slope(ahead, then))
-        u = self.denoised(u, levels[-1].expand(len(u)))
+        angles = self._angles(numbers.device)
+        w = noise.normal(seed, Stream.LATENT, numbers, 0, (self.config.latent_dim,), self.mean.dtype)
+        for now, then in itertools.pairwise(angles):
+            slope = self._slope(w, now)
+            ahead = w + (then - now) * slope
+            w = w + (then - now) * 0.5 * (slope + self._slope(ahead, then))
+        sigma = torch.tan(angles[-1])
+        u = self.denoised(w * (1 + sigma**2).sqrt(), sigma.expand(len(w)))
         return u * self.std + self.mean
 
     def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
@@ -198,39 +203,44 @@ class DiffusionPrior(nn.Module):
 
         The divergence is estimated with a few fixed random directions: good to a nat or so.
         """
-        levels = self._levels(z.device).flip(0)
-        u = (z.detach() - self.mean) / self.std
+        angles = self._angles(z.device).flip(0)
+        total = (1 + self.config.sigma_min**2) ** 0.5
+        w = (z.detach() - self.mean) / self.std / total
         dim = self.config.latent_dim
         with torch.no_grad():
             probe = torch.arange(PROBES, device=z.device)
             signs = noise.uniform(0, Stream.PROBE, probe, 0, (dim,), z.dtype).sub(0.5).sign()
-            gained = torch.zeros_like(u[:, 0])
-            for now, then in itertools.pairwise(levels):
-                slope, divergence = self._slope_and_divergence(u, now, signs)
-                ahead = u + (then - now) * slope
+            gained = torch.zeros_like(w[:, 0])
+            for now, then in itertools.pairwise(angles):
+                slope, divergence = self._slope_and_divergence(w, now, signs)
+                ahead = w + (then - now) * slope
                 slope_ahead, divergence_ahead = self._slope_and_divergence(ahead, then, signs)
-                u = u + (then - now) * 0.5 * (slope + slope_ahead)
+                w = w + (then - now) * 0.5 * (slope + slope_ahead)
                 gained = gained + (then - now) * 0.5 * (divergence + divergence_ahead)
-            variance = 1 + levels[-1] ** 2
-            at_end = -0.5 * (u.square().sum(-1) / variance + dim * torch.log(2 * torch.pi * variance))
-        return at_end + gained - self.std.log().sum()
+        at_end = -0.5 * (w.square().sum(-1) + dim * math.log(2 * math.pi))
+        return at_end + gained - (self.std * total).log().sum()
 
-    def _levels(self, device: torch.device) -> Float[Tensor, " levels"]:
-        """Noise levels from sigma_max down to sigma_min (Karras et al., eq. 5)."""
+    def _angles(self, device: torch.device) -> Float[Tensor, " levels"]:
+        """arctan of the noise levels, from sigma_max down to sigma_min (spaced as in Karras et al., eq. 5).
+
+        With u = w sqrt(1 + sigma^2) and the angle theta = arctan(sigma) the probability flow is dw / dtheta = -F(w),
+        which stands still for a Gaussian (Lu and Song 2024, "TrigFlow").
+        """
         c = self.config
         high, low = (sigma ** (1 / RHO) for sigma in (c.sigma_max, c.sigma_min))
-        return torch.linspace(high, low, c.steps + 1, device=device, dtype=self.mean.dtype) ** RHO
+        levels = torch.linspace(high, low, c.steps + 1, device=device, dtype=self.mean.dtype) ** RHO
+        return torch.atan(levels)
 
-    def _slope(self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, ""]) -> Float[Tensor, "crystals latent"]:
-        return (u - self.denoised(u, sigma.expand(len(u)))) / sigma
+    def _slope(self, w: Float[Tensor, "crystals latent"], angle: Float[Tensor, ""]) -> Float[Tensor, "crystals latent"]:
+        return -self.network(w, torch.tan(angle).expand(len(w)))
 
     def _slope_and_divergence(
-        self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, ""], signs: Float[Tensor, "probes latent"]
+        self, w: Float[Tensor, "crystals latent"], angle: Float[Tensor, ""], signs: Float[Tensor, "probes latent"]
     ) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, " crystals"]]:
-        """d u / d sigma and its divergence by Hutchinson's estimate."""
+        """dw / dtheta and its divergence by Hutchinson's estimate."""
 
         def along(sign: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
-            slope, change = torch.func.jvp(lambda x: self._slope(x, sigma), (u,), (sign.expand_as(u),))[:2]
+            slope, change = torch.func.jvp(lambda x: self._slope(x, angle), (w,), (sign.expand_as(w),))[:2]
             return slope, (change * sign).sum(-1)
 
         slopes, divergences = torch.func.vmap(along)(signs)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cdvae_lab import cdvae
@@ -19,6 +20,7 @@ from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import (
     DenoisingFrame,
     Schedule,
+    assign_types,
     choose_schedule,
     denoise,
     initial_types,
@@ -521,3 +523,45 @@ def test_reconstruction_refuses_settings_at_the_call(trained_on_random: CDVAE, r
     for settings in ({"seed": -1}, {"steps": 1}, {"sampler": "none"}, {"first_number": -1}):
         with pytest.raises(SettingError):
             reconstruct(trained_on_random, random_dataset.crystals, **settings)
+
+
+# Types that change places
+
+
+def test_types_change_places_as_the_best_assignment_has_it() -> None:
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.tensor([[8, 8, 22, 38, 0, 0], [3, 3, 3, 3, 9, 11]])
+    logits = torch.randn(2, 6, 100, generator=generator, dtype=torch.float64)
+    # Every site has a favourite, and together these are the composition: then no other assignment is as good.
+    favourite = torch.tensor([[38, 8, 8, 22, 1, 1], [11, 3, 9, 3, 3, 3]])
+    logits.scatter_(2, favourite[..., None] - 1, 20.0)
+    assigned = assign_types(logits, numbers)
+    assert assigned.tolist() == [[38, 8, 8, 22, 0, 0], [11, 3, 9, 3, 3, 3]]
+
+
+def test_types_that_change_places_stay_the_same_types_and_are_nearly_the_best() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(50, 8, 100, generator=generator, dtype=torch.float64) * 3
+    numbers = torch.randint(1, 101, (50, 8), generator=generator)
+    assigned = assign_types(logits, numbers)
+    assert torch.equal(assigned.sort(1).values, numbers.sort(1).values)
+    wanted = logits.log_softmax(-1)
+    for row in range(50):
+        gain = wanted[row][:, numbers[row] - 1].numpy()
+        best = gain[linear_sum_assignment(gain, maximize=True)].sum()
+        kept = float(wanted[row][torch.arange(8), numbers[row] - 1].sum())
+        ours = float(wanted[row][torch.arange(8), assigned[row] - 1].sum())
+        assert best - ours <= 0.35 * (best - kept) + 1e-9
+
+
+def test_a_run_may_keep_its_composition(model: CDVAE) -> None:
+    schedule = dataclasses.replace(choose_schedule(model, "ancestral", steps=12), keep_composition=True)
+    start_types = torch.tensor([[3, 8, 22, 56, 8]]).expand(4, -1)
+    z, numbers = torch.zeros(4, 8, dtype=torch.float64), torch.arange(4)
+    begun = start(model, z, numbers, 2, schedule, atomic_numbers=start_types)
+    frames = [begun, *denoise(model, frame=begun)]
+    first, last = frames[0].crystals.atomic_numbers, frames[-1].crystals.atomic_numbers
+    assert torch.equal(first.sort(1).values, last.sort(1).values)
+    assert any(not torch.equal(f.crystals.atomic_numbers, first) for f in frames)
+    again = list(denoise(model, frame=frames[5]))[-1]
+    assert torch.equal(again.crystals.atomic_numbers, last)

@@ -19,7 +19,7 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
-from cdvae_lab.painn import envelope
+from cdvae_lab.painn import envelope, pair_basis, pair_basis_of_all
 from cdvae_lab.storage import write_tensors
 
 SMALL = {
@@ -171,7 +171,7 @@ UNIMODULAR = [
 ]
 
 
-@pytest.mark.parametrize("num_neighbors", [20, 2000])
+@pytest.mark.parametrize("num_neighbors", [20, 2000, 0])
 @pytest.mark.parametrize("transform", UNIMODULAR)
 def test_atom_features_do_not_know_the_cell_vectors(
     model: CDVAE, crystals: Crystals, transform: list[list[int]], num_neighbors: int
@@ -182,7 +182,7 @@ def test_atom_features_do_not_know_the_cell_vectors(
     torch.testing.assert_close(before, after, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("num_neighbors", [20, 2000])
+@pytest.mark.parametrize("num_neighbors", [20, 2000, 0])
 @pytest.mark.parametrize("repeat", [(2, 1, 1), (1, 2, 2), (1, 1, 3)])
 def test_atom_features_do_not_know_a_supercell(
     model: CDVAE, crystals: Crystals, repeat: tuple[int, int, int], num_neighbors: int
@@ -501,3 +501,13 @@ def test_too_many_atoms_and_unseen_elements_are_refused_by_name(trained_on_rando
     strange = write(tmp_path / "strange.vasp", ["Ti", "Xe"])
     with pytest.raises(CrystalError, match=r"strange\.vasp.*Xe.*C, O, Ti"):
         cdvae.encode(trained_on_random, strange)
+
+
+def test_all_images_are_those_of_a_long_enough_list(crystals: Crystals) -> None:
+    centres = torch.linspace(0, 7, 24, dtype=torch.float64)
+    images = periodic_images(crystals.lattice, 7.0)
+    listed = pair_basis(nearest_neighbors(crystals, images, 2000, 7.0), centres)
+    every = pair_basis_of_all(crystals, images, centres, 7.0)
+    torch.testing.assert_close(every.radial, listed.radial, rtol=0, atol=1e-12)
+    torch.testing.assert_close(every.directional, listed.directional, rtol=0, atol=1e-12)
+    assert every.radial.abs().max() > 0.1

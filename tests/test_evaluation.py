@@ -16,6 +16,8 @@ from pymatgen.core import Composition
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from cdvae_lab import cli, figures, npz
+from cdvae_lab.cdvae import load
+from cdvae_lab.cli.evaluate import judge_named
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
@@ -36,6 +38,7 @@ from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.optimization import PERCENTILES, optimization
 from cdvae_lab.metrics.result_cache import ResultCache
 from cdvae_lab.metrics.sources import read_source
+from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.trajectory import last, progress
 
 CUTOFF = Cutoffs(0.2, 4.0)
@@ -491,7 +494,7 @@ def test_the_command_writes_the_same_report(
 def test_the_command_judges_optimisations(
     crowd: Crystals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdvae_lab.cli.evaluate.property_head", lambda name: volume_per_atom)
+    monkeypatch.setattr("cdvae_lab.cli.evaluate.judge_named", lambda name: (volume_per_atom, "volume"))
     Crystals.cat([crowd[:2], crowd[2:4]]).save_npz(tmp_path / "c.npz")
     command = ["evaluate", "optimization", "--crystals", str(tmp_path / "c.npz"), "--reference", "perov_5"]
     command += ["--out", str(tmp_path / "out"), "--jobs", "1", "--judge", "x"]
@@ -500,3 +503,16 @@ def test_the_command_judges_optimisations(
     assert "DiffCSP" in capsys.readouterr().out
     assert cli.main([*command, "--starts", "3"]) == 2
     assert "divides" in capsys.readouterr().err
+
+
+def test_a_judge_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_path: Path) -> None:
+    judge = PropertyModel(PropertyModelConfig(hidden_dim=8, blocks=1)).eval()
+    found, name = judge_named(str(judge.save(tmp_path / "judge.safetensors")))
+    assert name == "the property model judge.safetensors"
+    assert torch.equal(found(srtio3), judge(srtio3))
+    model = load("perov_5")
+    head, name = judge_named("perov_5")
+    assert torch.equal(head(srtio3), model.predict_property(model.encode(srtio3).mu))
+    assert "perov_5" in name
+    with pytest.raises(SettingError, match="comes with cdvae_lab"):
+        judge_named("nobody")

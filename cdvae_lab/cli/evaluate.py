@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from cdvae_lab import datasets
-from cdvae_lab.cdvae import load
+from cdvae_lab import assets, datasets
+from cdvae_lab.cdvae import CDVAE, load
 from cdvae_lab.cli import arguments, reconstruct
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
@@ -22,6 +22,9 @@ from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.evaluation import TASKS, evaluate
 from cdvae_lab.metrics.optimization import Judge
 from cdvae_lab.metrics.sources import Source, read_source
+from cdvae_lab.property_model import FORMAT_VERSION as PROPERTY_VERSION
+from cdvae_lab.property_model import load_property_model
+from cdvae_lab.storage import read_tensors
 from cdvae_lab.trajectory import Trajectory, last, progress
 
 
@@ -64,8 +67,8 @@ def add(commands: Any) -> None:
         "of success, in the property's unit (default: the published percentiles)"
     ))  # fmt: skip
     parser.add_argument("--judge", metavar="MODEL", help=(
-        "predicts the property: the property head of this model, name or .safetensors file (default: none; needed for "
-        "optimization)"
+        "predicts the property: a property model, or else a CDVAE's own property head; a name or a .safetensors file "
+        "(default: none; needed for optimization)"
     ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: all cores)")
 
@@ -89,7 +92,7 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
     if args.cache is not None:
         common["cache"] = args.cache / "evaluation"
     if args.judge is not None:
-        common |= {"judge": property_head(args.judge), "judge_name": f"the property head of {args.judge}"}
+        common["judge"], common["judge_name"] = judge_named(args.judge)
     if args.task == "optimization":
         return evaluate(_decodings(args), args.reference, thresholds=args.thresholds, split="", **common)
     if len(args.crystals) > 1:
@@ -125,9 +128,25 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
     )
 
 
-def property_head(name: str) -> Judge:
+def judge_named(name: str) -> tuple[Judge, str]:
+    """A judge of the property and what it is: a property model's file, a data set's bundled one, or a CDVAE's own head.
+
+    Raises:
+        SettingError: if nothing of that name is bundled.
+        CheckpointError: for a file that is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        kind, _, _ = read_tensors(path, ("property model", "model", "training state"), PROPERTY_VERSION)
+        if kind == "property model":
+            return load_property_model(path), f"the property model {path.name}"
+    elif f"{name}_property.safetensors" in assets.names("*.safetensors"):
+        return load_property_model(name), f"the property model of {name}"
+    return property_head(load(name)), f"the property head of {name}"
+
+
+def property_head(model: CDVAE) -> Judge:
     """A judge: the property that a model's own head predicts from the posterior mean of a crystal."""
-    model = load(name)
 
     @torch.no_grad()
     def judge(crystals: Crystals) -> torch.Tensor:

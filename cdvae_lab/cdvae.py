@@ -362,7 +362,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
     return model.to(device).eval().requires_grad_(False)
 
 
-def fingerprint(model: CDVAE) -> str:
+def fingerprint(model: nn.Module) -> str:
     """A short digest of a model's weights: the same weights, whatever their file is called.
 
     The learned prior does not count: it may be fitted anew, and latents and decoded crystals stay what they are.

@@ -123,6 +123,28 @@ def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.C
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "with_prior.safetensors"
+    fitting = ["prior", str(state), *DATA, "--out", str(out), "--steps", "5", "--batch-size", "8", "--hidden-dim", "8"]
+    assert cli.main(fitting) == 0
+    model = cdvae.load(out)
+    assert model.prior is not None
+    assert model.prior.config.hidden_dim == 8
+    assert cdvae.fingerprint(model) == cdvae.fingerprint(cdvae.load(state))
+    assert cli.main(fitting) == 2
+    assert "is there already" in capsys.readouterr().err
+
+    generate = ["generate", "-n", "2", "--steps", "3", "--format", "npz"]
+    assert cli.main([*generate, str(out), "--out", str(tmp_path / "learned")]) == 0
+    assert cli.main([*generate, str(out), "--out", str(tmp_path / "normal"), "--prior", "normal"]) == 0
+    learned, normal = (Crystals.load_npz(next((tmp_path / name).glob("*.npz"))) for name in ("learned", "normal"))
+    assert not torch.equal(learned.lattice, normal.lattice)
+    assert cli.main([*generate, str(out), "--out", str(tmp_path / "learned"), "--prior", "normal"]) == 2
+    assert "another prior" in capsys.readouterr().err
+    assert cli.main([*generate, str(state), "--out", str(tmp_path / "none"), "--prior", "learned"]) == 2
+    assert "has no learned prior" in capsys.readouterr().err
+
+
 def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, known_crystals: Crystals) -> None:
     """A GPU machine with little more than torch trains and decodes; another one judges."""
     table, cache = tmp_path / "data.csv", tmp_path / "cache"

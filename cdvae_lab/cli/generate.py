@@ -33,6 +33,9 @@ def add(commands: Any) -> None:
         "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other "
         "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
+    parser.add_argument("--prior", choices=("learned", "normal"), help=(
+        "what z is drawn from: the model's learned prior, or N(0, I) (default: learned, where the model has one)"
+    ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
 
@@ -46,7 +49,14 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError(f"-n must be at least 1, not {args.n}")
     model = load(args.model, arguments.device(args))
     schedule = arguments.schedule(args, model)
-    _claim(args.out, {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)})
+    if args.prior == "learned" and model.prior is None:
+        raise SettingError(
+            f"{args.model}: has no learned prior; fit one with `cdvae-lab prior`, or give --prior normal"
+        )
+    if args.prior == "normal":
+        model.prior = None
+    claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
+    _claim(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
     if args.format == "npz":
         there = _in_batches(args.out)

@@ -77,7 +77,9 @@ class App(Panel):
         self._panels: dict[str, Panel] = {}
         self._made_map: LatentMap | None = None
         self._mapper = self._runner(self._keep_map, self._map_ended)
-        self._read = False  # whether it has been tried to read the data set; the training tab says what is wrong with it
+        self._read = (
+            False  # whether it has been tried to read the data set; the training tab says what is wrong with it
+        )
         self._reader = self._runner(lambda done: None, self._data_read)
         self._known: dict[str, CDVAE | str | Path] = {name: name for name in files.bundled_models()}
         self._quiet = False
@@ -123,15 +125,21 @@ class App(Panel):
     def interpolation(self) -> InterpolationView:
         """The path between two crystals, which is also drawn on the map."""
         return self._panel(
-            "interpolation", lambda: InterpolationView(self._the_model, map=self._shared_map(), selection=self.selection)
+            "interpolation",
+            lambda: InterpolationView(self._the_model, map=self._shared_map(), selection=self.selection),
         )
 
     @property
     def optimizer(self) -> PropertyOptimizer:
         """The search for another property, whose trail is also drawn on the map."""
-        return self._panel(
-            "optimizer", lambda: PropertyOptimizer(self._the_model, map=self._shared_map(), selection=self.selection)
-        )
+
+        def make() -> PropertyOptimizer:
+            made = PropertyOptimizer(self._the_model, map=self._shared_map(), selection=self.selection)
+            if self.selection.pick is not None:
+                made.start_from_selection()
+            return made
+
+        return self._panel("optimizer", make)
 
     @property
     def monitor(self) -> TrainingMonitor:
@@ -255,6 +263,7 @@ class App(Panel):
     def _panel(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._panels:
             made = make()
+            made.add_class(f"cdvae-{name}")
             if name != "monitor":
                 made._name = self._name  # its code can say what to load, although the model has been loaded once
             self._panels[name] = made
@@ -390,7 +399,9 @@ class App(Panel):
         data = self._the_model.metadata.get("data", {}).get("name", "unknown data")
         size = sum(one.numel() for one in self._the_model.parameters())
         shown = "" if len(self._known) > 1 else f"<b>{html.escape(name)}</b>: "
-        self._about.value = f"<span style='padding:0 8px'>{shown}{size:,} parameters, trained on {html.escape(data)}</span>"
+        self._about.value = (
+            f"<span style='padding:0 8px'>{shown}{size:,} parameters, trained on {html.escape(data)}</span>"
+        )
 
     def _draw_code(self) -> None:
         if hasattr(self, "_panels"):

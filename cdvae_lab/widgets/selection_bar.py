@@ -44,21 +44,22 @@ class SelectionBar(ipywidgets.HBox):
             self.buttons[name] = one
         self._history.observe(lambda change: self._go_back(change["new"]), "value")
         right = ipywidgets.VBox(
-            [row(self._words, self._history), row(*self.buttons.values())], layout={"flex": "1 1 auto", "min_width": "0"}
+            [row(self._words, self._history), row(*self.buttons.values())],
+            layout={"flex": "1 1 auto", "min_width": "0"},
         )
         super().__init__(
             [self._image, right], layout={"align_items": "center", "border": "1px solid var(--jp-border-color2,#bbb)"}
         )
         self.add_class("cdvae-selection")
         self._open = True
-        selection.observe(self._changed, ["pick", "history"])
+        selection.observe(self._changed, "pick")  # the history has changed by then
         self._draw()
 
     def close(self) -> None:
         """Listen no more."""
         if self._open:  # Python also calls this as it forgets a widget, even one that has never begun
             self._open = False
-            self._selection.unobserve(self._changed, ["pick", "history"])
+            self._selection.unobserve(self._changed, "pick")
         super().close()
 
     def _changed(self, change: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.cdvae import CDVAE, load
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
@@ -77,14 +77,17 @@ class App(Panel):
         self._panels: dict[str, Panel] = {}
         self._made_map: LatentMap | None = None
         self._mapper = self._runner(self._keep_map, self._map_ended)
-        self._read = (
-            False  # whether it has been tried to read the data set; the training tab says what is wrong with it
-        )
+        self._read = False  # whether the data set has been tried; what is wrong with it the training tab says
         self._reader = self._runner(lambda done: None, self._data_read)
         self._known: dict[str, CDVAE | str | Path] = {name: name for name in files.bundled_models()}
+        self._maps: dict[str, LatentMap] = {}  # that were made here, by the model's label
+        self._map_lines: list[str] = []  # of code, of the one that is being made
+        self._lines: dict[str, list[str]] = {}  # of code, by the model's label
         self._quiet = False
         self._make_controls()
-        self._name_model(str(self._name) if self._name else "the given model", model)
+        label = self._label_of(model)
+        self._lines[label] = [self._model_line()]
+        self._tell_model(label, model)
         self.add_class("cdvae-app")
         self.tab = tab
         self._open_tab()
@@ -110,7 +113,7 @@ class App(Panel):
     def map_view(self) -> LatentMapView:
         """The map. Raises CheckpointError if there is none of this model; `make_map` makes one."""
         if self.map is None:
-            raise CheckpointError(f"there is no map of {self._model_name} yet")
+            raise CheckpointError(f"there is no map of {self._model_label} yet")
 
         def make() -> LatentMapView:
             view = LatentMapView(
@@ -170,7 +173,7 @@ class App(Panel):
         elif where == "optimizer":
             self.optimizer.start_from_selection()
         elif self.map is None:
-            raise CheckpointError(f"there is no map of {self._model_name} yet; make one in the tab")
+            raise CheckpointError(f"there is no map of {self._model_label} yet; make one in the tab")
         self._say("")
 
     def use_model(self, model: CDVAE | str | Path, map: LatentMap | str | Path | None = None) -> None:
@@ -180,15 +183,7 @@ class App(Panel):
         Raises:
             SettingError, CheckpointError: as of the app itself, and then nothing has changed.
         """
-        if isinstance(model, CDVAE):
-            self._change(model, None, map, "the given model", ["# `model` is the one that the app was given"])
-        else:
-            loaded = Panel(model)
-            assert loaded.model is not None
-            line = loaded._model_line()
-            loaded.close()
-            self._change(loaded.model, model, map, str(model), [line])
-        self._name_model(self._model_name, model)
+        self._change(self._label_of(model), model, map)
 
     def use_trained(self) -> None:
         """Take the training tab's model, with the moving average of its weights as they are now, in the other tabs.
@@ -199,9 +194,7 @@ class App(Panel):
         monitor = self.monitor
         model = monitor._between_steps(monitor.averaged)
         name = f"trained here, step {monitor.step.step:,}"
-        lines = monitor.code.splitlines()[2:]
-        self._change(model, None, None, name, lines)
-        self._name_model(name, model)
+        self._change(name, model, None, monitor.code.splitlines()[2:])
         self._say(f"all tabs now use the model {name}")
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:
@@ -222,6 +215,9 @@ class App(Panel):
         if dataset is None and "monitor" in self._panels and self.monitor.dataset.name == trained_on:
             source = self.monitor.dataset
         model = self._the_model
+        given = isinstance(source, Dataset)
+        self._map_lines = [] if given else [f"data = lab.datasets.load({str(source)!r}, 'train')"]
+        self._map_lines.append(f"known = lab.LatentMap.fit(model, data, limit={MAPPED})")
 
         def make() -> Iterator[tuple[LatentMap, CDVAE]]:
             data = source if isinstance(source, Dataset) else datasets.load(source, "train")
@@ -293,6 +289,7 @@ class App(Panel):
 
     def _read_data(self) -> Iterator[bool]:
         """In the worker: a data set that is made or parsed takes seconds, and is quick the second time."""
+        assert not isinstance(self._dataset, Dataset)
         datasets.load(self._dataset, "train")
         yield True
 
@@ -315,8 +312,8 @@ class App(Panel):
         elif self._made_map is not None:
             made, self._made_map = self._made_map, None
             self._forget_panels(("map", "interpolation", "optimizer"))
-            self.map = made
-            self._head = [*self._head, f"known = lab.LatentMap.fit(model, data, limit={MAPPED})"]
+            self.map = self._maps[self._model_label] = made
+            self._head = [*self._head, *self._map_lines]
             self._open_tab()
             self._say("the map is there")
 
@@ -328,16 +325,20 @@ class App(Panel):
 
     def _change(
         self,
-        model: CDVAE,
-        source: str | Path | None,
+        label: str,
+        source: CDVAE | str | Path,
         map: LatentMap | str | Path | None,
-        name: str,
-        lines: list[str],
+        lines: list[str] | None = None,
     ) -> None:
-        found, map_lines = _map_for(model, map, source)
+        """Another model in all tabs but training; nothing has changed if it cannot be read."""
+        model = source if isinstance(source, CDVAE) else load(source)
+        name = None if isinstance(source, CDVAE) else source
+        found, map_lines = _map_for(model, map or self._maps.get(label), name)
         self._forget_panels(tuple(one for one in TABS if one != "monitor"))
-        self.model, self._name, self._model_name, self.map = model, source, name, found
-        self._head = [*lines, *map_lines]
+        self.model, self._name, self.map = model, name, found
+        self._lines[label] = lines or self._lines.get(label) or [self._model_line()]
+        self._head = [*self._lines[label], *map_lines]
+        self._tell_model(label, source)
         # A latent means something to its own model alone.
         history = tuple(replace(pick, z=None) for pick in self.selection.history)
         with self.selection.hold_trait_notifications():
@@ -376,32 +377,38 @@ class App(Panel):
             self._code_view,
         )
 
-    def _chosen_model(self, name: str) -> None:
-        if not self._quiet and name is not None:
-            self._try(lambda: self._use_known(name))
+    def _chosen_model(self, label: str) -> None:
+        if not self._quiet:
+            try:
+                self._try(lambda: self._change(label, self._known[label], None))
+            finally:  # what it says is what there is, also if that could not be taken
+                self._offer_models()
 
-    def _use_known(self, name: str) -> None:
-        known = self._known[name]
-        try:
-            self.use_model(known)
-        finally:  # also shown if it could not be taken
-            self._name_model(name if self.model is known or self._name == known else self._model_name, known)
+    def _label_of(self, model: CDVAE | str | Path) -> str:
+        if not isinstance(model, CDVAE):
+            return str(model)
+        same = [label for label, one in self._known.items() if one is model]
+        number = sum(isinstance(one, CDVAE) for one in self._known.values())
+        return same[0] if same else f"given model {number + 1}" if number else "given model"
 
-    def _name_model(self, name: str, model: CDVAE | str | Path) -> None:
+    def _tell_model(self, label: str, source: CDVAE | str | Path) -> None:
         """Say which model is used, and keep it among those to choose from."""
-        self._model_name = name
-        self._known.setdefault(name, model)
-        self._quiet = True
-        self._models.options = [*self._known]
-        self._models.value = name
-        self._quiet = False
-        self._models.layout.display = "" if len(self._known) > 1 else "none"
+        self._model_label = label
+        self._known[label] = source
+        self._offer_models()
         data = self._the_model.metadata.get("data", {}).get("name", "unknown data")
         size = sum(one.numel() for one in self._the_model.parameters())
-        shown = "" if len(self._known) > 1 else f"<b>{html.escape(name)}</b>: "
+        shown = "" if len(self._known) > 1 else f"<b>{html.escape(label)}</b>: "
         self._about.value = (
             f"<span style='padding:0 8px'>{shown}{size:,} parameters, trained on {html.escape(data)}</span>"
         )
+
+    def _offer_models(self) -> None:
+        self._quiet = True
+        self._models.options = [*self._known]
+        self._models.value = self._model_label
+        self._quiet = False
+        self._models.layout.display = "" if len(self._known) > 1 else "none"
 
     def _draw_code(self) -> None:
         if hasattr(self, "_panels"):

@@ -223,7 +223,7 @@ class PropertyOptimizer(Panel):
 
     def start_from_selection(self) -> None:
         """Let the next search start from the selection's crystal, as "start from" says."""
-        self._looks.offer_selection(self.selection.pick)
+        self._picked({"new": self.selection.pick})
         self._looks.start.value = "selection"
 
     def table(self) -> Any:

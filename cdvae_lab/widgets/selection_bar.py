@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 
@@ -71,7 +71,7 @@ class SelectionBar(ipywidgets.HBox):
             self._selection.choose(history[number])
 
     def _draw(self) -> None:
-        pick: Pick | None = self._selection.pick
+        pick = cast("Pick | None", self._selection.pick)
         history = self._selection.history
         self._drawing = True
         numbered = [(f"{number + 1}: {one.name}", number) for number, one in enumerate(history)]

@@ -30,7 +30,8 @@ lab: $(LAB) ## open JupyterLab on the quickstart notebook
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
 
 app: $(LAB) ## the whole laboratory on one page, without a notebook around it
-	JUPYTER_PATH="$(CURDIR)/notebooks$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(BIN)/voila --Voila.ip=127.0.0.1 --template=cdvae_lab --theme=$(THEME) notebooks/app.ipynb
+	JUPYTER_PATH="$(CURDIR)/notebooks$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(BIN)/voila --Voila.ip=127.0.0.1 --template=cdvae_lab --theme=$(THEME) \
+	  --VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension notebooks/app.ipynb
 
 demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
 	@mkdir -p out

@@ -285,7 +285,7 @@ class App(Panel):
         except LabError as error:
             self._show_problem(name, error)
             return
-        box.children = (panel, self._take_trained) if name == "monitor" else (panel,)
+        box.children = (panel, row(self._take_trained)) if name == "monitor" else (panel,)
 
     def _read_data(self) -> Iterator[bool]:
         """In the worker: a data set that is made or parsed takes seconds, and is quick the second time."""

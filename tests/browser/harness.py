@@ -183,7 +183,8 @@ class VoilaServer(Server):
         make = subprocess.run(
             ["make", "-n", "app", f"THEME={self._theme}"], cwd=ROOT, check=True, capture_output=True, text=True
         )
-        words = shlex.split(make.stdout.strip().splitlines()[-1])
+        lines = make.stdout.replace("\\\n", " ").strip().splitlines()
+        words = shlex.split(lines[-1])
         at = next(n for n, word in enumerate(words) if word.endswith("/voila"))
         options = [str(ROOT / word) if word.endswith(".ipynb") else word for word in words[at + 1 :]]
         return ["-m", "voila", "--no-browser", f"--port={self.port}", "--Voila.port_retries=0", *options]

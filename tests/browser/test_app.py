@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, Page, VoilaServer, colours
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, Page, VoilaServer, colours, difference
 
 MAKE = """
 import cdvae_lab as lab
@@ -215,3 +216,33 @@ def test_under_voila(alone: tuple[Page, str]) -> None:
     assert page.gl()["contexts"] < 12
     assert page.errors == []
     assert page.outside == []
+
+
+def test_the_quickstart_in_notebook_7(lab_server: LabServer, browser: Browser) -> None:
+    folder = lab_server.root / "notebooks"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "notebooks" / "00_quickstart.ipynb", folder)
+    shutil.copytree(ROOT / "assets" / "pictures", lab_server.root / "assets" / "pictures", dirs_exist_ok=True)
+    page = browser.open_classic(lab_server, "notebooks/00_quickstart.ipynb")
+    page.run_all()
+    page.wait("() => document.querySelector('.cdvae-player .cdvae-stage[data-frame]')", 120)
+    page.wait_idle(180)
+    assert not page.js("() => document.querySelector('.jp-RenderedText[data-mime-type*=stderr] .ansi-red-fg')")
+    assert (lab_server.root / "out" / "summary.txt").is_file()  # the last cell has run
+    stage = ".cdvae-player .cdvae-stage canvas"
+    page.page.locator(".cdvae-player").scroll_into_view_if_needed()
+    page.page.locator(".cdvae-player").focus()
+    pictures = []
+    for key, frame in (("Home", 0), ("End", 200)):
+        page.page.keyboard.press(key)
+        page.wait(f"() => document.querySelector('.cdvae-stage').dataset.frame === '{frame}'")
+        page.sleep(0.5)
+        pictures.append(page.shot(stage))
+    assert min(map(colours, pictures)) > 50
+    assert difference(*pictures) > 0.01
+    press(page, ".cdvae-player", "Branch from this frame")
+    says(page, ".cdvae-player", "finished: step 200 of 200, seed 1")
+    page.shot(".cdvae-player", PICTURES / "notebook_7.png")
+    assert page.errors == []
+    assert page.outside == []
+    page.page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,9 @@ def _figure_widget() -> type:
 
     anywidget gives a widget up that is not ready within two seconds, and after a reload of the page all come at once.
     """
-    from plotly import __version__
     from plotly.graph_objects import FigureWidget
 
-    source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{__version__}")
+    source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{version('plotly')}")
     blob = f'new Blob([{source}], {{type: "text/javascript"}})'
     code = f"globalThis[{name}] ??= import(URL.createObjectURL({blob}));\n"
     code += f"export default async () => (await globalThis[{name}]).default();\n"  # which makes one figure's widget

@@ -4,6 +4,8 @@ PYTHON ?= python3
 # Where to take torch from. PyPI's build for Linux brings CUDA with it, several GB; a CPU needs much less:
 #   make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# How `make app` looks.
+THEME ?= light
 # Processes that run the tests.
 JOBS ?= 2
 
@@ -15,16 +17,21 @@ TOOLS := .venv/tools.stamp
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab demo test lint bench clean
+.PHONY: help lab app demo test lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 	@echo
 	@echo "  PYTHON=python3.12      use another Python, 3.11 or newer"
+	@echo "  THEME=dark             how make app looks; light without it"
 	@echo "  TORCH_INDEX=URL        take torch from there, for example https://download.pytorch.org/whl/cpu"
 
 lab: $(LAB) ## open JupyterLab on the quickstart notebook
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
+
+app: $(LAB) ## the whole laboratory on one page, without a notebook around it
+	JUPYTER_PATH="$(CURDIR)/notebooks$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(BIN)/voila --Voila.ip=127.0.0.1 --template=cdvae_lab --theme=$(THEME) \
+	  --VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension notebooks/app.ipynb
 
 demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
 	@mkdir -p out

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         TrainingMonitor,
         TrajectoryPlayer,
     )
+    from cdvae_lab.widgets.app import app
 
 __version__ = "0.1.0"
 
@@ -104,6 +105,7 @@ __all__ = [
     "TrainingStep",
     "Trajectory",
     "TrajectoryPlayer",
+    "app",
     "assets",
     "cdvae",
     "convert",
@@ -184,6 +186,7 @@ _HOME = {
             "TrainingMonitor",
             "TrajectoryPlayer",
         ],
+        "widgets.app": ["app"],
     }.items()
     for name in names
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdvae_lab.widgets.app import App
 from cdvae_lab.widgets.interpolation_view import InterpolationView
 from cdvae_lab.widgets.latent_map_view import LatentMapView
 from cdvae_lab.widgets.panel import Panel
@@ -13,6 +14,7 @@ from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
 from cdvae_lab.widgets.viewer import CrystalView
 
 __all__ = [
+    "App",
     "CrystalView",
     "InterpolationView",
     "LatentMapView",

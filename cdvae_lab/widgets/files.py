@@ -55,13 +55,16 @@ def for_model(model: CDVAE, structure: Structure, name: str, primitive: bool = F
     ).to(model.device)
 
 
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    names = [file.removesuffix(".safetensors") for file in assets.names("*.safetensors")]
+    return [name for name in names if not name.endswith(("_map", "_property"))]
+
+
 def models_that_take(structure: Structure) -> list[str]:
     """Names of the bundled models that can encode a structure, and which of them need its primitive cell."""
     found = []
-    for file in assets.names("*.safetensors"):
-        name = file.removesuffix(".safetensors")
-        if name.endswith(("_map", "_property")):
-            continue
+    for name in bundled_models():
         model = load(name)
         for primitive in (False, True):
             try:

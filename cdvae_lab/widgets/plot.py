@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,21 @@ class Page(anywidget.AnyWidget):
     dark = traitlets.Bool(False).tag(sync=True)
 
 
+@cache
+def _figure_widget() -> type:
+    """plotly's FigureWidget, whose five megabytes of JavaScript a page reads once and not once for each figure.
+
+    anywidget gives a widget up that is not ready within two seconds, and after a reload of the page all come at once.
+    """
+    from plotly.graph_objects import FigureWidget
+
+    source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{version('plotly')}")
+    blob = f'new Blob([{source}], {{type: "text/javascript"}})'
+    code = f"globalThis[{name}] ??= import(URL.createObjectURL({blob}));\n"
+    code += f"export default async () => (await globalThis[{name}]).default();\n"  # which makes one figure's widget
+    return type("Figure", (FigureWidget,), {"_esm": code})
+
+
 class Plot(ipywidgets.Box):
     """One figure that is drawn again for another theme.
 
@@ -33,11 +51,9 @@ class Plot(ipywidgets.Box):
     _open = False
 
     def __init__(self, draw: Callable[[Theme], Figure]) -> None:
-        from plotly.graph_objects import FigureWidget
-
         self._given = draw
         self.page = Page()
-        self.figure: Any = FigureWidget(  # a FigureWidget; plotly's classes confuse type checkers
+        self.figure: Any = _figure_widget()(  # a FigureWidget; plotly's classes confuse type checkers
             self._draw("light")
         )
         self.figure._config = {"scrollZoom": True, "displaylogo": False, "responsive": True}

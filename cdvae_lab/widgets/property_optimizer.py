@@ -221,6 +221,11 @@ class PropertyOptimizer(Panel):
         self.selection.choose(pick)
         return pick
 
+    def start_from_selection(self) -> None:
+        """Let the next search start from the selection's crystal, as "start from" says."""
+        self._picked({"new": self.selection.pick})
+        self._looks.start.value = "selection"
+
     def table(self) -> Any:
         """A pandas table: a row for every kept step and crystal."""
         return self._search.table(self.property_unit)

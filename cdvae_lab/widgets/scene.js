@@ -245,7 +245,7 @@
     if (base) { lab.camera(); paint(); }
   });
   resize.observe(view.el);
-  const watch = new MutationObserver(() => { if (base) { theme(); paint(); } });
+  const watch = new MutationObserver(() => { theme(); if (base) paint(); });
   watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
 
   lab.dispose = () => {
@@ -260,5 +260,6 @@
   };
   const remove = view.remove.bind(view);
   view.remove = () => { lab.dispose(); return remove(); };
-  if (!view.el.isConnected) lab.dispose(); // removed while this script was on its way
+  if (view.el.isConnected) theme(); // an empty stage is of the page's colour, too
+  else lab.dispose(); // removed while this script was on its way
 })(this);

@@ -198,6 +198,10 @@ class TrajectoryPlayer(Panel):
         self._say(f"selected: {name}")
         return pick
 
+    def start_from_selection(self) -> None:
+        """Let the next run start from the z of the selected crystal, as "from" above the picture says."""
+        self._start.value = True
+
     def export(self, folder: str | Path | None = None, kinds: Iterable[str] = KINDS) -> list[Path]:
         """Write what is shown; returns the files.
 

@@ -19,17 +19,21 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import traitlets
+from PIL import Image, ImageDraw
 
 from cdvae_lab import render
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame
 from cdvae_lab.errors import SettingError
 from cdvae_lab.render.film import crystals_of, element_table, packed, script
+from cdvae_lab.render.style import font_of
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's, not for whoever looks at crystals
     from nglview import NGLWidget
 
+WHY = "A still picture: this page cannot run widgets."
+WHERE = "Open the notebook in JupyterLab, Notebook 7 or Voila."
 _MARGIN = 0.5  # Å around a cell: half a sphere
 
 
@@ -275,12 +279,20 @@ class CrystalView(ipywidgets.VBox):
 
 
 def with_picture(bundle: Any, crystals: Crystals | None) -> Any:
-    """What a widget sends to be displayed, and a picture for where widgets cannot run."""
-    if crystals is None or not isinstance(bundle, dict):
+    """What a widget sends to be displayed, and for where widgets cannot run a picture, and words that say why."""
+    if not isinstance(bundle, dict):
         return bundle
+    if crystals is None:
+        return bundle | {"text/plain": f"This page cannot run widgets. {WHERE}"}
     columns = min(len(crystals), 4)
     one = render.grid(crystals, columns, size=240 if len(crystals) > 1 else 400)
-    return bundle | {"image/png": base64.b64encode(render.png_bytes(one)).decode()}
+    size = max(11.0, min(14.0, one.width / 28))
+    sheet = Image.new("RGB", (one.width, one.height + round(3 * size) + 8), "white")
+    sheet.paste(one)
+    pen = ImageDraw.Draw(sheet)
+    for line, words in enumerate((WHY, WHERE)):
+        pen.text((one.width / 2, one.height + (line + 0.5) * 1.4 * size), words, "#475569", font_of(size), anchor="mm")
+    return bundle | {"image/png": base64.b64encode(render.png_bytes(sheet)).decode(), "text/plain": f"{WHY} {WHERE}"}
 
 
 def _numbers(values: Any, digits: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""JupyterLab and a headless chromium: start, open a notebook, run, look at pixels.
+"""JupyterLab, Notebook, Voila and a headless chromium: start, open a notebook, run, look at pixels.
 
 with LabServer(folder) as server, Browser() as browser:
     page = browser.open(server, "a.ipynb")
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -73,31 +75,40 @@ _LOCAL = re.compile(r"^((https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:
 _NOISE = re.compile(r"taking too long to activate|GPU stall due to ReadPixels|software WebGL|GL Driver Message")
 
 
-class LabServer:
-    """JupyterLab on a free port, with folders of its own and nothing that it would say at its first start."""
+class Server:
+    """A program that serves pages on a free port, with folders of its own and nothing that it would say at first.
+
+    Args:
+        root: an empty folder; notebooks go into its `work`.
+    """
+
+    ready = "/api"  # what answers once it is there
 
     def __init__(self, root: Path) -> None:
         self.root = root / "work"
         self._home = root / "jupyter"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.base = f"http://127.0.0.1:{probe.getsockname()[1]}"
+            self.port = probe.getsockname()[1]
+        self.base = f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> LabServer:
+    def command(self) -> list[str]:
+        """What is started, in `root`."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         self.root.mkdir(parents=True, exist_ok=True)
-        port = self.base.rpartition(":")[2]
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
-        command += ["--allow-root", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.port_retries=0"]
-        command += ["--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={self.root}"]
-        command += ["--LabApp.expose_app_in_browser=True"]
-        self._log = (self._home.parent / "lab.log").open("w")
+        self._log = (self._home.parent / "server.log").open("w")
         self._process = subprocess.Popen(
-            command, cwd=self.root, env=self._environment(), stdout=self._log, stderr=self._log, start_new_session=True
-        )
+            [sys.executable, *self.command()],
+            cwd=self.root, env=self._environment(), stdout=self._log, stderr=self._log, start_new_session=True,
+        )  # fmt: skip
         end = time.monotonic() + 90
         while True:
             try:
-                urllib.request.urlopen(f"{self.base}/api", timeout=2).close()
+                urllib.request.urlopen(f"{self.base}{self.ready}", timeout=2).close()
+            except urllib.error.HTTPError:  # it answers
+                return self
             except (urllib.error.URLError, TimeoutError):
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.__exit__()
@@ -114,15 +125,6 @@ class LabServer:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._log.close()
-
-    def notebook(self, name: str, *cells: str) -> str:
-        """Write a notebook of these code cells."""
-        import nbformat
-
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        code = [nbformat.v4.new_code_cell(cell) for cell in cells]
-        nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), self.root / name)
-        return name
 
     def _environment(self) -> dict[str, str]:
         kinds = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
@@ -143,6 +145,54 @@ class LabServer:
         path.write_text(json.dumps(content))
 
 
+class LabServer(Server):
+    """JupyterLab, and Notebook 7 under /notebooks/."""
+
+    def command(self) -> list[str]:
+        command = ["-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={self.port}", "--allow-root"]
+        command += ["--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.port_retries=0"]
+        command += ["--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={self.root}"]
+        return [*command, "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True"]
+
+    def notebook(self, name: str, *cells: str) -> str:
+        """Write a notebook of these code cells."""
+        import nbformat
+
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), self.root / name)
+        return name
+
+
+class VoilaServer(Server):
+    """What `make app` starts.
+
+    Args:
+        root: an empty folder.
+        theme: "light" or "dark".
+    """
+
+    ready = "/voila/static/no-such-file"  # the page itself would start a kernel
+
+    def __init__(self, root: Path, theme: str = "light") -> None:
+        super().__init__(root)
+        self._theme = theme
+
+    def command(self) -> list[str]:
+        # The very line of the Makefile, so that the two cannot differ, but for what a test needs.
+        make = subprocess.run(
+            ["make", "-n", "app", f"THEME={self._theme}"], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        lines = make.stdout.replace("\\\n", " ").strip().splitlines()
+        words = shlex.split(lines[-1])
+        at = next(n for n, word in enumerate(words) if word.endswith("/voila"))
+        options = [str(ROOT / word) if word.endswith(".ipynb") else word for word in words[at + 1 :]]
+        return ["-m", "voila", "--no-browser", f"--port={self.port}", "--Voila.port_retries=0", *options]
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {"JUPYTER_PATH": str(ROOT / "notebooks")}
+
+
 class Browser:
     """A chromium that reaches this machine alone."""
 
@@ -156,23 +206,39 @@ class Browser:
         self._playwright.stop()
 
     def open(self, server: LabServer, notebook: str) -> LabPage:
-        context = self._chromium.new_context(viewport={"width": 1300, "height": 1000})
-        context.add_init_script(_COUNTERS)
-        page = LabPage(context.new_page())
+        """A notebook in JupyterLab."""
+        page = LabPage(self._new_page())
         page.goto(f"{server.base}/lab/tree/{notebook}?reset")
         return page
 
-    def open_file(self, path: Path, dark: bool = False) -> LabPage:
+    def open_classic(self, server: LabServer, notebook: str) -> LabPage:
+        """A notebook in Notebook 7."""
+        page = LabPage(self._new_page())
+        page.goto(f"{server.base}/notebooks/{notebook}")
+        return page
+
+    def open_app(self, server: VoilaServer) -> Page:
+        """The page of `make app`."""
+        page = Page(self._new_page())
+        page.page.goto(server.base, wait_until="domcontentloaded", timeout=120_000)
+        return page
+
+    def _new_page(self):
+        context = self._chromium.new_context(viewport={"width": 1300, "height": 1000})
+        context.add_init_script(_COUNTERS)
+        return context.new_page()
+
+    def open_file(self, path: Path, dark: bool = False) -> Page:
         """A page that was sent by mail and opened with a double click."""
         scheme = "dark" if dark else "light"
         context = self._chromium.new_context(viewport={"width": 1000, "height": 800}, color_scheme=scheme)
-        page = LabPage(context.new_page())
+        page = Page(context.new_page())
         page.page.goto(path.as_uri())
         return page
 
 
-class LabPage:
-    """A notebook in JupyterLab; `errors` and `outside` collect what should not be."""
+class Page:
+    """What a browser shows; `errors` and `outside` collect what should not be."""
 
     def __init__(self, page) -> None:
         self.page = page
@@ -191,14 +257,6 @@ class LabPage:
         if message.type == "error" and not _NOISE.search(message.text):
             self.errors.append(message.text[:500])
 
-    def goto(self, url: str) -> None:
-        self.page.goto(url, wait_until="domcontentloaded")
-        self.wait_idle(120)
-
-    def reload(self) -> None:
-        self.page.reload(wait_until="domcontentloaded")
-        self.wait_idle(120)
-
     def sleep(self, seconds: float) -> None:
         self.page.wait_for_timeout(1000 * seconds)
 
@@ -207,6 +265,32 @@ class LabPage:
 
     def js(self, expression: str, argument: object = None):
         return self.page.evaluate(expression, argument)
+
+    def gl(self) -> dict:
+        """Drawn frames, the longest time between two (ms), and WebGL contexts that are still alive."""
+        return self.js("""() => ({frames: __gl.frames, longest: __gl.longest,
+            contexts: __gl.contexts.filter(r => r.deref() && !r.deref().isContextLost()).length})""")
+
+    def gl_reset(self) -> None:
+        self.js("() => Object.assign(__gl, {frames: 0, longest: 0, last: 0}) && 1")
+
+    def shot(self, selector: str, path: Path | None = None) -> np.ndarray:
+        """The pixels of the first such element, (rows, columns, 3)."""
+        element = self.page.locator(selector).first
+        element.scroll_into_view_if_needed()
+        return pixels(element.screenshot(path=path))
+
+
+class LabPage(Page):
+    """A notebook in JupyterLab, or in Notebook 7."""
+
+    def goto(self, url: str) -> None:
+        self.page.goto(url, wait_until="domcontentloaded")
+        self.wait_idle(120)
+
+    def reload(self) -> None:
+        self.page.reload(wait_until="domcontentloaded")
+        self.wait_idle(120)
 
     def wait_idle(self, timeout: float = 60) -> None:
         """Until the kernel is idle and no cell has a star: the kernel alone can look idle in between."""
@@ -240,20 +324,6 @@ class LabPage:
         name = "JupyterLab Dark" if on else "JupyterLab Light"
         self.js("(t) => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t}).then(() => 1)", name)
         self.sleep(1)
-
-    def gl(self) -> dict:
-        """Drawn frames, the longest time between two (ms), and WebGL contexts that are still alive."""
-        return self.js("""() => ({frames: __gl.frames, longest: __gl.longest,
-            contexts: __gl.contexts.filter(r => r.deref() && !r.deref().isContextLost()).length})""")
-
-    def gl_reset(self) -> None:
-        self.js("() => Object.assign(__gl, {frames: 0, longest: 0, last: 0}) && 1")
-
-    def shot(self, selector: str, path: Path | None = None) -> np.ndarray:
-        """The pixels of the first such element, (rows, columns, 3)."""
-        element = self.page.locator(selector).first
-        element.scroll_into_view_if_needed()
-        return pixels(element.screenshot(path=path))
 
 
 def pixels(png: bytes) -> np.ndarray:

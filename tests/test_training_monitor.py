@@ -141,7 +141,7 @@ class TestWhatIsShown:
         assert torch.equal(again.frac_coords, last.crystals.frac_coords)
         assert lab.metrics.reconstruction.reconstruction(truth, again).rms == last.rms
         assert len(monitor._looks.view.current() or ()) == 6
-        assert len(monitor._looks.film.pictures) == 3
+        assert len(monitor._looks.film.items) == 3
         assert "crystals of the training set" in monitor._looks._caption.value.replace("of the", "of the")
 
     def test_the_curves_have_a_faint_and_a_smooth_line_and_a_learning_rate(self, monitor: TrainingMonitor) -> None:

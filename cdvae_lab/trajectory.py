@@ -194,10 +194,10 @@ class Trajectory:
         """
         _, tensors, metadata = read_tensors(path, "trajectory", FORMAT_VERSION)
         try:
-            coefficients = [tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion")]
+            sigma, drift, diffusion = (tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
             # Recordings of the first release do not say: they all decide the types anew.
-            kept = {name: metadata.get(name, False) for name in KEPT}
-            schedule = Schedule(metadata["sampler"], *coefficients, **kept)
+            kept: dict[str, bool] = {name: metadata.get(name, False) for name in KEPT}
+            schedule = Schedule(metadata["sampler"], sigma, drift, diffusion, **kept)
             tensors["atomic_numbers"] = tensors["atomic_numbers"].long()
             return cls(**tensors, seed=metadata["seed"], schedule=schedule)
         except (KeyError, TypeError) as error:

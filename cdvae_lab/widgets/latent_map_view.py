@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -96,8 +96,7 @@ class LatentMapView(Panel):
         self._when_picked(self._chosen_elsewhere)
         self._looks.refresh()
         self._say("click on a crystal to see it, on an empty place to decode what would be there")
-        if self.selection.pick is not None:
-            self._chosen_elsewhere(self.selection.pick)
+        self._chosen_elsewhere(cast("Pick | None", self.selection.pick))
 
     # --- what can be done, by the mouse and from code -----------------------------------------------------
 

@@ -131,7 +131,8 @@ class TrajectoryPlayer(Panel):
         self._say("starting")
         sampler = Sampler(model, *self._chosen_sampler())
         z, code = self._chosen_start()
-        start, begin = ({"n": n}, f"n={n}") if z is None else ({"z": z.repeat(n, 1)}, f"z=z.repeat({n}, 1)")
+        start: dict[str, Any] = {"n": n} if z is None else {"z": z.repeat(n, 1)}
+        begin = f"n={n}" if z is None else f"z=z.repeat({n}, 1)"
         frames = denoise(model, **start, seed=seed, sampler=sampler.schedule)
         first = next(frames)
         self._stop_first()

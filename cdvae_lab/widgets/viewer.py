@@ -30,8 +30,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's, not for whoever looks at crystals
     from nglview import NGLWidget
 
-_MARGIN = 0.5  # Å around a cell: half a sphere
-
 
 @cache
 def _script() -> str:
@@ -230,11 +228,8 @@ class CrystalView(ipywidgets.VBox):
     def _scene(self) -> dict[str, Any]:
         crystals = crystals_of(self._frames[0])
         lattice = crystals.lattice.double().cpu().numpy()
-        corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) - 0.5
-        radii = np.linalg.norm(corners @ lattice, axis=-1).max(-1) + _MARGIN
         return {
             "cells": [_numbers(cell.flatten(), 4) for cell in lattice],
-            "radii": _numbers(radii, 4),
             "choice": self._choice,
             "scores": self._scores,
             "rotation": _rotation(),

@@ -32,6 +32,7 @@ from cdvae_lab.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.training import TrainingStep
 
 FORMAT_VERSION = 1
+KEPT = ("keep_types", "keep_composition")  # what a schedule holds beside its name and its coefficients
 WRITING_SHARE = 0.05  # of the time, at most, goes into writing a recording again and again
 
 Frame = TypeVar("Frame", bound=Any)  # anything with .step, .num_steps
@@ -193,9 +194,10 @@ class Trajectory:
         """
         _, tensors, metadata = read_tensors(path, "trajectory", FORMAT_VERSION)
         try:
-            coefficients = [tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion")]
+            sigma, drift, diffusion = (tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
             # Recordings of the first release do not say: they all decide the types anew.
-            schedule = Schedule(metadata["sampler"], *coefficients, keep_types=metadata.get("keep_types", False))
+            kept: dict[str, bool] = {name: metadata.get(name, False) for name in KEPT}
+            schedule = Schedule(metadata["sampler"], sigma, drift, diffusion, **kept)
             tensors["atomic_numbers"] = tensors["atomic_numbers"].long()
             return cls(**tensors, seed=metadata["seed"], schedule=schedule)
         except (KeyError, TypeError) as error:
@@ -208,7 +210,8 @@ class Trajectory:
         tensors["atomic_numbers"] = tensors["atomic_numbers"].to(torch.uint8)
         for name in ("sigma", "drift", "diffusion"):
             tensors[f"schedule.{name}"] = getattr(self.schedule, name)
-        metadata = {"seed": self.seed, "sampler": self.schedule.name, "keep_types": self.schedule.keep_types}
+        metadata = {"seed": self.seed, "sampler": self.schedule.name}
+        metadata |= {name: getattr(self.schedule, name) for name in KEPT}
         return write_tensors(path, "trajectory", FORMAT_VERSION, tensors, metadata)
 
     def __len__(self) -> int:
@@ -280,7 +283,7 @@ class Trajectory:
 def _same_run(a: DenoisingFrame, b: DenoisingFrame) -> bool:
     return (
         a.seed == b.seed
-        and (a.schedule.name, a.schedule.keep_types) == (b.schedule.name, b.schedule.keep_types)
+        and all(getattr(a.schedule, name) == getattr(b.schedule, name) for name in ("name", *KEPT))
         and torch.equal(a.schedule.sigma, b.schedule.sigma)
         and torch.equal(a.numbers.cpu(), b.numbers.cpu())
         and torch.equal(a.z.cpu(), b.z.cpu())

@@ -19,8 +19,8 @@ from cdvae_lab.figures.paths import CURRENT
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.widgets import InterpolationView, LatentMapView, Pick, Selection
 from cdvae_lab.widgets.files import Upload
-from cdvae_lab.widgets.interpolation_view import PATH
 from cdvae_lab.widgets.map_figure import Hit
+from cdvae_lab.widgets.path_looks import PATH
 from tests.small_model import SMALL
 
 STEPS = 24  # enough for what is tested here; 200 make better crystals
@@ -79,12 +79,12 @@ class TestEnds:
         end = view.ends["b"]
         assert "perov_5 (its primitive cell)" in end._words.value
         assert end._reduce.layout.display == ""
-        assert view._run_button.disabled
+        assert view._looks._run.disabled
         with pytest.raises(CrystalError, match="40 atoms"):
             view.run()
         end._reduce.click()
         assert int(end.crystal.num_atoms) == 5
-        assert not view._run_button.disabled
+        assert not view._looks._run.disabled
         view.run(wait=True)
         exec(view.code, names := {"model": model})
         assert torch.equal(names["crystals"].frac_coords, view.crystals.frac_coords)
@@ -98,7 +98,7 @@ class TestEnds:
         assert "not primitive" not in view.ends["b"]._about()
         view.take_primitive("a")
         assert int(view.ends["a"].crystal.num_atoms) == 2
-        assert view._map is None  # no map of this model is bundled
+        assert view._looks.map is None  # no map of this model is bundled
         view.close()
 
     def test_elements_that_the_model_does_not_know(self, view: InterpolationView, files: dict[str, Path]) -> None:
@@ -153,18 +153,18 @@ class TestRun:
     def test_the_film_and_the_jumps_say_what_is_there(self, view: InterpolationView) -> None:
         view.run(wait=True)
         formulas = [s.composition.reduced_formula for s in view.crystals.to_structures()]
-        shown = [item["title"].replace("<sub>", "").replace("</sub>", "") for item in view._film.items]
+        shown = [item["title"].replace("<sub>", "").replace("</sub>", "") for item in view._looks.film.items]
         assert shown == formulas
-        assert all("5 atoms" in item["lines"][0] for item in view._film.items)
+        assert all("5 atoms" in item["lines"][0] for item in view._looks.film.items)
         changes = sum(one != other for one, other in itertools.pairwise(formulas))
         assert changes > 0
-        assert view._changes.value.count(": ") - 1 == changes
+        assert view._looks.changes.value.count(": ") - 1 == changes
 
     def test_kept_atoms(self, view: InterpolationView) -> None:
-        view._keep.value = "composition of a"
-        view._shape.value = "spherical"
+        view._looks.keep.value = "composition of a"
+        view._looks.shape.value = "spherical"
         view.run(wait=True)
-        assert view._changes.value.startswith("The same atoms at every stop: SrTiO<sub>3</sub>")
+        assert view._looks.changes.value.startswith("The same atoms at every stop: SrTiO<sub>3</sub>")
         assert "keep_composition='a'" in view.code
         assert "path='spherical'" in view.code
 
@@ -174,30 +174,30 @@ class TestRun:
         view.run(wait=True)
         with pytest.raises(SettingError, match="choose one first"):
             view.choose()
-        view._slider.value = 3
+        view._looks.slider.value = 3
         assert (view.stop_shown, view.view.choice) == (3, 3)
-        [line] = [shape for shape in view._plot.figure.layout.shapes if shape.name == CURRENT]
+        [line] = [shape for shape in view._looks.plot.figure.layout.shapes if shape.name == CURRENT]
         assert (line.x0, line.x1, line.visible) == (3, 3, True)
-        expected = view._map.map.place(view.path.z[[3]])[0].tolist()
-        assert view._map._chosen == pytest.approx(expected)
+        expected = view._looks.map.map.place(view.path.z[[3]])[0].tolist()
+        assert view._looks.map._chosen == pytest.approx(expected)
         view.choose()
         pick = view.selection.pick
         assert torch.equal(pick.z, view.path.z[[3]])
         assert torch.equal(pick.crystal.frac_coords, view.crystals[3].frac_coords)
         again = eval(pick.code, {"lab": lab, "model": view.model})
         assert torch.equal(again.frac_coords, pick.crystal.frac_coords)
-        view._map._clicked(Hit((0.0, 0.0), PATH, 1))
+        view._looks.map._clicked(Hit((0.0, 0.0), PATH, 1))
         assert view.stop_shown == 1
 
     def test_what_is_along_the_way(self, view: InterpolationView, model: lab.CDVAE) -> None:
         view.run(wait=True)
-        lines = {one.name: np.asarray(one.y) for one in view._plot.figure.data}
+        lines = {one.name: np.asarray(one.y) for one in view._looks.plot.figure.data}
         np.testing.assert_allclose(lines["predicted from z"], model.predict_property(view.path.z), atol=1e-4)
-        view._what.value = "volume per atom"
+        view._looks.what.value = "volume per atom"
         expected = [s.volume / len(s) for s in view.crystals.to_structures()]
-        np.testing.assert_allclose(view._plot.figure.data[0].y, expected, rtol=1e-4)
-        view._what.value = "number of atoms"
-        assert set(view._plot.figure.data[0].y) == {5}
+        np.testing.assert_allclose(view._looks.plot.figure.data[0].y, expected, rtol=1e-4)
+        view._looks.what.value = "number of atoms"
+        assert set(view._looks.plot.figure.data[0].y) == {5}
 
     def test_an_error_is_shown_and_the_frames_are_kept(
         self, view: InterpolationView, monkeypatch: pytest.MonkeyPatch

@@ -74,8 +74,8 @@ class TestClicks:
         pick = view.selection.pick
         assert torch.equal(pick.crystal.frac_coords, expected.frac_coords)
         assert torch.equal(pick.z, known.latents[[index]].float())
-        assert "decodes from its latent" in view._words.value
-        assert known.ids[index] in view._words.value
+        assert "decodes from its latent" in view._looks.words.value
+        assert known.ids[index] in view._looks.words.value
         assert len(view.view.frames) > 20  # live
 
     def test_the_picks_code_gives_its_crystal(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
@@ -94,7 +94,7 @@ class TestClicks:
         assert view.wait(30)
         z = known.latent_at(torch.tensor([[x, y]]))
         assert torch.equal(view.selection.pick.z, z)
-        assert "An empty place" in view._words.value
+        assert "An empty place" in view._looks.words.value
         exec(view.code, names := {"model": model, "known": known})
         # The place is written with four decimals.
         assert torch.allclose(names["z"], z, atol=0.05)
@@ -152,12 +152,12 @@ class TestTheDataItself:
         latents = torch.cat([lab.encode(model, made).half(), known.latents[1:]])
         view = LatentMapView(model, dataclasses.replace(known, latents=latents), data_folder=folder, steps=STEPS)
         view.choose(0)
-        assert "crystal of the data file" in view._words.value
+        assert "crystal of the data file" in view._looks.words.value
         assert torch.equal(view.selection.pick.crystal.frac_coords, made.frac_coords)
         again = eval(view.selection.pick.code, {"lab": lab})
         assert torch.equal(again.frac_coords, made.frac_coords)
         view.choose(1, wait=True)  # which the file lacks
-        assert "decodes from its latent" in view._words.value
+        assert "decodes from its latent" in view._looks.words.value
         view.close()
 
     def test_another_crystal_of_the_formula_is_not_taken_for_it(
@@ -166,7 +166,7 @@ class TestTheDataItself:
         far = dataclasses.replace(known, latents=known.latents + 1)
         view = LatentMapView(model, far, data_folder=folder, steps=STEPS)
         view.choose(0, wait=True)
-        assert "decodes from its latent" in view._words.value
+        assert "decodes from its latent" in view._looks.words.value
         view.close()
 
 
@@ -212,10 +212,10 @@ class TestLayers:
         assert "one" in line.text[0]
         view.set_path("mine", xy=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         assert list(trace(view, "mine").x) == [1, 3, 5]
-        assert [box.description for box in view._layers.children] == [TRAINING, "mine"]
+        assert [box.description for box in view._looks.layers.children] == [TRAINING, "mine"]
         view.remove("mine")
         view.remove("mine")
-        assert [box.description for box in view._layers.children] == [TRAINING]
+        assert [box.description for box in view._looks.layers.children] == [TRAINING]
         assert "mine" not in {t.name for t in view.plot.figure.data}
 
     def test_a_click_on_a_layer(self, view: LatentMapView, known: LatentMap, srtio3: lab.Crystals) -> None:
@@ -229,7 +229,7 @@ class TestLayers:
 
     def test_a_layer_can_be_hidden_and_stays_so(self, view: LatentMapView) -> None:
         view.set_layer("mine", xy=[[1.0, 2.0]])
-        training, mine = view._layers.children
+        training, mine = view._looks.layers.children
         training.value = mine.value = False
         view.colour = "density"
         assert not trace(view, POINTS).visible
@@ -299,9 +299,9 @@ class TestLooks:
         assert len(fine.x) > 1000
 
     def test_colours(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
-        view._colours.value = "num_atoms"  # always 5: the bar must have a width
+        view._looks.colours.value = "num_atoms"  # always 5: the bar must have a width
         assert trace(view, POINTS).marker.cmin < 5 < trace(view, POINTS).marker.cmax
-        view._colours.value = "predicted"
+        view._looks.colours.value = "predicted"
         values = model.predict_property(known.latents.float())
         assert torch.allclose(torch.tensor(trace(view, POINTS).marker.color, dtype=torch.float32), values, atol=1e-4)
         exec(view.code, {"model": model, "known": known})
@@ -318,10 +318,10 @@ class TestLooks:
         selection.choose(Pick("theirs", srtio3))
         [expected] = known.place(lab.encode(model, srtio3)).tolist()
         assert view.plot._chosen == pytest.approx(tuple(expected), abs=1e-4)
-        assert "theirs" in view._words.value
+        assert "theirs" in view._looks.words.value
         view.close()
         selection.choose(Pick("later", srtio3))  # a closed one listens no more
-        assert "later" not in view._words.value
+        assert "later" not in view._looks.words.value
 
     def test_find(self, view: LatentMapView, known: LatentMap) -> None:
         assert view.find(known.ids[33], wait=True) == [33]

@@ -20,6 +20,7 @@ from cdvae_lab.figures.search import LENGTH, OTHERS, PREDICTED
 from cdvae_lab.latent_map import LatentMap
 from cdvae_lab.optimization import LatentStep
 from cdvae_lab.widgets import Pick, PropertyOptimizer, Selection
+from cdvae_lab.widgets.files import Upload
 from cdvae_lab.widgets.latent_search import MOST_STEPS, Search
 
 QUICK = {"steps": 20, "decode_every": 10, "decode_steps": 4}
@@ -284,22 +285,22 @@ class TestFiles:
 class TestWhereItStarts:
     def test_an_example_a_file_an_upload_the_prior_and_the_selection(self, model: CDVAE, tmp_path: Path) -> None:
         one = PropertyOptimizer(model, **QUICK)
-        assert one._looks.start.value == "examples/SrTiO3.cif"
+        assert one._start.kind.value == "examples/SrTiO3.cif"
         path = lab.assets.path("examples/KTaO3.cif")
         expected = lab.encode(model, path)
-        one._looks.start.value = "file"
+        one._start.kind.value = "file"
         with pytest.raises(SettingError, match="which file"):
             one.run(wait=True)
-        one._looks.path.value = str(path)
+        one._start.path.value = str(path)
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, expected)
-        one._looks.path.value = ""
-        one._upload("mine.cif", path.read_bytes())
+        one._start.path.value = ""
+        one._start.take(Upload("mine.cif", path.read_text()))
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, expected)
         with pytest.raises(CrystalError):
-            one._upload("broken.cif", b"data_x\nnothing\n")
-        one._looks.start.value = "selection"
+            one._start.take(Upload("broken.cif", "data_x\nnothing\n"))
+        one._start.kind.value = "selection"
         with pytest.raises(SettingError, match="no crystal is chosen"):
             one.run(wait=True)
         one.close()
@@ -309,8 +310,8 @@ class TestWhereItStarts:
         one = PropertyOptimizer(model, selection=selection, **QUICK)
         crystal = lab.read(lab.assets.path("examples/BaTiO3.cif"))
         selection.choose(Pick("BaTiO3 from a file", crystal))
-        assert one._looks.start.value == "selection"
-        assert "BaTiO3 from a file" in str(one._looks.start.options)
+        assert one._start.kind.value == "selection"
+        assert "BaTiO3 from a file" in str(one._start.kind.options)
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, model.encode(crystal).mu)
         one.close()

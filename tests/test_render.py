@@ -14,12 +14,13 @@ from PIL import Image
 
 from cdvae_lab import lattice as lat
 from cdvae_lab import render
+from cdvae_lab.cdvae import load
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.render import gif, grid, image_atoms, picture, png_bytes, strip
 from cdvae_lab.render.legend import spelt
 from cdvae_lab.render.scene import Camera, bonded_pairs
-from cdvae_lab.render.spheres import confusable, element_colour
+from cdvae_lab.render.spheres import confusable, element_colour, oklab
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -128,6 +129,17 @@ def test_switches_change_the_picture_where_they_should(srtio3):
     assert (titled[8:34, 190:290] < 200).any()
     assert (plain[470:, 8:60] == 255).all()
     assert (plain[440:470, 8:60] < 120).any()  # the formula
+
+
+def test_no_two_elements_of_the_bundled_model_have_nearly_the_same_colour():
+    numbers = load("perov_5").elements.nonzero()[:, 0].tolist()
+    seen = np.array([oklab(np.array(element_colour(n), dtype=float)) for n in numbers])
+    apart = np.linalg.norm(seen[:, None] - seen, axis=-1) + np.eye(len(seen))
+    assert apart.min() > 0.035  # Sc and Ag were 0.031 apart, Rb and Cs not at all
+    # And they are still the colours that people know: oxygen is red, sulfur yellow, and both read on any paper.
+    assert element_colour(8)[0] > 2 * max(element_colour(8)[1:])
+    assert min(element_colour(16)[:2]) > 2 * element_colour(16)[2]
+    assert 0.45 < seen[:, 0].min() < seen[:, 0].max() < 0.86
 
 
 def test_symbols_are_written_where_colours_could_be_confused():

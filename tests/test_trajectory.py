@@ -61,6 +61,38 @@ def test_a_run_goes_on_from_its_record_bit_for_bit(model: CDVAE, tmp_path: Path)
         assert_same(again, frame)
 
 
+@pytest.mark.parametrize("kept", ["keep_types", "keep_composition"])
+def test_what_a_run_keeps_it_also_keeps_after_its_record(model: CDVAE, tmp_path: Path, kept: str) -> None:
+    z = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    plain = Schedule.ancestral(model.config, STEPS)
+    schedule = dataclasses.replace(plain, **{kept: True})
+    whole = list(denoise(model, z=z, seed=4, sampler=schedule))
+    path = Trajectory.of(whole[:6]).save(tmp_path / "run.safetensors")
+    half = Trajectory.load(path)
+    assert getattr(half.schedule, kept)
+    assert getattr(half[::2].schedule, kept)
+    assert_same(last(denoise(model, frame=half[-1])), whole[-1])
+    other = dataclasses.replace(half, schedule=plain)
+    with pytest.raises(SettingError, match="different runs"):
+        Trajectory.of([half[0], dataclasses.replace(other[1], z=z.clone())])
+    with pytest.raises(SettingError, match="do not go on"):
+        Trajectory.of([whole[6]], after=other)
+
+
+def test_a_record_that_does_not_say_keeps_nothing(model: CDVAE, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = Trajectory.of(run(model)).save(tmp_path / "run.safetensors")
+    with safe_open(path, "pt") as file:
+        text = {key: value.replace(', "keep_types": false, "keep_composition": false', "") for key, value in
+                file.metadata().items()}  # fmt: skip
+    assert "keep_" not in str(text)
+    save_file(load_file(path), path, text)
+    schedule = Trajectory.load(path).schedule
+    assert (schedule.keep_types, schedule.keep_composition) == (False, False)
+
+
 def test_frames_pass_through_a_recording_unchanged(model: CDVAE, tmp_path: Path) -> None:
     for passed, frame in zip(record(run(model), tmp_path / "run.safetensors"), run(model), strict=True):
         assert_same(passed, frame)

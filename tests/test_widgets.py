@@ -199,7 +199,7 @@ class TestTrajectoryPlayer:
         assert len(player.frames) == 4
         assert "the &lt;network&gt; is on fire" in player._status.value
         assert "Traceback" in player._status.value
-        assert not player._go_button.disabled
+        assert not player._looks._go.disabled
 
     def test_exports(self, player: TrajectoryPlayer, tmp_path: Path) -> None:
         with pytest.raises(SettingError, match="no frame yet"):
@@ -258,12 +258,12 @@ class TestTrajectoryPlayer:
         one = TrajectoryPlayer(player_model, n=2, seed=3, steps=12, selection=selection)
         other = TrajectoryPlayer(player_model, n=3, seed=5, steps=12, selection=selection)
         one.run(wait=True)
-        assert one._select_button.disabled
+        assert one._looks._select.disabled
         with pytest.raises(SettingError, match="several crystals"):
             one.select()
-        one._crystal.value = 1
-        assert not one._select_button.disabled
-        one._select_button.click()
+        one._looks.crystal.value = 1
+        assert not one._looks._select.disabled
+        one._looks._select.click()
         pick = selection.pick
         assert pick is not None
         assert torch.equal(pick.z, one.frame.z[1:2])
@@ -272,7 +272,7 @@ class TestTrajectoryPlayer:
         exec(one.code, names)
         assert torch.equal(eval(pick.code, names).atomic_numbers, pick.crystal.atomic_numbers)
 
-        other._start.value = True
+        other._looks.start.value = True
         other.run(wait=True)
         assert torch.equal(other.frame.z, pick.z.repeat(3, 1))
         names = {"model": player_model, "selection": selection}
@@ -283,18 +283,18 @@ class TestTrajectoryPlayer:
         selection.choose(Pick("none", pick.crystal))  # closed players no longer listen
 
     def test_a_crystal_without_z_is_encoded(self, player: TrajectoryPlayer, known_crystals: lab.Crystals) -> None:
-        player._start.value = False
+        player._looks.start.value = False
         player.selection.choose(Pick("SrTiO3", known_crystals[0], code="crystals[0]"))
-        player._start.value = True
+        player._looks.start.value = True
         player.run(wait=True)
         assert torch.equal(player.frame.z, lab.encode(player.model, known_crystals[0]).repeat(2, 1))
         assert "z = lab.encode(model, crystals[0])" in player.code
 
     def test_a_start_that_nobody_has_selected(self, player: TrajectoryPlayer) -> None:
-        player._start.value = True
+        player._looks.start.value = True
         with pytest.raises(SettingError, match="no crystal is selected"):
             player.run()
-        player._run_button.click()
+        player._looks._run.click()
         assert "no crystal is selected" in player._status.value
 
     def test_refused_at_once(self, player_model: CDVAE) -> None:

@@ -16,7 +16,7 @@ from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.storage import atomic_path
-from cdvae_lab.trajectory import progress
+from cdvae_lab.trajectory import KEPT, progress
 
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz", "npz": ".npz"}
 
@@ -104,7 +104,9 @@ def _in_batches(folder: Path) -> set[int]:
 def coefficients(schedule: Schedule) -> dict[str, Any]:
     """A schedule as JSON."""
     numbers = {name: getattr(schedule, name).tolist() for name in ("sigma", "drift", "diffusion")}
-    return {"name": schedule.name, "calls": len(schedule)} | numbers
+    # What is not kept is not said, as in folders that were begun before it could be.
+    kept = {name: True for name in KEPT if getattr(schedule, name)}
+    return {"name": schedule.name, "calls": len(schedule)} | numbers | kept
 
 
 def consecutive(numbers: list[int], most: int) -> Iterator[range]:

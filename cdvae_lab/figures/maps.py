@@ -25,6 +25,7 @@ WITHOUT = "crystals without a value"
 GRID = "empty places"
 CELLS = 80  # of the net, along the longer side
 MARGIN = 0.06  # of the map's extent, on each side
+WRAP = 62  # characters in a line of the caption: what fits beside another figure, on half a page
 SYMBOLS = ("diamond", "star", "square", "triangle-up", "cross", "hexagram")
 
 Places = Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -87,14 +88,15 @@ def latent_map(
     figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
     figure.update_yaxes(visible=False, range=[low[1], high[1]], scaleanchor="x", constrain="domain")
     dress(figure, theme, height)
+    caption = _caption(map, colour)
     figure.update_layout(
         title={"text": _title(map), "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 14}},
         hovermode="closest", dragmode="pan", uirevision="map", showlegend=bool(number),
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 62},
+        margin={"l": 10, "r": 10, "t": 64 if number else 40, "b": 20 + 14 * (1 + caption.count("<br>"))},
     )  # fmt: skip
     figure.add_annotation(
-        text=_caption(map, colour), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-6,
+        text=caption, xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-6,
         showarrow=False, align="left", font={"size": 11, "color": palette.muted},
     )  # fmt: skip
     return figure
@@ -235,7 +237,7 @@ def _title(map: LatentMap) -> str:
 
 def _caption(map: LatentMap, colour: object) -> str:
     """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
-    lines = ["UMAP of the latents: neighbours are alike; axes and far distances have no meaning."]
+    lines = textwrap.wrap("UMAP of the latents: neighbours are alike; axes and far distances have no meaning.", WRAP)
     if colour == "label" and (note := map.metadata.get("notes", {}).get("labels")):
-        lines += textwrap.wrap(note, 80)
+        lines += textwrap.wrap(note, WRAP)
     return "<br>".join(lines)

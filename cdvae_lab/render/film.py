@@ -83,12 +83,8 @@ def element_table(numbers: Sequence[int]) -> dict[int, list]:
 
 def steady(run: Trajectory | Iterable[DenoisingFrame]) -> list[Crystals]:
     """The crystals of every frame, moved as `FilmOrigin` does it."""
-    out: list[Crystals] = []
-    origin = None
-    for frame in run:
-        origin = FilmOrigin.of(frame.crystals) if origin is None else origin.then(frame.crystals, frame.finished)
-        out.append(origin.move(frame.crystals))
-    return out
+    frames = list(run)
+    return [o.move(frame.crystals) for o, frame in zip(FilmOrigin.along(frames), frames, strict=True)]
 
 
 def write_html(

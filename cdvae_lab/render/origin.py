@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
+
+if TYPE_CHECKING:
+    from cdvae_lab.denoising import DenoisingFrame
 
 _LEFT = 0.8  # of the way to the origin, after each frame of a film
 _THERE = 0.004  # fractional; what is left then is not seen
@@ -50,6 +55,13 @@ class FilmOrigin:
     def of(cls, crystals: Crystals) -> FilmOrigin:
         """Of the first frame."""
         return cls(_ranks(crystals).argmin(1), torch.zeros_like(crystals.frac_coords[:, 0]))
+
+    @classmethod
+    def along(cls, frames: Iterable[DenoisingFrame], before: FilmOrigin | None = None) -> Iterator[FilmOrigin]:
+        """Of frames in order, which go on after one whose origin was `before`."""
+        for frame in frames:
+            before = cls.of(frame.crystals) if before is None else before.then(frame.crystals, frame.finished)
+            yield before
 
     def then(self, crystals: Crystals, last: bool = False) -> FilmOrigin:
         """Of the next frame; in the last one every atom has arrived."""

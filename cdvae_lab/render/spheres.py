@@ -1,13 +1,13 @@
 """What an element looks like: its colour, its size, and a shaded sphere of it.
 
-Colours are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and
-on black. Spheres are shaded once per element and scaled when needed.
+Colours are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and on
+black, and as far apart as it takes to tell two elements from each other. Spheres are shaded once per element and scaled
+when needed.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from functools import cache, lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from cdvae_lab.render.style import Colour
 
 FADE = 0.055  # share of the fog's colour that each step to the back adds
+_APART = 0.042  # in OKLab, between any two elements' colours; twice what one can just see
 _SPRITE = 256  # pixels across; scaled to what is needed
 
 
@@ -88,16 +89,32 @@ def place_in_formula(number: int) -> float:
 
 @cache
 def element_colour(number: int) -> Colour:
-    """Jmol's colour of an element, brought to a lightness and strength that read on white and on black."""
+    """Jmol's colour of an element, brought to where it reads on white and on black and differs from the others'."""
+    palette = _palette()
+    r, g, b = (round(float(value)) for value in _from_oklab(palette[min(number, len(palette) - 1)]))
+    return r, g, b
+
+
+@cache
+def _palette() -> np.ndarray:
+    """Each element's colour in OKLab, by atomic number; the last one is for all that Jmol has none for."""
     from ase.data.colors import jmol_colors
 
-    rgb = jmol_colors[number] if number < len(jmol_colors) else (0.9, 0.2, 0.5)
-    lightness, a, b = oklab(np.array(rgb) * 255)
-    strength = math.hypot(a, b)
-    shrink = min(1.0, 0.175 / strength) if strength > 0 else 1.0
-    rgb = _from_oklab(np.array([min(max(lightness, 0.50), 0.84), a * shrink, b * shrink]))
-    r, g, b = (round(float(value)) for value in rgb)
-    return r, g, b
+    jmol = np.array([oklab(rgb * 255) for rgb in np.vstack([jmol_colors, [0.9, 0.2, 0.5]])])
+    number = np.arange(len(jmol))
+    # Hardly visible, so that those of one colour part in different directions.
+    colours = jmol + 1e-3 * np.stack([np.cos(number), np.sin(2 * number), np.cos(3 * number)], 1)
+    moves = np.ones(len(jmol))
+    moves[[1, 6, 7, 8]] = 0.05  # hydrogen to oxygen have the colours that everybody expects
+    for _ in range(150):
+        colours[:, 0] = colours[:, 0].clip(0.50, 0.84)
+        strength = np.hypot(colours[:, 1], colours[:, 2])
+        colours[:, 1:] *= np.minimum(1, 0.175 / np.maximum(strength, 1e-9))[:, None]
+        way = colours[:, None] - colours
+        distance = np.linalg.norm(way, axis=-1) + np.eye(len(jmol))
+        push = np.maximum(0, _APART - distance)
+        colours += 0.25 * moves[:, None] * (way * (push / distance)[..., None]).sum(1)
+    return colours
 
 
 # Ottosson's OKLab: distances in it are close to what the eye sees. Source: bottosson.github.io/posts/oklab.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import ipywidgets
 
 from cdvae_lab import assets, convert
 from cdvae_lab.cdvae import CDVAE, load
@@ -30,6 +33,24 @@ class Upload:
         """The files in a `FileUpload`'s value."""
         # Broken bytes become a broken file, which is then reported by its name.
         return [cls(one["name"], bytes(one["content"]).decode(errors="replace")) for one in value]
+
+
+def upload_button(text: str, taken: Callable[[list[Upload]], Any], multiple: bool = False) -> ipywidgets.FileUpload:
+    """Takes files from the user's own machine, the same one again as well.
+
+    Args:
+        taken: called with what was uploaded.
+    """
+    button = ipywidgets.FileUpload(accept=ACCEPTED, multiple=multiple, description=text, layout={"width": "auto"})
+
+    def uploaded(change: Any) -> None:
+        uploads = Upload.of(button.value)
+        if uploads:
+            button.value = ()
+            taken(uploads)
+
+    button.observe(uploaded, "value")
+    return button
 
 
 def named_structures(source: Any) -> list[tuple[Structure, str]]:

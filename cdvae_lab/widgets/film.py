@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import anywidget
 import traitlets
 
-from cdvae_lab import render
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.metrics import validity
 from cdvae_lab.widgets import words
@@ -32,10 +30,7 @@ def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn:
         title: HTML, above them.
         warn: write the lines in the colour of errors.
     """
-    # The origin on an atom, so that a crystal that was merely moved looks the same.
-    png = render.png_bytes(render.at_atom(crystal), size=150, theme="transparent", legend=False)
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"image": source, "title": title, "lines": list(lines), "warn": warn}
+    return {"image": words.picture_source(crystal), "title": title, "lines": list(lines), "warn": warn}
 
 
 def path_pictures(crystals: Crystals, places: Sequence[str]) -> list[dict[str, Any]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import ipywidgets
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,21 +15,21 @@ from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
-from cdvae_lab.latent_map import LatentMap, load_map, map_of
+from cdvae_lab.latent_map import LatentMap
 from cdvae_lab.widgets import files, words
-from cdvae_lab.widgets.lasso_table import LassoTable
-from cdvae_lab.widgets.live import Live, Sampler
-from cdvae_lab.widgets.map_figure import Hit, MapFigure, place
+from cdvae_lab.widgets.live import Live
+from cdvae_lab.widgets.map_cifs import CifWriter
+from cdvae_lab.widgets.map_figure import Hit, MapFigure, chosen_map, place
+from cdvae_lab.widgets.map_looks import MapLooks, predicted_name
 from cdvae_lab.widgets.originals import Originals
-from cdvae_lab.widgets.panel import Panel, field, row
+from cdvae_lab.widgets.panel import Panel
 from cdvae_lab.widgets.selection import Pick, Selection
-from cdvae_lab.widgets.viewer import CrystalView
+from cdvae_lab.widgets.told import Sampler
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GENERATED, OWN = "generated", "own crystals"
-DECODED_AT_ONCE = 16
 REMEMBERED = 500  # decoded crystals
 
 
@@ -68,36 +67,36 @@ class LatentMapView(Panel):
     ) -> None:
         if not 200 <= height <= 2000:
             raise SettingError(f"height is {height} pixels; choose 200 to 2000")
-        super().__init__(model)
+        super().__init__(model, selection)
         self._sampler = Sampler(self._the_model, sampler, settings)
         self.map, map_line = the_map(self._the_model, map, self._name)
-        self._code = [self._model_line(), map_line]
-        self.selection = selection or Selection()
+        self._code = [self._model_line(), map_line, *self._sampler.lines]
         self._z: dict[str, Tensor | None] = {}  # of layers and paths
         self._crystals: dict[str, Crystals | None] = {}
         self._decoded: dict[int, Crystals] = {}
         self._originals = Originals(self._the_model, self.map, data_folder)
-        self._lasso = LassoTable(self.map)
         self._then: Callable[[], None] = lambda: None
         self._title = ""
         self._mine: Pick | None = None
         self._own: list[tuple[str, Crystals]] = []
-        self.view = CrystalView(height=max(200, min(340, height - 200)))
+        self._looks = MapLooks(self, height)
+        self.view = self._looks.view
         self.plot = MapFigure(
             self.map, height=height, clicked=self._click, hovered=self._hover, lassoed=lambda rows: self.select(rows)
         )
         self._live = Live(self._runner, self.view, self._moved, self._live_ended)
-        self._writer = self._runner(self._wrote, self._writer_ended)
-        self._written_files: list[Path] = []
+        self._cifs = CifWriter(
+            self._runner, self.map, self._originals, self._decoding, self._cif_written, self._cifs_ended
+        )
         if self._originals.file:  # a table of thousands of texts, which the first click need not wait for
             self._runner(lambda crystal: None, lambda: None).start(self._originals.get(i) for i in range(1))
-        self._make_controls()
+        self._looks.draw_layers()
+        self._show(*self._looks.rows())
         self.add_class("cdvae-map")
-        self.selection.observe(self._picked, "pick")
-        self._refresh()
+        self._when_picked(self._chosen_elsewhere)
+        self._looks.refresh()
         self._say("click on a crystal to see it, on an empty place to decode what would be there")
-        if self.selection.pick is not None:
-            self._picked({"new": self.selection.pick})
+        self._chosen_elsewhere(cast("Pick | None", self.selection.pick))
 
     # --- what can be done, by the mouse and from code -----------------------------------------------------
 
@@ -108,13 +107,14 @@ class LatentMapView(Panel):
 
     @colour.setter
     def colour(self, value: str | tuple[str, str, Tensor]) -> None:
-        listed = isinstance(value, str) and value in [known for _, known in self._colours.options]
-        if listed and self._colours.value != value:
-            self._colours.value = value  # which comes back here
+        colours = self._looks.colours
+        listed = isinstance(value, str) and value in [known for _, known in colours.options]
+        if listed and colours.value != value:
+            colours.value = value  # which comes back here
             return
         self.plot.colour = value
         told = repr(value) if isinstance(value, str) else f"({value[0]!r}, {value[1]!r}, values)"
-        predicted = not isinstance(value, str) and value[0] == self._predicted_name
+        predicted = not isinstance(value, str) and value[0] == predicted_name(self.map.property_name)
         lines = ["values = model.predict_property(known.latents.float())"] if predicted else []
         self._did(*lines, f"figure = lab.figures.latent_map(known, {told})")
 
@@ -134,7 +134,7 @@ class LatentMapView(Panel):
         x, y = self.map.xy[index].tolist()
         self.plot.mark((x, y))
         z = self.map.latents[[index]].float()
-        title = self._about(index)
+        title = self._looks.about(index)
         true = self._originals.get(index)
         if true is not None:
             code = self._originals.code(index)
@@ -163,7 +163,7 @@ class LatentMapView(Panel):
     def stop(self) -> None:
         """End what is being decoded or written, after the step that it is in."""
         self._live.stop()
-        self._writer.stop()
+        self._cifs.runner.stop()
 
     def find(self, text: str, wait: bool = False) -> list[int]:
         """Choose the first crystal of this id or formula, and put all into the table; returns their numbers.
@@ -180,11 +180,11 @@ class LatentMapView(Panel):
 
     def select(self, rows: Sequence[int]) -> None:
         """Put crystals of the map into the table, as a lasso does; `table` has them."""
-        self._lasso.show(rows)
+        self._looks.table.show(rows)
         if rows:
-            told = str(self._lasso.rows) if len(rows) <= 20 else f"[...]  # {len(rows)} crystals"
+            told = str(self._looks.table.rows) if len(rows) <= 20 else f"[...]  # {len(rows)} crystals"
             self._did(f"rows = {told}")
-        self._refresh()
+        self._looks.refresh()
 
     def clear(self) -> None:
         """Take the lasso away, and empty the table."""
@@ -194,11 +194,11 @@ class LatentMapView(Panel):
     @property
     def table(self) -> pd.DataFrame:
         """The crystals in the lasso: id, formula, property, number of atoms, density in g/cm³; indexed by number."""
-        return self._lasso.frame()
+        return self._looks.table.frame()
 
     def export_table(self, path: str | Path) -> Path:
         """Write the table to a CSV file. Raises SettingError if it is empty, LabError if it cannot be written."""
-        return self._lasso.write(path)
+        return self._looks.table.write(path)
 
     def export_cifs(self, folder: str | Path, wait: bool = False) -> None:
         """Write the crystals of the table as CIFs, decoded where the data file is not there; `stop` ends it.
@@ -206,19 +206,14 @@ class LatentMapView(Panel):
         Raises:
             SettingError: if the table is empty, or another export is going on.
         """
-        rows = self._lasso.some()
-        self._written_files = []
-        self._progress.max, self._progress.value = len(rows), 0
+        rows = self._looks.table.some()
+        self._looks.progress.max, self._looks.progress.value = len(rows), 0
         self._did(
             f"crystals = lab.last(lab.denoise(model, z=known.latents[rows].float(){self._sampler.told})).crystals",
             f"crystals.write_cif({str(folder)!r})",
         )
-        work = self._write_cifs(Path(folder), rows)
-        if wait:
-            self._writer.run_blocking(work)
-        else:
-            self._writer.start(work)
-        self._refresh()
+        self._cifs.start(Path(folder), rows, wait)
+        self._looks.refresh()
 
     def generate(self, n: int = 16, seed: int = 0, wait: bool = False) -> None:
         """Generate crystals from the prior and put them on the map as the layer "generated"."""
@@ -230,7 +225,7 @@ class LatentMapView(Panel):
         )
         self._then = self._generated
         self._live.start(frames, len(self._sampler.schedule), wait=wait)
-        self._refresh()
+        self._looks.refresh()
 
     def add_own(self, source: Any) -> None:
         """Place crystals of one's own on the map, which stays as it is, as the layer "own crystals".
@@ -311,7 +306,7 @@ class LatentMapView(Panel):
         self._crystals.pop(name, None)
         if name == OWN:
             self._own = []
-        self._draw_layers()
+        self._looks.draw_layers()
 
     def _put(
         self, name: str, joined: bool, z: Tensor | None, xy: Any, texts: Sequence[str], crystals: Crystals | None
@@ -321,7 +316,7 @@ class LatentMapView(Panel):
         self._z[name] = None if z is None else z.detach().cpu().float()
         self._crystals[name] = crystals
         if new:
-            self._draw_layers()
+            self._looks.draw_layers()
 
     # --- the mouse --------------------------------------------------------------------------------------------
 
@@ -343,7 +338,7 @@ class LatentMapView(Panel):
             self._live.stop(wait=True)
             self.plot.mark(xy)
             crystal = crystals[index].trim()
-            [formula] = words.formulas(crystal)
+            formula = words.formula(crystal)
             z_one = None if z is None else z[[index]]
             told = title + ("Shown: your crystal, as it was read." if layer == OWN else "")
             self._present(told, crystal)
@@ -367,13 +362,10 @@ class LatentMapView(Panel):
             batch = self._crystals[hit.layer]
             crystal = None if batch is None else batch[hit.index]
             text = html.escape(hit.layer)
-        self._glance.value = (
-            "" if crystal is None else f"<div>under the mouse: {text}</div>{words.picture(crystal.trim(), 130)}"
-        )
+        self._looks.glance_at(text, crystal)
 
-    def _picked(self, change: Any) -> None:
+    def _chosen_elsewhere(self, pick: Pick | None) -> None:
         """Somebody else chose a crystal: ring where it is, and show it."""
-        pick = change["new"]
         if pick is None or pick is self._mine:
             return
         z = pick.z
@@ -392,11 +384,6 @@ class LatentMapView(Panel):
 
     # --- the runs ---------------------------------------------------------------------------------------------
 
-    @property
-    def _the_model(self) -> CDVAE:
-        assert self.model is not None
-        return self.model
-
     def _decode(self, z: Tensor, z_code: str, title: str, name: str, wait: bool, index: int | None = None) -> None:
         self._begin(title)
         frames = denoise(self._the_model, z=z, sampler=self._sampler.schedule)
@@ -409,25 +396,26 @@ class LatentMapView(Panel):
                 self._decoded[index] = crystal
                 while len(self._decoded) > REMEMBERED:
                     self._decoded.pop(next(iter(self._decoded)))
-            self._caption(title + self._promise(z), crystal)
-            [formula] = words.formulas(crystal)
+            self._looks.caption(title + self._promise(z), crystal)
+            formula = words.formula(crystal)
             self._pick(f"{formula} ({name})", crystal, z.cpu(), code if "torch." not in code else "")
 
         self._then = then
         self._live.start(frames, len(self._sampler.schedule), wait=wait)
-        self._refresh()
+        self._looks.refresh()
 
     def _begin(self, title: str) -> None:
         self._live.stop(wait=True)
         self._title = title
-        self._glance.value = ""
-        self._caption(title, None)
+        self._looks.glance.value = ""
+        self._looks.caption(title, None)
 
     def _moved(self) -> None:
         frame = self._live.frames[-1]
         self._say(f"decoding: step {frame.step} of {frame.num_steps}")
 
     def _live_ended(self) -> None:
+        self._looks.refresh()
         if self._live.error is not None:
             self._complain(self._live.error, self._live.traceback)
         elif self._live.finished:
@@ -435,65 +423,33 @@ class LatentMapView(Panel):
             self._say("finished")
         elif self._live.frames:
             self._say(f"stopped after step {self._live.frames[-1].step}")
-        self._refresh()
 
     def _generated(self) -> None:
         last = self._live.frames[-1]
         crystals = last.crystals.to("cpu")
         self.set_layer(GENERATED, last.z, words.formulas(crystals), crystals=crystals)
         good = sum(reason is None for reason in words.validity.invalid_reasons(crystals))
-        self._caption(f"{self._title}{good} of {len(crystals)} valid; click on one on the map to see it alone.", None)
-
-    def _write_cifs(self, folder: Path, rows: list[int]) -> Iterator[int]:
-        done = 0
-        for first in range(0, len(rows), DECODED_AT_ONCE):
-            part = rows[first : first + DECODED_AT_ONCE]
-            found = {i: one for i in part if (one := self._originals.get(i)) is not None}
-            missing = [i for i in part if i not in found]
-            if missing:
-                made: list[Crystals] = []
-                for frame in self._decoding(missing):
-                    made = [frame.crystals]
-                    yield done  # so that Stop lands between two steps
-                found |= {i: made[0][n].trim() for n, i in enumerate(missing)}
-            for i in part:
-                kind = "_decoded" if i in missing else ""
-                self._written_files += found[i].write_cif(folder, [f"{self.map.formulas[i]}_{self.map.ids[i]}{kind}"])
-                done += 1
-            yield done
+        self._looks.caption(
+            f"{self._title}{good} of {len(crystals)} valid; click on one on the map to see it alone.", None
+        )
 
     def _decoding(self, rows: list[int]) -> Iterator[DenoisingFrame]:
         return denoise(self._the_model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
 
-    def _wrote(self, done: int) -> None:
-        self._progress.value = done
-        self._say(f"writing: {done} of {self._progress.max} CIFs")
+    def _cif_written(self, done: int) -> None:
+        self._looks.progress.value = done
+        self._say(f"writing: {done} of {self._cifs.count} CIFs")
 
-    def _writer_ended(self) -> None:
-        count = f"{len(self._written_files)} of {self._progress.max} CIFs are written"
-        if self._writer.error is not None:
-            self._complain(self._writer.error, self._writer.traceback, f"{count}.")
+    def _cifs_ended(self) -> None:
+        self._looks.refresh()
+        writer, count = self._cifs.runner, self._cifs.result()
+        if writer.error is not None:
+            self._complain(writer.error, writer.traceback, f"{count}.")
         else:
-            where = f" to {self._written_files[0].parent}" if self._written_files else ""
-            self._say(f"{'stopped: ' if self._writer.stopped else ''}{count}{where}")
-        self._refresh()
+            where = f" to {self._cifs.files[0].parent}" if self._cifs.files else ""
+            self._say(f"{'stopped: ' if writer.stopped else ''}{count}{where}")
 
     # --- words ------------------------------------------------------------------------------------------------
-
-    def _about(self, index: int) -> str:
-        known = self.map
-        label = known.labels[index].item()
-        value = "none" if label != label else f"{label:.3g} {known.property_unit}"
-        data = known.metadata.get("data", {})
-        where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
-        return (
-            f"<b>{words.subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
-            f"{html.escape(known.property_name or 'label')}: {value} (data)<br>"
-        )
-
-    @property
-    def _predicted_name(self) -> str:
-        return f"{self.map.property_name}, predicted from z"
 
     def _promise(self, z: Tensor) -> str:
         name = self.map.property_name
@@ -510,122 +466,28 @@ class LatentMapView(Panel):
     def _did(self, *lines: str) -> None:
         """Lines for `code`; what they need is imported, and the same twice in a row is said once."""
         if any("torch." in line for line in lines) and "import torch" not in self._code:
-            self._code.insert(0, "import torch")
+            self._code.append("import torch")
         if tuple(self._code[-len(lines) :]) != lines:
             self._code += lines
         self._draw_code()
 
     def _present(self, title: str, crystal: Crystals) -> None:
         self.view.show_all([crystal], origin=crystal)
-        self._glance.value = ""
-        self._caption(title, crystal)
+        self._looks.glance.value = ""
+        self._looks.caption(title, crystal)
         self._say("")
-        self._refresh()
-
-    def _caption(self, title: str, crystal: Crystals | None) -> None:
-        more = ""
-        if crystal is not None:
-            more = f"<br><b>{words.subscripts(words.formulas(crystal)[0])}</b>: {words.facts(crystal)}"
-        self._words.value = f"<div style='line-height:1.4'>{title}{more}</div>"
-
-    # --- the looks --------------------------------------------------------------------------------------------
-
-    def _make_controls(self) -> None:
-        W = ipywidgets
-        known = self.map
-        named = known.property_name or "label"
-        options: list[tuple[str, Any]] = [(named, "label"), ("atoms in the cell", "num_atoms"), ("density", "density")]
-        if known.property_name:
-            options.insert(1, (self._predicted_name, "predicted"))
-        options += [(f"share of {symbol}", symbol) for symbol in known.elements]
-        self._colours = field(W.Dropdown, "colour", "250px", options=options)
-        self._mouse = W.ToggleButtons(
-            options=[("move", "pan"), ("lasso", "lasso")], tooltips=["drag moves the map", "drag selects crystals"],
-            style={"button_width": "64px"},
-        )  # fmt: skip
-        self._find = field(W.Text, "find", "230px", placeholder="formula or id, then Enter", continuous_update=False)
-        self._layers = row()
-        self._words = W.HTML(layout={"margin": "4px 0"})
-        self._glance = W.HTML()
-        side = W.VBox([self.view, self._words, self._glance], layout={"flex": "2 1 280px", "max_width": "460px"})
-        self._n = field(W.BoundedIntText, "", "70px", value=16, min=1, max=64)
-        self._seed = field(W.BoundedIntText, "seed", "110px", value=0, min=0, max=2**31 - 1)
-        self._generate = self._button(
-            "Generate", "crystals from the prior, onto the map", lambda: self.generate(self._n.value, self._seed.value)
-        )
-        self._upload = W.FileUpload(accept=files.ACCEPTED, multiple=True, description="own CIFs")
-        self._upload.layout.width = "auto"
-        self._path = field(W.Text, "or path", "230px", placeholder="my.cif")
-        self._path_button = self._button("Place", "on the map", lambda: self.add_own(self._path.value))
-        self._stop_button = self._button("Stop", "after the step that is being computed", self.stop)
-        self._folder = field(W.Text, "into folder", "200px", value="out")
-        self._csv = self._button("Table as CSV", "of all crystals in the lasso", self._export_table_here)
-        self._cifs = self._button(
-            "CIFs", "of all crystals in the lasso, decoded", lambda: self.export_cifs(Path(self._folder.value) / "map")
-        )
-        self._clear = self._button("Clear", "take the lasso away", self.clear)
-        self._progress = W.IntProgress(min=0, max=1, layout={"width": "120px"})
-        self._colours.observe(lambda change: self._try(lambda: self._recolour(change["new"])), "value")
-        self._mouse.observe(lambda change: self._drag(change["new"]), "value")
-        self._find.observe(lambda change: change["new"] and self._try(lambda: self.find(change["new"])), "value")
-        self._upload.observe(lambda change: self._try(self._uploaded), "value")
-        self._draw_layers()
-        self._show(
-            row(self._colours, self._mouse, self._find),
-            self._layers,
-            W.HBox([self.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
-            row(self._generate, self._n, self._seed, self._upload, self._path, self._path_button, self._stop_button),
-            self._lasso,
-            row(self._csv, self._cifs, self._clear, self._folder, self._progress, self._code_button),
-        )
+        self._looks.refresh()
 
     def _recolour(self, value: str) -> None:
         if value == "predicted":
             with torch.no_grad():
                 values = self._the_model.predict_property(self.map.latents.float().to(self._the_model.device)).cpu()
-            self.colour = (self._predicted_name, self.map.property_unit, values)
+            self.colour = (predicted_name(self.map.property_name), self.map.property_unit, values)
         else:
             self.colour = value
 
-    def _drag(self, mode: str) -> None:
-        self.plot.figure.layout.dragmode = mode
-
-    def _uploaded(self) -> None:
-        uploads = files.Upload.of(self._upload.value)
-        if uploads:
-            self._upload.value = ()
-            self.add_own(uploads)
-
-    def _draw_layers(self) -> None:
-        boxes = []
-        for name, shown in self.plot.layers.items():
-            box = ipywidgets.Checkbox(value=shown, description=name, indent=False, layout={"width": "auto"})
-            box.observe(lambda change, name=name: self.plot.show_layer(name, change["new"]), "value")
-            boxes.append(box)
-        for old in self._layers.children:
-            old.close()
-        self._layers.children = tuple(boxes)
-
-    def _export_table_here(self) -> None:
-        self._written([self.export_table(Path(self._folder.value) / "latent_map_table.csv")])
-
-    def _refresh(self) -> None:
-        """Buttons that would only raise an error cannot be pressed."""
-        writing, some = self._writer.running, bool(self._lasso.rows)
-        self._stop_button.disabled = not (self._live.running or writing)
-        self._csv.disabled = self._clear.disabled = not some
-        self._cifs.disabled = not some or writing
-        self._progress.layout.display = "" if writing else "none"
-        self._draw_code()
-
     def _picture(self) -> Crystals | None:
         return self.view.current()
-
-    def close(self) -> None:
-        """Stop what runs, listen no more, and give threads and the browser's WebGL contexts back."""
-        if self._open:
-            self.selection.unobserve(self._picked, "pick")
-        super().close()
 
 
 def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path | None) -> tuple[LatentMap, str]:
@@ -634,14 +496,13 @@ def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path |
     Raises:
         CheckpointError: if it is of another model, or there is none of this model.
     """
+    found = chosen_map(model, map)
     if isinstance(map, LatentMap):
-        map.check(model)
         return map, "# `known` is the map that the widget was given"
-    if map is not None:
-        return load_map(map, model), f"known = lab.load_map({str(map)!r}, model)"
-    if (found := map_of(model)) is None:
+    if found is None:
         raise CheckpointError(
             f"no map of the model {str(name) if name else 'given'} is bundled; make one: "
             "map=lab.LatentMap.fit(model, dataset)"
         )
-    return found, f"known = lab.load_map({str(name)!r}, model)" if name else "known = lab.latent_map.map_of(model)"
+    told = name if map is None else map
+    return found, f"known = lab.load_map({str(told)!r}, model)" if told else "known = lab.latent_map.map_of(model)"

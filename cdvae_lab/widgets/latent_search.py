@@ -15,6 +15,7 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.latent_map import LatentMap
 from cdvae_lab.optimization import LatentStep
 from cdvae_lab.widgets import words
+from cdvae_lab.widgets.told import Legs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,15 +50,13 @@ class Search:
         thin: every so many steps are kept.
         steps: those that are kept, in order.
         decoded: in order.
-        legs: the expressions that give the steps, and the index that each begins at.
-        code: lines before them.
+        legs: how to say in Python where the steps are from.
     """
 
     thin: int = 1
     steps: list[LatentStep] = field(default_factory=list)
     decoded: list[Decoded] = field(default_factory=list)
-    legs: list[tuple[str, int]] = field(default_factory=list)
-    code: list[str] = field(default_factory=list)
+    legs: Legs = field(default_factory=lambda: Legs("steps"))
 
     @staticmethod
     def thinning(steps: int, crystals: int) -> int:
@@ -69,7 +68,7 @@ class Search:
         del self.steps[count:]
         last = self.steps[-1].step if self.steps else -1
         self.decoded = [one for one in self.decoded if one.step <= last]
-        self.legs = [leg for leg in self.legs if leg[1] < count]
+        self.legs.cut(count)
 
     def index(self, step: int) -> int:
         """Of the last kept step that is not after the one of that number."""
@@ -84,15 +83,10 @@ class Search:
         """Put a decoding where it belongs; another one of the same step gives way."""
         self.decoded = sorted([*(d for d in self.decoded if d.step != one.step), one], key=lambda d: d.step)
 
-    def lines(self) -> list[str]:
-        """The Python that gives `steps`. Of a run that was stopped it takes the steps that there are."""
-        lines = list(self.code)
-        ends = [*(first for _, first in self.legs[1:]), len(self.steps)]
-        for (call, first), end in zip(self.legs, ends, strict=False):
-            whole = end == len(self.steps) and bool(self.steps) and self.steps[-1].finished
-            sign = "+=" if first else "="
-            lines.append(f"steps {sign} list({call})" if whole else f"steps {sign} list(islice({call}, {end - first}))")
-        return lines
+    def lines(self, running: bool = False) -> list[str]:
+        """The Python that gives `steps`; of a run that was stopped those that there are."""
+        whole = running or not self.steps or self.steps[-1].finished
+        return self.legs.lines(len(self.steps), whole)
 
     def table(self, unit: str = "") -> pd.DataFrame:
         """A row for every kept step and crystal."""

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import DenoisingFrame, Schedule, choose_schedule
+from cdvae_lab.denoising import DenoisingFrame
+from cdvae_lab.render import FilmOrigin
 from cdvae_lab.trajectory import every
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.viewer import CrystalView
 
 FRAMES = 60  # that are shown of a run; more could not be told apart
-
-
-class Sampler:
-    """How a widget decodes, and the words that say so in `code`.
-
-    Args:
-        sampler, settings: of `denoise`.
-
-    Raises:
-        SettingError: for a sampler or a setting that does not exist.
-    """
-
-    def __init__(self, model: CDVAE, sampler: str | Schedule, settings: dict[str, Any]) -> None:
-        self.schedule = choose_schedule(model, sampler, **settings)
-        named = "" if sampler == "ancestral" else f", sampler={sampler!r}"
-        self.told = (named if isinstance(sampler, str) else ", sampler=schedule") + "".join(
-            f", {name}={value!r}" for name, value in settings.items()
-        )
 
 
 class Live:
@@ -52,7 +35,7 @@ class Live:
     ) -> None:
         self.frames: list[DenoisingFrame] = []
         self._view, self._moved, self._tell_end = view, moved, ended
-        self._drawn = 0
+        self._origins: list[FilmOrigin] = []  # of the frames that the view has
         self._replaced = False
         self._runner = runner(self._show, self._ended)
 
@@ -89,7 +72,7 @@ class Live:
         """
         self.stop(wait=True)
         if not after:
-            self.frames, self._drawn = [], 0
+            self.frames, self._origins = [], []
             self._view.show_all([])
         recorded = self._record(every(frames, -(-steps // FRAMES)))
         if wait:
@@ -116,16 +99,16 @@ class Live:
             yield frame
 
     def _show(self, newest: DenoisingFrame | None = None) -> None:
-        new = self.frames[self._drawn :]
+        new = self.frames[len(self._origins) :]
         if new:
-            self._drawn += len(new)
-            self._view.add(new)
-            self._view.index = self._drawn - 1
+            origins = list(FilmOrigin.along(new, self._origins[-1] if self._origins else None))
+            self._origins += origins
+            moved = [o.move(frame.crystals) for o, frame in zip(origins, new, strict=True)]
+            self._view.add([replace(frame, crystals=one) for frame, one in zip(new, moved, strict=True)])
+            self._view.index = len(self._origins) - 1
             self._moved()
 
     def _ended(self) -> None:
         self._show()
-        if self.frames and self.frames[-1].finished:
-            self._view.put_origin(self.crystals)  # now it is known where the origin is best
         if not self._replaced:
             self._tell_end()

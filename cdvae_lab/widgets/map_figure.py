@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.errors import SettingError
 from cdvae_lab.figures import GRID, POINTS, THEMES, Theme, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.maps import WITHOUT
-from cdvae_lab.latent_map import LatentMap
+from cdvae_lab.latent_map import LatentMap, load_map, map_of
 from cdvae_lab.widgets.plot import Plot
 
 if TYPE_CHECKING:
@@ -239,6 +241,30 @@ class MapFigure(Plot):
         low, high = np.array(self._part).T
         places = empty_places(self.map, low, high)
         return {"x": places[:, 0], "y": places[:, 1]}
+
+
+def chosen_map(model: CDVAE, given: Any) -> LatentMap | None:
+    """The map that goes with a model: the one that was given, or the bundled one.
+
+    Args:
+        given: a LatentMap, its file or name, a widget with `set_path` and perhaps a `map`, or None.
+
+    Raises:
+        CheckpointError: if it is of another model.
+        SettingError: for something else.
+    """
+    if given is None:
+        return map_of(model)
+    if isinstance(given, str | Path):
+        return load_map(given, model)
+    if not isinstance(given, LatentMap):
+        if not hasattr(given, "set_path"):
+            raise SettingError(f"map: a {type(given).__name__}; give a LatentMap, its file, or a widget with set_path")
+        given = getattr(given, "map", None)
+        if not isinstance(given, LatentMap):
+            return None
+    given.check(model, "map")
+    return given
 
 
 def place(map: LatentMap, z: Tensor | None, xy: Any) -> Float[Tensor, "points 2"]:

@@ -120,7 +120,6 @@ class MonitorLooks:
         self._go.disabled = not (idle and panel.can_go_on)
         self._save_state.disabled = self._save_model.disabled = not some
         self._choose.disabled = not panel._record.looked
-        panel._code = panel._told_lines()
         panel._draw_code()
         self._draw_film()
         self._tell()

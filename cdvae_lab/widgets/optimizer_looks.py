@@ -6,7 +6,6 @@ import html
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
-import numpy as np
 import torch
 
 from cdvae_lab import figures, render
@@ -17,10 +16,10 @@ from cdvae_lab.figures.style import Theme, dress
 from cdvae_lab.widgets import words
 from cdvae_lab.widgets.film import Film, film_picture
 from cdvae_lab.widgets.keys import Keys
-from cdvae_lab.widgets.latent_search import Search, trail
+from cdvae_lab.widgets.latent_search import Search
 from cdvae_lab.widgets.panel import field, row
 from cdvae_lab.widgets.plot import Plot
-from cdvae_lab.widgets.selection import Pick
+from cdvae_lab.widgets.search_map import TRAIL, SearchMap
 from cdvae_lab.widgets.viewer import CrystalView
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 OWN = "same model, decoded crystal (not independent)"
 JUDGE = "independent judge, decoded crystal"
-TRAIL, OTHERS = "the search", "the other crystals' searches"
 HEIGHT = 430  # pixels, of the figures
 _TARGETS = (("as low as it gets", "min"), ("as high as it gets", "max"), ("a value", "value"))
 PACES = {"40 steps/s": 40, "100 steps/s": 100, "as fast as it goes": None}
@@ -45,28 +43,20 @@ class OptimizerLooks:
 
     Args:
         panel: whose parts they are.
-        starts: what to begin with, for people and by name.
         options: of `optimize`, to begin with.
         decode_every: steps.
-        seed: of crystals from the prior.
     """
 
     def __init__(
         self,
         panel: PropertyOptimizer,
-        starts: list[tuple[str, str]],
         options: dict[str, Any],
         decode_every: int,
-        seed: int,
     ) -> None:
         W, self._panel = ipywidgets, panel
         unit = panel.property_unit
         target = options["target"]
         by_name = isinstance(target, str)
-        self.start = field(W.Dropdown, "start from", "250px", options=starts)
-        self.n = field(W.BoundedIntText, "how many", "130px", value=4, min=1, max=32)
-        self.path = field(W.Text, "file", "230px", placeholder="a CIF, POSCAR or XYZ file")
-        self._upload = W.FileUpload(accept=".cif", multiple=False, description="upload a CIF", layout={"width": "auto"})
         self.target = field(
             W.Dropdown, panel.property_name, "240px", options=_TARGETS, value=target if by_name else "value"
         )
@@ -112,14 +102,12 @@ class OptimizerLooks:
         self._back = button("Back", "to the search before this one", panel.back)
         self._decode = button("Decode this step", "the crystals of the step that is shown", panel.decode)
         self._choose = button("Choose this crystal", "for the other widgets", panel.choose)
-        self._exports = [
-            button(text, tip, lambda kind=kind: panel._written(panel.export(kinds=[kind])))
-            for text, kind, tip in (
-                ("CIF", "cif", "the decoded crystals of this step"),
-                ("CSV", "csv", "the table of all steps"),
-                ("steps", "steps", "a file that any step goes on from"),
-            )
-        ]
+        self._exports = panel._export_buttons(
+            panel.export,
+            ("CIF", "cif", "the decoded crystals of this step"),
+            ("CSV", "csv", "the table of all steps"),
+            ("steps", "steps", "a file that any step goes on from"),
+        )
         self._load_path = field(W.Text, "steps from file", "240px", placeholder="out/search.safetensors")
         self._load = button(
             "Load", "show a search that was exported as steps", lambda: panel.load(self._load_path.value)
@@ -132,23 +120,21 @@ class OptimizerLooks:
         self._following, self._moving = True, False
         self._shown: Any = None
         self._filmed: tuple[Any, ...] = ()
-        self._places: list[torch.Tensor] = []
         self._course = Plot(self._course_figure)
-        self._map = Plot(self._map_figure) if panel.map is not None and panel._view_of_map is None else None
-        self.start.observe(lambda change: self._fields(), "value")
-        self.target.observe(lambda change: self._fields(), "value")
-        self._upload.observe(lambda change: panel._try(self._take_upload), "value")
+        own_map = panel.map is not None and panel._view_of_map is None
+        self._map = SearchMap(panel.map, HEIGHT) if own_map and panel.map is not None else None
+        self.target.observe(lambda change: self._show_value(), "value")
         self.slider.observe(lambda change: self._moved(), "value")
         self.crystal.observe(lambda change: self._another(), "value")
         self.film.observe(lambda change: self._film_clicked(), "at")
-        self._fields()
+        self._show_value()
 
     def rows(self) -> list[ipywidgets.Widget]:
         """From top to bottom."""
         shown = ipywidgets.VBox([self._caption, self.view], layout={"flex": "1 1 420px", "min_width": "320px"})
         return [
             row(self._run, self._stop, self._go, self._anew, self._back, self.pace),
-            row(self.start, self.n, self.path, self._upload, self.target, self.value),
+            row(*self._panel._start.fields, self.target, self.value),
             row(self.count, self.lr, self.pull, self.decode_every),
             ipywidgets.HBox([self._course, *([self._map] if self._map else [])], layout={"flex_flow": "row wrap"}),
             ipywidgets.HBox([self.slider, self._where], layout={"align_items": "center"}),
@@ -182,22 +168,13 @@ class OptimizerLooks:
             else:
                 self.target.value, self.value.value = "value", value
 
-    def offer_selection(self, pick: Pick | None) -> None:
-        """The chosen crystal as a start, by its name."""
-        options = [(text, kind) for text, kind in self.start.options if kind != "selection"]
-        name = "the chosen crystal" + (f": {pick.name}" if pick is not None else "")
-        chosen = self.start.value
-        self.start.options = [*options, (name, "selection")]
-        # What this panel chose itself is no new start unless somebody says so.
-        self.start.value = chosen if chosen == "given" or self._panel.running else "selection" if pick else chosen
-
     # --- what happens -----------------------------------------------------------------------------------
 
     def new_search(self, crystals: int | None = None) -> None:
         """Another search than before: everything from the beginning."""
         search = self._panel._search
         n = crystals or len(search.steps[0].z)
-        self._places, self._shown, self._filmed, self._following = [], None, (), True
+        self._shown, self._filmed, self._following = None, (), True
         self.crystal.options = [(f"crystal {k}", k) for k in range(n)]
         self.crystal.value = 0
         self._move(max(0, len(search.steps) - 1))
@@ -234,23 +211,8 @@ class OptimizerLooks:
         self._back.disabled = not (idle and panel._earlier)
         self._choose.disabled = not search.decoded
         self.draw()
-        panel._code = self._lines()
         panel._draw_code()
         self._tell()
-
-    def _lines(self) -> list[str]:
-        search = self._panel._search
-        lines = search.lines()
-        if any("islice" in line for line in lines):
-            lines.insert(0, "from itertools import islice")
-        if search.decoded:
-            wanted, how = (
-                {one.step for one in search.decoded},
-                f"{self._panel._seed}, steps={self._panel._decode_steps}",
-            )
-            call = f"lab.last(lab.denoise(model, z=s.z, seed={how})).crystals"
-            lines.append(f"decoded = {{s.step: {call} for s in steps if s.step in {sorted(wanted)}}}")
-        return lines
 
     def _tell(self) -> None:
         panel, search = self._panel, self._panel._search
@@ -303,19 +265,8 @@ class OptimizerLooks:
         if not self._moving and 0 <= self.film.at < len(search.decoded):
             self.slider.value = search.index(search.decoded[self.film.at].step)
 
-    def _take_upload(self) -> None:
-        for one in self._upload.value:
-            self._panel._upload(one["name"], bytes(one["content"]))
-
-    def _fields(self) -> None:
-        kind = self.start.value
-        for one, when in (
-            (self.n, kind == "prior"),
-            (self.path, kind == "file"),
-            (self._upload, kind == "file"),
-            (self.value, self.target.value == "value"),
-        ):
-            one.layout.display = "" if when else "none"
+    def _show_value(self) -> None:
+        self.value.layout.display = "" if self.target.value == "value" else "none"
 
     # --- how it looks -----------------------------------------------------------------------------------
 
@@ -344,63 +295,13 @@ class OptimizerLooks:
     def _draw_course(self) -> None:
         self._course.redraw()
 
-    def _map_figure(self, theme: Theme) -> Figure:
-        """The map with the trails there are: in WebGL, or the points would lie on them; plotly takes no empty line."""
-        from plotly.graph_objects import Scattergl
-
-        assert self._panel.map is not None
-        figure: Any = figures.latent_map(self._panel.map, theme=theme, height=HEIGHT)
-        ink = figures.THEMES[theme].ink
-        for name, values in self._trails().items():
-            colour, width = ("#D55E00", 3) if name == TRAIL else ("#CC79A7", 1)
-            trace: Any = Scattergl(
-                name=name, mode="lines+markers" if name == TRAIL else "lines", line={"color": colour, "width": width},
-                hovertemplate="%{text}" if name == TRAIL else None, hoverinfo="skip" if name != TRAIL else None,
-                showlegend=True,
-            )  # fmt: skip
-            if name == TRAIL:
-                trace.update(marker={"color": colour, "opacity": 1, "line": {"color": ink, "width": 1.2}})
-            figure.add_trace(trace.update(values))
-        figure.update_layout(showlegend=True, margin={"t": 64})
-        return figure
-
-    def _trails(self) -> dict[str, dict[str, Any]]:
-        """What the traces of the map show."""
-        panel, search = self._panel, self._panel._search
-        if len(self._places) < 2:
-            return {}
-        places, k = torch.stack(self._places), self.crystal.value
-        decoded = {one.step for one in search.decoded}
-        size = np.array([6 if step.step in decoded else 0 for step in search.steps[: len(places)]])
-        size[min(panel.index, len(size) - 1)] = 14
-        others = np.delete(places.numpy(), k, axis=1)
-        gap = np.full((1, others.shape[1], 2), np.nan)
-        lines = np.concatenate([others, gap]).transpose(1, 0, 2).reshape(-1, 2)
-        texts = [f"<b>{TRAIL}</b><br>step {step.step}<extra></extra>" for step in search.steps]
-        x, y = places[:, k].numpy().T
-        found: dict[str, dict[str, Any]] = {TRAIL: {"x": x, "y": y, "text": texts, "marker": {"size": size}}}
-        if len(lines):
-            found = {OTHERS: {"x": lines[:, 0], "y": lines[:, 1]}} | found
-        return found
-
     def _draw_trail(self) -> None:
         panel, search = self._panel, self._panel._search
         if panel._view_of_map is not None:
             z = torch.stack([step.z[self.crystal.value] for step in search.steps])
             panel._view_of_map.set_path(TRAIL, z, [f"step {step.step}" for step in search.steps])
-        if self._map is None or panel.map is None:
-            return
-        del self._places[len(search.steps) :]
-        if new := search.steps[len(self._places) :]:
-            self._places.extend(trail(panel.map, new))
-        trails = self._trails()
-        figure: Any = self._map.figure
-        if {str(trace.name) for trace in figure.data} & {TRAIL, OTHERS} != set(trails):
-            self._map.redraw()
-            return
-        with figure.batch_update():
-            for name, values in trails.items():
-                figure.update_traces(values, selector={"name": name})
+        if self._map is not None:
+            self._map.draw(search, self.crystal.value, panel.index)
 
     def _draw_crystals(self) -> None:
         panel, search, k = self._panel, self._panel._search, self.crystal.value

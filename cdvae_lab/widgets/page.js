@@ -1,9 +1,17 @@
-// What a plotly figure needs of the page and Python cannot see: whether the theme is dark, and an end that gives the
-// figure's WebGL contexts back, which plotly leaves to the browser's collector.
+// What a plotly figure needs of the page and Python cannot see: whether the theme is dark, and an end that leaves no errors
+// and gives the figure's WebGL contexts back, which plotly leaves to the browser's collector.
 function render({ model, el }) {
   el.style.display = "none";
   const home = () => el.closest(".cdvae-figure");
+  let gone = false;
+  // plotly answers each change when it has been drawn; by then the figure may be closed, and nobody there to be answered.
+  model.widget_manager.get_model(model.get("figure").replace("IPY_MODEL_", "")).then((figure) => {
+    if (figure.answers) return;
+    figure.answers = figure.sync;
+    figure.sync = (...rest) => (figure.comm ? figure.answers(...rest) : undefined);
+  });
   function tell() {
+    if (gone) return;
     const name = document.body.dataset.jpThemeLight;
     const ink = getComputedStyle(el.parentElement || document.body).color.match(/[\d.]+/g).map(Number);
     const dark = name ? name === "false" : ink[0] + ink[1] + ink[2] > 384; // light words, so what is behind is dark
@@ -28,6 +36,7 @@ function render({ model, el }) {
     if (plot) { fit.observe(plot.parentElement); tell(); } else find = requestAnimationFrame(attach);
   });
   return () => {
+    gone = true;
     cancelAnimationFrame(find);
     watch.disconnect(); fit.disconnect();
     for (const canvas of plot?.querySelectorAll("canvas.gl-canvas") || [])

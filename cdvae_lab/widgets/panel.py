@@ -7,7 +7,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 
@@ -15,23 +15,27 @@ from cdvae_lab.cdvae import CDVAE, load
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import LabError
 from cdvae_lab.widgets.runner import Runner
+from cdvae_lab.widgets.selection import Pick, Selection
 from cdvae_lab.widgets.viewer import with_picture
 
 _ERROR = "color:var(--jp-error-color1,#c62828)"
 
 
 class Panel(ipywidgets.VBox):
-    """A widget of the laboratory. Subclasses make their parts, call `_show`, and keep `_code` up to date.
+    """A widget of the laboratory. Subclasses make their parts, call `_show`, and keep `_code` or `_lines` up to date.
 
     Args:
         model: a CDVAE, the name of a bundled one, a checkpoint's path, or None.
+        selection: what is chosen here and elsewhere; a new one by default.
     """
 
     _open = False
 
-    def __init__(self, model: CDVAE | str | Path | None) -> None:
+    def __init__(self, model: CDVAE | str | Path | None, selection: Selection | None = None) -> None:
         self._name = None if isinstance(model, CDVAE) else model
         self.model = model if isinstance(model, CDVAE) or model is None else load(model)
+        self.selection = Selection() if selection is None else selection
+        self._picked: Callable[[Any], None] | None = None
         self._code: list[str] = []
         self._runners: list[Runner] = []
         self._links: list[Any] = []  # of `jslink`, and others that have a `close`
@@ -48,7 +52,9 @@ class Panel(ipywidgets.VBox):
     @property
     def code(self) -> str:
         """Lines of Python that do again what was done here."""
-        return "\n".join(["import cdvae_lab as lab", "", *self._code])
+        lines = self._lines()
+        imports = [line for line in lines if line.startswith(("import ", "from "))]
+        return "\n".join([*imports, "import cdvae_lab as lab", "", *(line for line in lines if line not in imports)])
 
     @property
     def running(self) -> bool:
@@ -60,9 +66,11 @@ class Panel(ipywidgets.VBox):
         return all(runner.wait(timeout) for runner in self._runners)
 
     def close(self) -> None:
-        """Stop what runs, and give threads and the browser's WebGL contexts back."""
+        """Stop what runs, listen no more, and give threads and the browser's WebGL contexts back."""
         if self._open:  # Python also calls this as it forgets a widget, even one that has never begun
             self._open = False
+            if self._picked is not None:
+                self.selection.unobserve(self._picked, "pick")
             for runner in self._runners:
                 runner.close()
             for child in [*self._links, *below(self)]:
@@ -73,9 +81,27 @@ class Panel(ipywidgets.VBox):
         """The parts from top to bottom; the line of words and the code come last."""
         self.children = (*rows, self._status, self._code_view)
 
+    @property
+    def _the_model(self) -> CDVAE:
+        """Of a widget that always has one."""
+        assert self.model is not None
+        return self.model
+
+    def _when_picked(self, act: Callable[[Pick | None], None]) -> None:
+        """Listen to what is chosen, until this widget is closed."""
+        self._picked = lambda change: act(change["new"])
+        self.selection.observe(self._picked, "pick")
+
+    def _stop_first(self) -> None:
+        """What runs must end before something else begins."""
+        for runner in self._runners:
+            if runner.running:
+                runner.stop()
+                runner.wait()
+
     def _runner(self, show: Callable[[Any], None], ended: Callable[[], None], fps: float | int = 12) -> Runner:
-        """A `Runner` that ends with this widget."""
-        runner = Runner(show, ended, fps=fps)
+        """A `Runner` that ends with this widget, which shows what goes wrong in `ended` itself."""
+        runner = Runner(show, ended, lambda: self._complain(cast(Exception, runner.error), runner.traceback), fps=fps)
         self._runners.append(runner)
         return runner
 
@@ -83,6 +109,10 @@ class Panel(ipywidgets.VBox):
         return (
             f"model = lab.load({str(self._name)!r})" if self._name else "# `model` is the one that the widget was given"
         )
+
+    def _lines(self) -> list[str]:
+        """What `code` tells, after the import of this package."""
+        return self._code
 
     def _draw_code(self) -> None:
         self._code_view.layout.display = "" if self._code_button.value else "none"
@@ -117,6 +147,14 @@ class Panel(ipywidgets.VBox):
         one = ipywidgets.Button(description=text, tooltip=tip, button_style=style, layout={"width": "auto"})
         one.on_click(lambda _: self._try(act))
         return one
+
+    def _export_buttons(
+        self, export: Callable[..., Iterable[Path]], *kinds: tuple[str, str, str]
+    ) -> list[ipywidgets.Button]:
+        """A button for each (text, kind, what it writes) of a method `export(kinds=...)`."""
+        return [
+            self._button(text, tip, lambda kind=kind: self._written(export(kinds=[kind]))) for text, kind, tip in kinds
+        ]
 
     def _picture(self) -> Crystals | None:
         """What a page that cannot run widgets shows instead; None for nothing."""

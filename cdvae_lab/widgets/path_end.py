@@ -55,8 +55,7 @@ class PathEnd(ipywidgets.VBox):
         self._quiet = False
         W = ipywidgets
         self._examples = field(W.Dropdown, f"{letter}:", "190px", options=[_OTHER, *files.examples()], value=_OTHER)
-        self._upload = W.FileUpload(accept=files.ACCEPTED, multiple=False, description="CIF")
-        self._upload.layout.width = "auto"
+        self._upload = files.upload_button("CIF", lambda uploads: self.attempt(uploads[0]))
         self._path = field(W.Text, "path", "190px", placeholder="my.cif", continuous_update=False)
         self._take = W.Button(description="take the chosen one", tooltip="what was last chosen in any view")
         self._reduce = W.Button(description="take the primitive cell", button_style="info", layout={"display": "none"})
@@ -65,7 +64,6 @@ class PathEnd(ipywidgets.VBox):
         self._words = W.HTML()
         self._pictures = W.HTML()
         self._examples.observe(lambda change: self._example(change["new"]), "value")
-        self._upload.observe(lambda change: self._uploaded(), "value")
         self._path.observe(lambda change: change["new"] and self.attempt(change["new"]), "value")
         self._take.on_click(lambda _: self._take_chosen())
         self._reduce.on_click(lambda _: self._try(self.take_primitive))
@@ -190,12 +188,6 @@ class PathEnd(ipywidgets.VBox):
     def _example(self, name: str) -> None:
         if name != _OTHER and not self._quiet:
             self.attempt(files.examples()[name])
-
-    def _uploaded(self) -> None:
-        uploads = files.Upload.of(self._upload.value)
-        if uploads:
-            self._upload.value = ()
-            self.attempt(uploads[0])
 
     def _take_chosen(self) -> None:
         if self._selection.pick is not None:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Page(anywidget.AnyWidget):
-    """Tells Python whether the page is dark."""
+    """Tells Python whether the page is dark, and keeps a closed figure from answering what it was still told."""
 
     _esm = Path(__file__).with_name("page.js")
     dark = traitlets.Bool(False).tag(sync=True)
+    figure: Any = traitlets.Instance(ipywidgets.DOMWidget).tag(sync=True, **ipywidgets.widget_serialization)
 
 
 @cache
@@ -52,10 +53,10 @@ class Plot(ipywidgets.Box):
 
     def __init__(self, draw: Callable[[Theme], Figure]) -> None:
         self._given = draw
-        self.page = Page()
         self.figure: Any = _figure_widget()(  # a FigureWidget; plotly's classes confuse type checkers
             self._draw("light")
         )
+        self.page = Page(figure=self.figure)
         self.figure._config = {"scrollZoom": True, "displaylogo": False, "responsive": True}
         self.page.observe(lambda change: self.redraw(), "dark")
         super().__init__(

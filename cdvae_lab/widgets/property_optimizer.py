@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cdvae_lab import assets, convert
-from cdvae_lab.cdvae import CDVAE, fingerprint
+from cdvae_lab import convert
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import denoise
-from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.latent_map import LatentMap, load_map
+from cdvae_lab.errors import SettingError
 from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
 from cdvae_lab.storage import atomic_path
 from cdvae_lab.trajectory import every
 from cdvae_lab.widgets import words
 from cdvae_lab.widgets.latent_search import Decoded, Judge, Region, Search
+from cdvae_lab.widgets.map_figure import chosen_map
 from cdvae_lab.widgets.optimizer_looks import PACES, OptimizerLooks
 from cdvae_lab.widgets.panel import Panel
+from cdvae_lab.widgets.search_start import SearchStart
 from cdvae_lab.widgets.selection import Pick, Selection
+from cdvae_lab.widgets.told import arguments
 
 KINDS = ("cif", "csv", "steps")
 
@@ -74,32 +76,27 @@ class PropertyOptimizer(Panel):
         decode_every: int = 50,
         decode_steps: int = 100,
     ) -> None:
-        super().__init__(model)
-        assert self.model is not None
+        super().__init__(model, selection)
         if decode_every < 1:
             raise SettingError(f"decode_every must be at least 1 step, not {decode_every}")
-        self.selection = selection or Selection()
         self.judge = judge
         self._seed, self._decode_steps = seed, decode_steps
         self._view_of_map = map if hasattr(map, "set_path") else None
-        self.map = _find_map(self.model, map)
+        self.map = chosen_map(self._the_model, map)
         self.region = Region.of(self.map)
-        data = self.model.metadata.get("data", {})
+        data = self._the_model.metadata.get("data", {})
         self.property_name = data.get("property") or (self.map.property_name if self.map else "") or "property"
         self.property_unit = data.get("property_unit") or (self.map.property_unit if self.map else "")
         self._search, self._earlier = Search(), list[Search]()
-        self._uploaded: tuple[str, str] | None = None
-        self._given = start
         self._due = 0.0
         self._worker = self._runner(self._show_new, self._ended, fps=12)
         options = {"target": target, "steps": steps, "lr": lr, "prior_weight": prior_weight}
-        optimize(self.model, 1, seed=seed, **options)  # refuses now what it would refuse later
-        next(denoise(self.model, 1, steps=decode_steps))
-        self._looks = OptimizerLooks(self, self._starts(), options, decode_every, seed)
-        self._looks.start.value = self._first_start()
-        source, _ = self._start()
-        optimize(self.model, source)
-        self.selection.observe(self._picked, "pick")
+        optimize(self._the_model, 1, seed=seed, **options)  # refuses now what it would refuse later
+        next(denoise(self._the_model, 1, steps=decode_steps))
+        self._start = SearchStart(self, self._the_model, start)
+        optimize(self._the_model, self._start.source()[0])
+        self._looks = OptimizerLooks(self, options, decode_every)
+        self._when_picked(self._start.offer)
         self._show(*self._looks.rows())
         self._looks.refresh()
 
@@ -149,11 +146,11 @@ class PropertyOptimizer(Panel):
         """
         self._stop_first()
         self._looks.set_options(settings)
-        source, code = self._start()
+        source, code = self._start.source()
         options = self._looks.options()
-        items = optimize(self._model(), source, seed=self._seed, **options)
+        items = optimize(self._the_model, source, seed=self._seed, **options)
         tail = f", seed={self._seed}" if isinstance(source, int) and self._seed else ""
-        self._new_search(items, f"lab.optimize(model, {code}{_settings(options)}{tail})", options["steps"], wait)
+        self._new_search(items, f"lab.optimize(model, {code}{arguments(options)}{tail})", options["steps"], wait)
 
     def stop(self) -> None:
         """End the search after the step that it is in; its steps stay, and `go_on` continues."""
@@ -172,11 +169,11 @@ class PropertyOptimizer(Panel):
         index = self.index if index is None else range(len(self._search.steps))[index]
         step = self.step and self._search.steps[index]
         more = step.step + self._looks.options()["steps"] if step.finished else None
-        items = optimize(self._model(), step=step, steps=more)
+        items = optimize(self._the_model, step=step, steps=more)
         self._search.cut(index + 1)
         self._looks.follow()
         call = f"lab.optimize(model, step=steps[-1]{f', steps={more}' if more else ''})"
-        self._search.legs.append((self._thinned(call), index + 1))
+        self._search.legs.add(self._thinned(call), index + 1)
         self._begin(items, wait)
 
     def start_anew(self, wait: bool = False, **settings: Any) -> None:
@@ -185,9 +182,9 @@ class PropertyOptimizer(Panel):
         self._looks.set_options(settings)
         z, index = self.step.z, self.index
         options = self._looks.options()
-        items = optimize(self._model(), z, **options)
+        items = optimize(self._the_model, z, **options)
         before = [*self._search.lines(), f"z = steps[{index}].z"]
-        self._new_search(items, f"lab.optimize(model, z{_settings(options)})", options["steps"], wait, before)
+        self._new_search(items, f"lab.optimize(model, z{arguments(options)})", options["steps"], wait, before)
 
     def back(self) -> None:
         """Return to the search before this one."""
@@ -223,8 +220,8 @@ class PropertyOptimizer(Panel):
 
     def start_from_selection(self) -> None:
         """Let the next search start from the selection's crystal, as "start from" says."""
-        self._picked({"new": self.selection.pick})
-        self._looks.start.value = "selection"
+        self._start.offer(self.selection.pick)
+        self._start.kind.value = "selection"
 
     def table(self) -> Any:
         """A pandas table: a row for every kept step and crystal."""
@@ -257,7 +254,7 @@ class PropertyOptimizer(Panel):
                     temporary.write_text(self.table().to_csv(index=False))
                 files.append(folder / "search.csv")
             elif kind == "steps":
-                files.append(save_steps(self._search.steps, folder / "search.safetensors", self._model()))
+                files.append(save_steps(self._search.steps, folder / "search.safetensors", self._the_model))
             else:
                 raise SettingError(f"export: no kind {kind!r}; there are {', '.join(KINDS)}")
         return files
@@ -265,93 +262,16 @@ class PropertyOptimizer(Panel):
     def load(self, path: str | Path) -> None:
         """Show a search that was exported as "steps", and go on from any of its steps."""
         self._stop_first()
-        steps = load_steps(path, self._model())
+        steps = load_steps(path, self._the_model)
         self._keep_earlier()
         call = f"lab.load_steps({str(path)!r}, model)"
-        self._search = Search(Search.thinning(steps[-1].num_steps, len(steps[-1].z)), steps, legs=[(call, 0)])
-        self._search.code = [self._model_line()]
+        self._search = Search(Search.thinning(steps[-1].num_steps, len(steps[-1].z)), steps)
+        self._search.legs.before = [self._model_line()]
+        self._search.legs.add(call, size=len(steps))
         self._looks.new_search()
         self._looks.refresh()
 
-    def close(self) -> None:
-        """Stop what runs, and give threads and the browser's WebGL contexts back."""
-        if self._open and hasattr(self, "selection"):
-            self.selection.unobserve(self._picked, "pick")
-        super().close()
-
-    # --- where it starts --------------------------------------------------------------------------------
-
-    def _starts(self) -> list[tuple[str, str]]:
-        given = [] if self._given is None or isinstance(self._given, int) else [("as given", "given")]
-        return [
-            *given,
-            *((name.split("/")[1].removesuffix(".cif"), name) for name in assets.names("examples/*.cif")),
-            ("crystals from the prior", "prior"),
-            ("the chosen crystal", "selection"),
-            ("a file", "file"),
-        ]
-
-    def _first_start(self) -> str:
-        if isinstance(self._given, int):
-            self._looks.n.value = self._given
-            return "prior"
-        if self._given is not None:
-            return "given"
-        if self.selection.pick is not None:
-            return "selection"
-        for name in ("examples/SrTiO3.cif", *assets.names("examples/*.cif")):
-            try:
-                optimize(self._model(), assets.path(name))
-            except LabError:  # of elements or a size that this model was not made for
-                continue
-            return name
-        return "prior"
-
-    def _start(self) -> tuple[Any, str]:
-        """Where to start, and how to say so in Python."""
-        kind = self._looks.start.value
-        if kind == "given":
-            line = repr(str(self._given)) if isinstance(self._given, str | Path) else "start"
-            return self._given, line
-        if kind == "prior":
-            return self._looks.n.value, str(self._looks.n.value)
-        if kind == "selection":
-            pick: Any = self.selection.pick
-            if pick is None:
-                raise SettingError(
-                    "no crystal is chosen yet; choose one in another widget, or start from another place"
-                )
-            if pick.z is not None and pick.z.shape[-1] == self._model().config.latent_dim:
-                return pick.z, "z" if not pick.code else f"lab.encode(model, {pick.code})"
-            return pick.crystal, pick.code or "crystal"
-        if kind == "file":
-            path = self._looks.path.value.strip()
-            if self._uploaded is not None and path == self._uploaded[0]:
-                return self._uploaded[1], repr(path)
-            if not path:
-                raise SettingError("which file? Upload one, or write its path")
-            return path, repr(path)
-        return assets.path(kind), f"lab.assets.path({kind!r})"
-
-    def _start_line(self) -> list[str]:
-        """For what no line of Python can name."""
-        code = self._start()[1]
-        return [f"# `{code}` is the widget's start"] if code in ("start", "z", "crystal") else []
-
-    def _upload(self, name: str, content: bytes) -> None:
-        self._uploaded = (name, content.decode("utf-8", errors="replace"))
-        self._looks.path.value = name
-        self._looks.start.value = "file"
-        convert.read(self._uploaded[1])  # complains at once
-
-    def _picked(self, change: Any) -> None:
-        self._looks.offer_selection(change["new"])
-
     # --- the search -------------------------------------------------------------------------------------
-
-    def _model(self) -> CDVAE:
-        assert self.model is not None
-        return self.model
 
     def _thinned(self, call: str) -> str:
         return call if self._search.thin == 1 else f"lab.every({call}, {self._search.thin})"
@@ -366,15 +286,10 @@ class PropertyOptimizer(Panel):
         first = next(items)
         self._keep_earlier()
         self._search = Search(Search.thinning(steps, len(first.z)))
-        self._search.code = before or [self._model_line(), *self._start_line()]
-        self._search.legs = [(self._thinned(call), 0)]
+        self._search.legs.before = before or [self._model_line(), *self._start.lines()]
+        self._search.legs.add(self._thinned(call))
         self._looks.new_search(len(first.z))
-
-        def whole() -> Iterator[LatentStep]:
-            yield first
-            yield from items
-
-        self._begin(whole(), wait)
+        self._begin(itertools.chain([first], items), wait)
 
     def _begin(self, items: Iterator[LatentStep], wait: bool) -> None:
         self._work(self._searched(every(items, self._search.thin)), wait)
@@ -400,7 +315,7 @@ class PropertyOptimizer(Panel):
 
     def _decoding(self, step: LatentStep) -> Iterator[LatentStep]:
         """In the worker: decode a step and let everyone say what it is worth."""
-        model, search = self._model(), self._search
+        model, search = self._the_model, self._search
         frame = None
         for frame in denoise(model, z=step.z, seed=self._seed, steps=self._decode_steps):  # noqa: B007
             yield step  # so that Stop does not wait for the whole
@@ -432,40 +347,15 @@ class PropertyOptimizer(Panel):
             self._due = started + max(0.25, 4 * (time.monotonic() - started))  # a quarter of the time at most
 
     def _ended(self) -> None:
-        try:
-            self._looks.draw()
-            self._looks.refresh()
-        except Exception as error:
-            self._complain(error, traceback.format_exc())  # in the event loop nobody else would tell
-            raise
+        self._looks.refresh()
 
-    def _stop_first(self) -> None:
-        if self.running:
-            self._worker.stop()
-            self._worker.wait()
+    def _lines(self) -> list[str]:
+        search, lines = self._search, self._search.lines(self.running)
+        if search.decoded:
+            wanted = sorted({one.step for one in search.decoded})
+            call = f"lab.last(lab.denoise(model, z=s.z, seed={self._seed}, steps={self._decode_steps})).crystals"
+            lines.append(f"decoded = {{s.step: {call} for s in steps if s.step in {wanted}}}")
+        return lines
 
     def _picture(self) -> Crystals | None:
         return self._looks.view.current() if self._search.decoded else None
-
-
-def _find_map(model: CDVAE, given: Any) -> LatentMap | None:
-    """The map that was given; or the bundled one of just this model."""
-    if isinstance(given, LatentMap):
-        given.check(model, "map")
-        return given
-    if isinstance(given, str | Path):
-        return load_map(given, model)
-    if given is not None:
-        inner = getattr(given, "map", None)
-        if not hasattr(given, "set_path"):
-            raise SettingError(f"map: a {type(given).__name__}; give a LatentMap, its file, or a widget with set_path")
-        return inner if isinstance(inner, LatentMap) else None
-    mine = fingerprint(model)
-    for name in assets.names("*_map.safetensors"):
-        if (found := LatentMap.load(assets.path(name))).model == mine:
-            return found
-    return None
-
-
-def _settings(options: dict[str, Any]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in options.items())

@@ -24,7 +24,8 @@ class Runner:
 
     Args:
         show: called with the newest item, never from the worker thread.
-        ended: called once after each run, also one that failed.
+        ended: called once after each run, also one that failed. An error that `show` raises ends the run, too.
+        failed: called after an `ended` that itself raised: nobody else would tell in a notebook.
         fps: how often the slot is emptied, a second.
     """
 
@@ -32,6 +33,7 @@ class Runner:
         self,
         show: Callable[[Any], None],
         ended: Callable[[], None] = lambda: None,
+        failed: Callable[[], None] = lambda: None,
         *,
         fps: float | int = 12,
     ) -> None:
@@ -39,7 +41,7 @@ class Runner:
             raise SettingError(f"fps is {fps}; choose more than 0 and up to 60")
         self.error: BaseException | None = None  # that ended the last run, if one did
         self.stopped = False  # whether the last run was stopped before its end
-        self._show, self._ended, self._interval = show, ended, 1 / fps
+        self._show, self._ended, self._failed, self._interval = show, ended, failed, 1 / fps
         self._slot: Any = _EMPTY
         self._lock = threading.Lock()  # an item that comes while the slot is emptied must not be lost
         self._stop = threading.Event()
@@ -81,7 +83,7 @@ class Runner:
         self._task = loop.create_task(self._drain())
 
     def run_blocking(self, items: Iterable[Any]) -> None:
-        """The same in this thread: returns at the end, and raises what the generator raises."""
+        """The same in this thread: returns at the end, and raises what the generator, `show` or `ended` raises."""
         self._prepare()
         self._thread = threading.current_thread()
         self._work(items, None)
@@ -117,7 +119,7 @@ class Runner:
 
     def close(self) -> None:
         """Stop, and wait for the step that is being computed."""
-        self._show, self._ended = lambda item: None, lambda: None
+        self._show, self._ended, self._failed = lambda item: None, lambda: None, lambda: None
         self.stop()
         self.wait()
 
@@ -138,7 +140,7 @@ class Runner:
                     self.stopped = True
                     break
         except BaseException as error:  # noqa: BLE001 - a thread's error is seen nowhere unless it is kept
-            self.error = error
+            self._keep(error)
 
     async def _drain(self) -> None:
         while self.pump():
@@ -147,10 +149,25 @@ class Runner:
     def _empty_slot(self) -> None:
         with self._lock:
             item, self._slot = self._slot, _EMPTY
-        if item is not _EMPTY:
+        if item is _EMPTY:
+            return
+        try:
             self._show(item)
+        except Exception as error:  # noqa: BLE001 - in the event loop it would be lost, and the run never end
+            self._keep(error)
+            self._stop.set()
 
     def _finish(self) -> None:
-        self._empty_slot()
-        self._thread = self._task = None
-        self._ended()
+        try:
+            self._empty_slot()
+        finally:
+            self._thread = self._task = None
+        try:
+            self._ended()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._keep(error)
+            self._failed()
+
+    def _keep(self, error: BaseException) -> None:
+        """The first error of a run is the one that says what went wrong."""
+        self.error = self.error or error

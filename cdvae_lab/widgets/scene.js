@@ -51,28 +51,36 @@
 
   const visible = () => (lab.scene.choice === null ? lab.scene.cells.map((_, i) => i) : [lab.scene.choice]);
 
-  // Where each visible crystal stands on the screen, in rows and columns as large as they can be.
+  const SLOPE = Math.tan((11 * Math.PI) / 180); // half of what the camera sees, at a distance of 1
+  const MARGIN = 1.15; // Å around a cell: more than the largest sphere, which the perspective makes larger still
+
+  // Where each visible crystal stands on the screen, from left to right and from top to bottom, in rows and columns that
+  // are as large as they can be; and how far away the camera must be to see them all, as they are seen at first.
   function grid() {
-    const shown = visible(), size = 1.8 * Math.max(...shown.map((k) => lab.scene.radii[k]));
-    const aspect = Math.max(0.2, box.clientWidth / Math.max(1, box.clientHeight));
+    const shown = visible(), r = lab.scene.rotation, aspect = Math.max(0.2, box.clientWidth / Math.max(1, box.clientHeight));
+    const seen = shown.map((k) => [0, 1, 2, 3, 4, 5, 6, 7].map((c) => {
+      const p = cart(lab.scene.cells[k], (c & 1) - 0.5, ((c >> 1) & 1) - 0.5, (c >> 2) - 0.5);
+      return [0, 1, 2].map((i) => r[i] * p[0] + r[3 + i] * p[1] + r[6 + i] * p[2]); // right, up, towards the viewer
+    }));
+    const [width, height] = [0, 1].map((i) => 2 * (Math.max(...seen.flat().map((p) => Math.abs(p[i]))) + MARGIN));
     let best = null;
     for (let columns = 1; columns <= shown.length; columns++) {
-      const rows = Math.ceil(shown.length / columns), height = Math.max(rows, columns / aspect) * size;
-      if (!best || height < best.height) best = { columns, rows, height };
+      const rows = Math.ceil(shown.length / columns);
+      const places = shown.map((_, n) =>
+        [((n % columns) - (columns - 1) / 2) * width, ((rows - 1) / 2 - Math.floor(n / columns)) * height]);
+      const distance = Math.max(...seen.flatMap((points, n) => points.map(([x, y, z]) =>
+        z + Math.max((Math.abs(x + places[n][0]) + MARGIN) / aspect, Math.abs(y + places[n][1]) + MARGIN) / SLOPE)));
+      if (!best || distance < best.distance) best = { distance, places };
     }
-    const places = {};
-    shown.forEach((k, n) => {
-      const column = n % best.columns, row = Math.floor(n / best.columns);
-      places[k] = [(column - (best.columns - 1) / 2) * size, ((best.rows - 1) / 2 - row) * size];
-    });
-    return { places, height: best.height };
+    return { places: Object.fromEntries(shown.map((k, n) => [k, best.places[n]])), distance: best.distance };
   }
 
-  // A shift on the screen is a shift in space that turns against the camera: each crystal turns about itself.
+  // A shift on the screen is a shift in space that turns against the camera: each crystal turns about itself. NGL's camera
+  // looks along its z, so that what it has at the right is where its x is negative.
   function offsets() {
     const e = viewer.rotationGroup.matrix.elements, out = {};
     for (const k in lab.grid.places) {
-      const [x, y] = lab.grid.places[k];
+      const x = -lab.grid.places[k][0], y = lab.grid.places[k][1];
       out[k] = [e[0] * x + e[1] * y, e[4] * x + e[5] * y, e[8] * x + e[9] * y];
     }
     return out;
@@ -167,8 +175,8 @@
   lab.camera = () => { // the whole grid fits, from the angle that pictures are taken from
     if (!lab.scene) return;
     lab.grid = grid();
-    const distance = lab.grid.height / 2 / Math.tan((11 * Math.PI) / 180) + 0.3 * Math.max(...lab.scene.radii);
-    const m = viewer.rotationGroup.matrix.clone(), r = lab.scene.rotation;
+    const { distance } = lab.grid, m = viewer.rotationGroup.matrix.clone();
+    const r = lab.scene.rotation.map((x, i) => (i % 3 === 1 ? x : -x)); // to the left, up, and away from the viewer
     // Columns of the matrix, scaled by the camera's distance, as NGL keeps orientations.
     m.fromArray([...r.slice(0, 3), 0, ...r.slice(3, 6), 0, ...r.slice(6, 9), 0, 0, 0, 0, 1].map((x, i) => (i < 11 && i % 4 < 3 ? x * distance : x)));
     stage.viewerControls.orient(m);

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ class TrainingMonitor(Panel):
         device: str | torch.device | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(None if isinstance(model, CDVAEConfig) else model)
+        super().__init__(None if isinstance(model, CDVAEConfig) else model, selection)
         if validate_every < 1 or crystals < 1:
             raise SettingError(f"validate_every and crystals must be at least 1, not {validate_every} and {crystals}")
         if epochs is not None and steps is not None:
@@ -105,7 +104,6 @@ class TrainingMonitor(Panel):
         self._settings = {**(SMALL_FIT if model is None else {}), **settings}
         self._device = device
         self.validation = self._validation(dataset, validation)
-        self.selection = selection or Selection()
         self._shown = (self.validation or self.dataset).crystals[:crystals]
         self._judged = (self.validation or self.dataset)[:VALIDATED]
         self._decode_steps = decode_steps
@@ -113,7 +111,7 @@ class TrainingMonitor(Panel):
         self._fit: Any = None  # the generator itself: it stands still while training is stopped
         self._stream: Generator[TrainingStep] | None = None
         self._last: TrainingStep | None = None
-        self._lines, self._call, self._before = list[str](), "", 0  # what `code` tells
+        self._before_call, self._call, self._before = list[str](), "", 0  # what `code` tells
         self._saved: tuple[int, Path] | None = None
         self._due = 0.0
         self._worker = self._runner(self._show_new, self._ended, fps=8)
@@ -168,7 +166,7 @@ class TrainingMonitor(Panel):
             options |= {"device": self._device}
         self._fit = fit(self.model, self.dataset, **options)
         self._record, self._last, self._saved = TrainingRecord(), None, None
-        self._lines, self._call = [self._data_line, *self._make_line()], f"lab.fit(model, data{_told(options)})"
+        self._before_call, self._call = [self._data_line, *self._make_line()], f"lab.fit(model, data{_told(options)})"
         self._stream = self._watched()
         self._begin(wait)
 
@@ -186,7 +184,7 @@ class TrainingMonitor(Panel):
             with tempfile.TemporaryDirectory() as folder:
                 steps = step.step + self._looks.steps.value
                 self._resume(step.save(Path(folder) / "state.safetensors"), {"steps": steps})
-                self._lines += [f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')"]
+                self._before_call += [f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')"]
                 self._call = f"lab.fit(path, data, steps={steps})"
         elif not _alive(self._stream):
             self._stream = self._watched()  # after an error that was not the training's
@@ -237,7 +235,7 @@ class TrainingMonitor(Panel):
         self._stop_first()
         path = Path(self._looks.state_path.value if path is None else path)
         self._resume(path, settings)
-        self._lines, self._call = [self._data_line], f"lab.fit({str(path)!r}, data{_told(settings)})"
+        self._before_call, self._call = [self._data_line], f"lab.fit({str(path)!r}, data{_told(settings)})"
         self._saved = None
         self._begin(wait)
 
@@ -349,14 +347,10 @@ class TrainingMonitor(Panel):
             self._due = started + max(0.33, 4 * (time.monotonic() - started))
 
     def _ended(self) -> None:
-        try:
-            self._looks.draw()
-            self._looks.refresh()
-        except Exception as error:
-            self._complain(error, traceback.format_exc())  # in the event loop nobody else would tell
-            raise
+        self._looks.refresh()
+        self._looks.draw()
 
-    def _told_lines(self) -> list[str]:
+    def _lines(self) -> list[str]:
         """The Python that does the same; of a run that was stopped, the steps that there are."""
         if not self._call:
             return []
@@ -365,7 +359,7 @@ class TrainingMonitor(Panel):
         call = f"islice({self._call}, {done})" if stopped else self._call
         return [
             *(["from itertools import islice"] if stopped else []),
-            *self._lines,
+            *self._before_call,
             f"step = lab.last(lab.progress({call}))",
             "model = step.averaged()",
         ]
@@ -379,11 +373,6 @@ class TrainingMonitor(Panel):
             kept += " This run cannot go on: train again with a smaller learning rate"
             kept += f", or load the state of step {self._saved[0]} with it ({self._saved[1]})." if self._saved else "."
         return kept
-
-    def _stop_first(self) -> None:
-        if self.running:
-            self._worker.stop()
-            self._worker.wait()
 
     def _picture(self) -> Crystals | None:
         return self._looks.view.current() if self._record.looked else None

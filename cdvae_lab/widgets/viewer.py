@@ -34,7 +34,6 @@ with warnings.catch_warnings():
 
 WHY = "A still picture: this page cannot run widgets."
 WHERE = "Open the notebook in JupyterLab, Notebook 7 or Voila."
-_MARGIN = 0.5  # Å around a cell: half a sphere
 
 
 @cache
@@ -234,11 +233,8 @@ class CrystalView(ipywidgets.VBox):
     def _scene(self) -> dict[str, Any]:
         crystals = crystals_of(self._frames[0])
         lattice = crystals.lattice.double().cpu().numpy()
-        corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) - 0.5
-        radii = np.linalg.norm(corners @ lattice, axis=-1).max(-1) + _MARGIN
         return {
             "cells": [_numbers(cell.flatten(), 4) for cell in lattice],
-            "radii": _numbers(radii, 4),
             "choice": self._choice,
             "scores": self._scores,
             "rotation": _rotation(),

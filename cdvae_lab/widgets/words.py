@@ -43,5 +43,11 @@ def facts(crystal: Crystals) -> str:
 
 def picture(crystal: Crystals, size: int = 150) -> str:
     """A small picture as HTML that can be seen on light and on dark paper."""
+    return f"<img width='{size}' height='{size}' alt='' src='{picture_source(crystal, size)}'>"
+
+
+def picture_source(crystal: Crystals, size: int = 150) -> str:
+    """The same as the address of an image."""
+    # The origin on an atom, so that a crystal that was merely moved looks the same.
     png = render.png_bytes(render.at_atom(crystal), size=size, theme="transparent", legend=False)
-    return f"<img width='{size}' height='{size}' alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -76,7 +76,7 @@ def test_the_slider_and_the_film_show_a_stop(page: LabPage) -> None:
     page.sleep(1.5)
     alone = page.shot(CRYSTALS)
     assert difference(together, alone) > 0.01
-    assert page.kernel("print(view.stop_shown, view._slider.value, view.view.choice)").split() == ["3", "3", "3"]
+    assert page.kernel("print(view.stop_shown, view._looks.slider.value, view.view.choice)").split() == ["3", "3", "3"]
     page.page.keyboard.press("ArrowRight")
     page.sleep(1.5)
     assert page.kernel("print(view.stop_shown)").strip() == "4"

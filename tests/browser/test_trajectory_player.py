@@ -162,7 +162,7 @@ def test_a_selected_crystal_is_where_a_run_starts(page: LabPage) -> None:
 
 
 def test_the_page_of_the_run_opens_from_its_file(page: LabPage, browser: Browser, lab_server: LabServer) -> None:
-    page.kernel(f"player._folder.value = {str(lab_server.root / 'film')!r}")
+    page.kernel(f"player._looks.folder.value = {str(lab_server.root / 'film')!r}")
     page.sleep(0.3)
     dropdown(page, "show").select_option("all")
     press(page, "HTML")
@@ -175,7 +175,7 @@ def test_the_page_of_the_run_opens_from_its_file(page: LabPage, browser: Browser
 
 
 def test_an_error_is_shown_and_the_frames_are_kept(page: LabPage) -> None:
-    page.kernel("player._folder.value = '/proc/no/such/place'")
+    page.kernel("player._looks.folder.value = '/proc/no/such/place'")
     page.sleep(0.3)
     press(page, "CIF")
     says(page, "Error", 10)

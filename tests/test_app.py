@@ -60,7 +60,7 @@ class TestTabs:
         assert all(one.selection is app.selection for one in panels)
         assert app.map_view.map is app.map
         assert app.optimizer.map is app.map
-        assert app.interpolation._map is None  # it draws on the shared one
+        assert app.interpolation._looks.map is None  # it draws on the shared one
 
     def test_what_a_hidden_tab_needs_is_made_but_not_drawn(self, app: App) -> None:
         app.tab = "interpolation"
@@ -134,7 +134,7 @@ class TestTheChosenCrystal:
     def test_paths_are_drawn_on_the_one_map(self, app: App) -> None:
         app.optimizer.run(wait=True, steps=2)
         app.interpolation.wait()
-        app.interpolation._n.value = 3
+        app.interpolation._looks.n.value = 3
         app.interpolation.run(wait=True)
         assert {"path", "the search"} <= set(app.map_view.plot.layers)
 
@@ -142,7 +142,7 @@ class TestTheChosenCrystal:
 class TestCode:
     def test_it_is_that_of_the_tabs_and_runs(self) -> None:
         app = lab.app("perov_5")
-        app.player._n.value = 1
+        app.player._looks.n.value = 1
         app.player.run(wait=True)
         app.player.select()
         app.optimizer.run(wait=True, steps=2)

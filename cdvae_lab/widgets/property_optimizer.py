@@ -220,7 +220,8 @@ class PropertyOptimizer(Panel):
 
     def start_from_selection(self) -> None:
         """Let the next search start from the selection's crystal, as "start from" says."""
-        self._start.offer(self.selection.pick)
+        pick: Any = self.selection.pick
+        self._start.offer(pick)
         self._start.kind.value = "selection"
 
     def table(self) -> Any:

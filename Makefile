@@ -39,7 +39,9 @@ demo: $(LAB) ## run the quickstart without a browser; crystals, a report page an
 	@cat out/summary.txt
 
 test: lint ## check everything: style, floors, types, tests, notebooks
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/browser
+	@if command -v chromium >/dev/null; then $(BIN)/python -m pytest tests/browser; \
+	else echo "cdvae_lab: NOT TESTED, for want of a chromium: the widgets in a browser" >&2; fi
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 lint: $(TOOLS) ## check style, imports and types

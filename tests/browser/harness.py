@@ -71,8 +71,11 @@ _COUNTERS = r"""
 })();
 """
 _LOCAL = re.compile(r"^((https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:|file:|chrome)")
-# JupyterLab itself on a slow machine, and the software renderer.
-_NOISE = re.compile(r"taking too long to activate|GPU stall due to ReadPixels|software WebGL|GL Driver Message")
+# JupyterLab itself on a slow machine, the software renderer, and what Notebook 7.6 says of a notebook without any widget.
+_NOISE = re.compile(
+    r"taking too long to activate|GPU stall due to ReadPixels|software WebGL|GL Driver Message"
+    r"|^Cannot read properties of undefined \(reading 'schema'\)[\s\S]*/static/notebook/notebook_core"
+)
 
 
 class Server:
@@ -146,13 +149,15 @@ class Server:
 
 
 class LabServer(Server):
-    """JupyterLab, and Notebook 7 under /notebooks/."""
+    """JupyterLab."""
+
+    module, app = "jupyterlab", "LabApp"
 
     def command(self) -> list[str]:
-        command = ["-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={self.port}", "--allow-root"]
+        command = ["-m", self.module, "--no-browser", "--ip=127.0.0.1", f"--port={self.port}", "--allow-root"]
         command += ["--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.port_retries=0"]
         command += ["--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={self.root}"]
-        return [*command, "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True"]
+        return [*command, f"--{self.app}.expose_app_in_browser=True"]
 
     def notebook(self, name: str, *cells: str) -> str:
         """Write a notebook of these code cells."""
@@ -162,6 +167,12 @@ class LabServer(Server):
         code = [nbformat.v4.new_code_cell(cell) for cell in cells]
         nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), self.root / name)
         return name
+
+
+class ClassicServer(LabServer):
+    """Notebook 7."""
+
+    module, app = "notebook", "JupyterNotebookApp"
 
 
 class VoilaServer(Server):
@@ -211,7 +222,7 @@ class Browser:
         page.goto(f"{server.base}/lab/tree/{notebook}?reset")
         return page
 
-    def open_classic(self, server: LabServer, notebook: str) -> LabPage:
+    def open_classic(self, server: ClassicServer, notebook: str) -> LabPage:
         """A notebook in Notebook 7."""
         page = LabPage(self._new_page())
         page.goto(f"{server.base}/notebooks/{notebook}")
@@ -247,15 +258,19 @@ class Page:
         page.on("request", lambda request: self._outside(request.url))
         page.on("websocket", lambda socket: self._outside(socket.url))
         page.on("console", self._console)
-        page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
+        page.on("pageerror", lambda error: self._complaint(str(error), f"\n{error.stack}"))
 
     def _outside(self, url: str) -> None:
         if not _LOCAL.match(url):
             self.outside.append(url)
 
     def _console(self, message) -> None:
-        if message.type == "error" and not _NOISE.search(message.text):
-            self.errors.append(message.text[:500])
+        if message.type == "error":
+            self._complaint(message.text[:500])
+
+    def _complaint(self, text: str, where: str = "") -> None:
+        if not _NOISE.search(text + where):
+            self.errors.append(text + where)
 
     def sleep(self, seconds: float) -> None:
         self.page.wait_for_timeout(1000 * seconds)

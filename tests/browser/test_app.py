@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, Page, VoilaServer, colours, difference
+from tests.browser.harness import (
+    ROOT,
+    Browser,
+    ClassicServer,
+    LabPage,
+    LabServer,
+    Page,
+    VoilaServer,
+    colours,
+    difference,
+)
 
 MAKE = """
 import cdvae_lab as lab
@@ -218,17 +228,23 @@ def test_under_voila(alone: tuple[Page, str]) -> None:
     assert page.outside == []
 
 
-def test_the_quickstart_in_notebook_7(lab_server: LabServer, browser: Browser) -> None:
-    folder = lab_server.root / "notebooks"
+@pytest.fixture(scope="module")
+def classic_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClassicServer]:
+    with ClassicServer(tmp_path_factory.mktemp("classic")) as server:
+        yield server
+
+
+def test_the_quickstart_in_notebook_7(classic_server: ClassicServer, browser: Browser) -> None:
+    folder = classic_server.root / "notebooks"
     folder.mkdir(exist_ok=True)
     shutil.copy(ROOT / "notebooks" / "00_quickstart.ipynb", folder)
-    shutil.copytree(ROOT / "assets" / "pictures", lab_server.root / "assets" / "pictures", dirs_exist_ok=True)
-    page = browser.open_classic(lab_server, "notebooks/00_quickstart.ipynb")
+    shutil.copytree(ROOT / "assets" / "pictures", classic_server.root / "assets" / "pictures", dirs_exist_ok=True)
+    page = browser.open_classic(classic_server, "notebooks/00_quickstart.ipynb")
     page.run_all()
     page.wait("() => document.querySelector('.cdvae-player .cdvae-stage[data-frame]')", 120)
     page.wait_idle(180)
     assert not page.js("() => document.querySelector('.jp-RenderedText[data-mime-type*=stderr] .ansi-red-fg')")
-    assert (lab_server.root / "out" / "summary.txt").is_file()  # the last cell has run
+    assert (classic_server.root / "out" / "summary.txt").is_file()  # the last cell has run
     stage = ".cdvae-player .cdvae-stage canvas"
     page.page.locator(".cdvae-player").scroll_into_view_if_needed()
     page.page.locator(".cdvae-player").focus()

@@ -71,7 +71,7 @@ _COUNTERS = r"""
 })();
 """
 _LOCAL = re.compile(r"^((https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:|file:|chrome)")
-# JupyterLab itself on a slow machine, the software renderer, and what Notebook 7.6 says of a notebook without any widget.
+# JupyterLab on a slow machine, the software renderer, and what Notebook 7.6 says of a notebook without any widget.
 _NOISE = re.compile(
     r"taking too long to activate|GPU stall due to ReadPixels|software WebGL|GL Driver Message"
     r"|^Cannot read properties of undefined \(reading 'schema'\)[\s\S]*/static/notebook/notebook_core"

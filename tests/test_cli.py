@@ -17,7 +17,7 @@ import torch
 
 from cdvae_lab import cdvae, cli, datasets
 from cdvae_lab.cdvae import CDVAE
-from cdvae_lab.cli.generate import consecutive
+from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.metrics.reconstruction import reconstruction
@@ -393,3 +393,10 @@ def test_the_module_runs_where_nothing_is_installed() -> None:
         [sys.executable, "-m", "cdvae_lab.cli", "--version"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.startswith("cdvae-lab ")
+
+
+def test_what_a_sampler_keeps_is_part_of_the_run() -> None:
+    numbers = torch.ones(2, dtype=torch.float64)
+    plain, kept = Schedule("x", numbers, numbers, numbers), Schedule("x", numbers, numbers, numbers, False, True)
+    assert coefficients(kept) == coefficients(plain) | {"keep_composition": True}
+    assert json.loads(json.dumps(coefficients(kept))) == coefficients(kept)

@@ -115,6 +115,14 @@ def test_the_maps_points_say_who_they_are(small_map):
     assert "perov_5, train: 50 crystals" in figure.layout.title.text
 
 
+def test_the_caption_of_a_map_fits_on_half_a_page():
+    figure = figures.latent_map(load_map("perov_5"))
+    lines = figure.layout.annotations[0].text.split("<br>")
+    assert max(map(len, lines)) <= 62  # some 350 pixels
+    assert len(lines) > 3
+    assert figure.layout.margin.b >= 14 * len(lines)
+
+
 def test_the_map_is_coloured_by_what_is_asked_for(small_map):
     def bar(colour):
         points = trace(figures.latent_map(small_map, colour), POINTS)

@@ -19,8 +19,11 @@ from pymatgen.core import Structure
 
 import cdvae_lab as lab
 from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.denoising import Schedule
 from cdvae_lab.errors import SettingError
-from cdvae_lab.widgets import CrystalView, Pick, Selection, TrajectoryPlayer
+from cdvae_lab.render import FilmOrigin
+from cdvae_lab.widgets import CrystalView, Panel, Pick, Selection, TrajectoryPlayer
+from cdvae_lab.widgets.live import Live
 from cdvae_lab.widgets.runner import Runner
 from cdvae_lab.widgets.strips import Course
 
@@ -127,6 +130,34 @@ class TestRunner:
         assert len(shown) >= 5
         assert len(others) >= 20
 
+    @pytest.mark.parametrize("where", ["show", "ended"])
+    def test_an_error_in_a_callback_ends_the_run_and_is_not_lost(self, where: str) -> None:
+        told: list[str] = []
+
+        def fails(*item: object) -> None:
+            raise ZeroDivisionError(f"in {where}")
+
+        def quiet(*item: object) -> None:
+            pass
+
+        async def notebook() -> Runner:
+            runner = Runner(fails if where == "show" else quiet, fails if where == "ended" else quiet, fps=20)
+            runner._failed = lambda: told.append(runner.traceback)
+            runner.start(counting(0.005, n=20 if where == "ended" else 10**9))
+            end = time.monotonic() + 5
+            while runner.running and time.monotonic() < end:
+                await asyncio.sleep(0.01)
+            return runner
+
+        with ThreadPoolExecutor(1) as pool:
+            runner = pool.submit(lambda: asyncio.run(notebook())).result()
+        assert not runner.running
+        assert not worker_threads()
+        assert "ZeroDivisionError" in runner.traceback
+        assert len(told) == (where == "ended")
+        with pytest.raises(ZeroDivisionError, match=where):
+            runner.run_blocking(range(3))
+
     def test_twenty_runs_leave_no_thread(self) -> None:
         for _ in range(20):
             runner = Runner(lambda item: None)
@@ -185,6 +216,52 @@ class TestTrajectoryPlayer:
         assert torch.equal(frames[-1].crystals.frac_coords, player.frames[-1].crystals.frac_coords)
         assert len(player.view.frames) == len(player.frames)
         assert player.trajectory[-1].seed == 9
+
+    def test_the_code_of_a_run_that_was_stopped_takes_what_there_is(
+        self, player: TrajectoryPlayer, player_model: CDVAE
+    ) -> None:
+        player.run()
+        player.stop()
+        assert player.wait(10)
+        stopped = len(player.frames)
+        assert stopped < 13
+
+        def again() -> list:
+            names: dict = {"model": player_model}
+            exec(player.code, names)
+            assert [f.step for f in names["frames"]] == [f.step for f in player.frames]
+            return names["frames"]
+
+        assert len(again()) == stopped
+        player.go_on(wait=True)
+        assert len(again()) == 13
+        player.index = stopped
+        player.branch(7, wait=True)
+        assert torch.equal(again()[-1].crystals.frac_coords, player.frames[-1].crystals.frac_coords)
+
+    def test_a_ready_schedule_is_told(self, player_model: CDVAE) -> None:
+        schedule = Schedule.ancestral(player_model.config, 5)
+        one = TrajectoryPlayer(player_model, n=1, sampler=schedule)
+        one.run(wait=True)
+        names: dict = {"model": player_model, "schedule": schedule}
+        exec(one.code, names)
+        assert len(names["frames"]) == len(one.frames) == 6
+        one.close()
+
+    @pytest.mark.parametrize("where", ["_draw_all", "_show_new"])
+    def test_an_error_in_drawing_is_shown_and_buttons_stay_alive(
+        self, player: TrajectoryPlayer, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        def fails(*args: object) -> None:
+            raise RuntimeError("no <paper> left")
+
+        monkeypatch.setattr(player, where, fails)
+        player._worker._show = player._show_new
+        player.run()
+        assert player.wait(10)
+        assert "no &lt;paper&gt; left" in player._status.value
+        assert not player._looks._run.disabled
+        assert player._looks._stop.disabled
 
     def test_an_error_in_a_run_is_shown_and_its_frames_are_kept(
         self, player: TrajectoryPlayer, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +379,28 @@ class TestTrajectoryPlayer:
             TrajectoryPlayer()
         with pytest.raises(SettingError, match="sampler"):
             TrajectoryPlayer(player_model, steps_per_level=3)
+
+
+class TestLive:
+    def test_frames_are_sent_once_and_the_origin_never_jumps(
+        self, player_model: CDVAE, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[str] = []
+        view, panel = CrystalView(), Panel(player_model)
+        monkeypatch.setattr(view.stage, "run", sent.append)
+        live = Live(panel._runner, view, lambda: None, lambda: None)
+        live.start(lab.denoise(player_model, n=2, seed=3, steps=60), 60)
+        assert live._runner.wait(20)
+        assert live.finished
+        assert len([call for call in sent if "lab.begin(" in call]) == 1
+        assert len(view.frames) == len(live.frames) == 61
+        shown, origins = [frame.crystals for frame in view.frames], list(FilmOrigin.along(live.frames))
+        for frame, origin, crystals in zip(live.frames, origins, shown, strict=True):
+            assert torch.equal(origin.move(frame.crystals).frac_coords, crystals.frac_coords)
+        last = shown[-1].frac_coords
+        assert all((last[k] == 0).all(-1).any() for k in range(2))  # an atom has come to the origin
+        panel.close()
+        view.close()
 
 
 class TestCourse:

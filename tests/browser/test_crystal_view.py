@@ -1,4 +1,4 @@
-"""Several crystals side by side, and a figure that is closed while it is drawn. Pictures are kept in out/browser/."""
+"""Several crystals side by side, and a figure that is closed while drawn. Pictures are kept in out/browser/."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
     return page
 
 
-def show(page: LabPage, what: str) -> None:
-    page.kernel(f"view.show({what})")
-    page.sleep(1)
+def crystals(page: LabPage, name: str) -> np.ndarray:
+    """The stage without its legend and the corner by which it is made larger."""
+    picture = page.shot(STAGE, ROOT / "out" / "browser" / name)
+    picture[-30:, :330] = picture[-20:, -20:] = picture[2, 2]
+    return picture
 
 
 def of_colour(picture: np.ndarray, kind: str) -> np.ndarray:
@@ -59,7 +61,7 @@ def middle(picture: np.ndarray, kind: str) -> tuple[float, float]:
 
 
 def test_the_first_crystal_is_at_the_left(page: LabPage) -> None:
-    picture = page.shot(STAGE, ROOT / "out" / "browser" / "view_two.png")
+    picture = crystals(page, "view_two.png")
     half = picture.shape[1] // 2
     left, right = picture[:, :half], picture[:, half:]
     assert of_colour(left, "green").sum() > 1000 > 20 * of_colour(right, "green").sum()
@@ -67,11 +69,10 @@ def test_the_first_crystal_is_at_the_left(page: LabPage) -> None:
 
 
 def test_rows_go_from_top_to_bottom(page: LabPage) -> None:
-    page.kernel("view.stage._view_height = '700px'; view.stage.layout.width = '350px'")
     page.kernel("square = CrystalView(both, height=700); square.layout.width = '300px'; box.children = [square]")
     page.wait("() => document.querySelector('.cdvae-stage[data-frame]')", 30)
     page.sleep(1.5)
-    picture = page.shot(STAGE, ROOT / "out" / "browser" / "view_rows.png")
+    picture = crystals(page, "view_rows.png")
     assert middle(picture, "green")[1] < 0.45
     assert middle(picture, "violet")[1] > 0.55
     page.kernel("square.close(); view = CrystalView(both, height=320); box.children = [view]")
@@ -83,11 +84,8 @@ def test_a_cube_is_seen_whole_and_as_pictures_show_it(page: LabPage, height: int
     page.kernel(f"view.close(); view = CrystalView(both[0], height={height}); box.children = [view]")
     page.wait("() => document.querySelector('.cdvae-stage[data-frame]')", 30)
     page.sleep(1.5)
-    picture = page.shot(STAGE, ROOT / "out" / "browser" / f"view_{height}.png")
-    seen = np.abs(picture - picture[2, 2]).max(-1) > 24
-    seen[-40:, :120] = False  # the legend
-    seen[-20:, -20:] = False  # where it is made larger
-    rows, columns = np.nonzero(seen)
+    picture = crystals(page, f"view_{height}.png")
+    rows, columns = np.nonzero(np.abs(picture - picture[2, 2]).max(-1) > 24)
     assert rows.min() >= 3
     assert rows.max() < picture.shape[0] - 3
     assert columns.min() >= 3

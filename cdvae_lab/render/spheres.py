@@ -1,14 +1,8 @@
 """What an element looks like: its colour, its size, and a shaded sphere of it.
 
-<<<<<<< HEAD
 Colours are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and on
 black, and as far apart as it takes to tell two elements from each other. Spheres are shaded once per element and scaled
 when needed.
-=======
-Colours are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and
-on black, and as far apart as it takes to tell two elements from each other. Spheres are shaded once per element and
-scaled when needed.
->>>>>>> tidy
 """
 
 from __future__ import annotations

@@ -131,7 +131,6 @@ class OptimizerLooks:
 
     def rows(self) -> list[ipywidgets.Widget]:
         """From top to bottom."""
-        shown = ipywidgets.VBox([self._caption, self.view], layout={"flex": "1 1 420px", "min_width": "320px"})
         return [
             row(self._run, self._stop, self._go, self._anew, self._back, self.pace),
             row(*self._panel._start.fields, self.target, self.value),
@@ -139,7 +138,7 @@ class OptimizerLooks:
             ipywidgets.HBox([self._course, *([self._map] if self._map else [])], layout={"flex_flow": "row wrap"}),
             ipywidgets.HBox([self.slider, self._where], layout={"align_items": "center"}),
             self._warning,
-            shown,
+            ipywidgets.VBox([self._caption, self.view]),
             self.film,
             row(self.crystal, self._decode, self._choose, *self._exports, self.folder),
             row(self._load_path, self._load, self._panel._code_button, self._keys),

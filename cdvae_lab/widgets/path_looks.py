@@ -78,6 +78,7 @@ class PathLooks:
         self.changes = W.HTML()
         self.what = field(W.Dropdown, "along the way", "330px", options=list(self._quantities()))
         self.plot = Plot(self._curve)
+        self.plot.layout.flex = "0 0 auto"  # it stands in a column, where the basis would be a height
         self.folder = field(W.Text, "into folder", "200px", value="out/path")
         button = panel._button
         self._run = button("Run", "decode the path", panel.run, "primary")

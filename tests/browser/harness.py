@@ -191,9 +191,12 @@ class VoilaServer(Server):
 
     def command(self) -> list[str]:
         # The very line of the Makefile, so that the two cannot differ, but for what a test needs.
+        # Not as a part of the make that may run the tests, which would say what folders it enters and leaves.
+        alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
         make = subprocess.run(
-            ["make", "-n", "app", f"THEME={self._theme}"], cwd=ROOT, check=True, capture_output=True, text=True
-        )
+            ["make", "-n", "app", f"THEME={self._theme}"],
+            cwd=ROOT, env=alone, check=True, capture_output=True, text=True,
+        )  # fmt: skip
         lines = make.stdout.replace("\\\n", " ").strip().splitlines()
         words = shlex.split(lines[-1])
         at = next(n for n, word in enumerate(words) if word.endswith("/voila"))

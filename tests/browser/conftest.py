@@ -24,3 +24,10 @@ def lab_server(tmp_path_factory):
 def browser():
     with harness.Browser() as one:
         yield one
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages_closed(browser):
+    """A page that nobody looks at any more goes on drawing, and takes the time of the next file's."""
+    yield
+    browser.close_pages()

@@ -242,6 +242,11 @@ class Browser:
         context.add_init_script(_COUNTERS)
         return context.new_page()
 
+    def close_pages(self) -> None:
+        """All that are open."""
+        for context in self._chromium.contexts:
+            context.close()
+
     def open_file(self, path: Path, dark: bool = False) -> Page:
         """A page that was sent by mail and opened with a double click."""
         scheme = "dark" if dark else "light"

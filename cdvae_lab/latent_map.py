@@ -29,6 +29,7 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.tasks import encode_all
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
@@ -36,7 +37,6 @@ FEWEST = 8  # crystals that UMAP can make a map of
 # Dimensions that spread less than this share of the widest say nothing of a crystal: the KL term has switched them off,
 # and a latent from the prior holds noise there.
 SILENT = 0.1
-ENCODED_AT_ONCE = 256
 PLACED_AT_ONCE = 1024
 GRAMS_PER_CM3 = 1.66053906660  # of one u/Å^3
 
@@ -113,7 +113,7 @@ class LatentMap:
         crystals = dataset.crystals.to("cpu")
         check_takes(model, crystals)
         # Half precision before the fit, so that the map is one of just those latents that it holds.
-        latents = _encode(model, crystals).half()
+        latents = encode_all(model, dataset)[0].cpu().half()
         n_neighbors = min(n_neighbors, len(dataset) - 1)
         return cls(
             _umap(latents.float(), seed, n_neighbors, min_dist),
@@ -312,13 +312,6 @@ def densities(crystals: Crystals) -> Float[Tensor, " crystals"]:
     masses = torch.from_numpy(atomic_masses).to(crystals.lattice)[crystals.atomic_numbers]
     mass = (masses * crystals.mask).sum(1)
     return GRAMS_PER_CM3 * mass / lat.volume(crystals.lattice)
-
-
-@torch.no_grad()
-def _encode(model: CDVAE, crystals: Crystals) -> Float[Tensor, "crystals latent"]:
-    device, dtype = model.device, model.lattice_mean.dtype
-    parts = torch.arange(len(crystals)).split(ENCODED_AT_ONCE)
-    return torch.cat([model.encode(crystals[part].to(device, dtype)).mu.cpu().float() for part in parts])
 
 
 def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:

@@ -18,10 +18,14 @@ import torch
 from cdvae_lab import cdvae, cli, datasets
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.cli.generate import coefficients, consecutive
+from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.metrics.sources import read_source
+from cdvae_lab.property_model import load_property_model
+from cdvae_lab.storage import read_tensors
+from cdvae_lab.training import STATE_VERSION
 from cdvae_lab.trajectory import last
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,6 +147,55 @@ def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: 
     assert "another prior" in capsys.readouterr().err
     assert cli.main([*generate, str(state), "--out", str(tmp_path / "none"), "--prior", "learned"]) == 2
     assert "has no learned prior" in capsys.readouterr().err
+
+
+def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--hidden-dim", "8", "--blocks", "1", "--batch-size", "16", "--warm-up", "2", "--device", "cpu"]
+    train = ["property", *DATA, *tiny, "--lr", "1e-2"]
+    out = tmp_path / "judge.safetensors"
+    assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 0
+    assert not state_of(out).exists()
+    model = load_property_model(out)
+    data = datasets.load("synthetic_perovskites", "val", limit=64)
+    wrong = float((model(data.crystals) - data.property).abs().mean())
+    assert f"mean absolute error {wrong:.4f}" in capsys.readouterr().err
+    assert model.metadata["validation"] == {"mean_absolute_error": pytest.approx(wrong, rel=1e-5), "labels": 64}
+    assert wrong < float((data.property - model.property_mean).abs().mean())  # than who says the mean of all
+    assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+    # Stopped, refused where that would lose the state, and gone on with to the end.
+    again = tmp_path / "again.safetensors"
+    assert stopped_after_a_step([*train, "--steps", "1000000", "--out", str(again), "--checkpoint-every", "0"]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert not again.exists()
+    done = read_tensors(state_of(again), "training state", STATE_VERSION)[2]["step"]
+    assert cli.main([*train, "--steps", "5", "--out", str(again)]) == 2
+    assert "go on from it with --resume" in capsys.readouterr().err
+    assert cli.main(["property", *DATA, "--hidden-dim", "4", "--resume", "--out", str(again)]) == 2
+    assert "leave out --hidden-dim" in capsys.readouterr().err
+    resumed = ["property", *DATA, "--resume", "--out", str(again)]
+    assert cli.main([*resumed, "--steps", str(done)]) == 2
+    assert "all of its steps are done" in capsys.readouterr().err
+    assert cli.main([*resumed, "--steps", str(done + 3)]) == 0
+    assert load_property_model(again).config == model.config
+    assert not state_of(again).exists()
+
+
+def stopped_after_a_step(command: list[str]) -> int:
+    """The exit code of a command that is interrupted as soon as its state is there."""
+    path = state_of(Path(command[command.index("--out") + 1]))
+
+    def interrupt() -> None:
+        while not path.is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code = cli.main(command)
+    thread.join()
+    return code
 
 
 def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, known_crystals: Crystals) -> None:
@@ -346,6 +399,8 @@ def test_export_and_info(state: Path, tmp_path: Path, capsys: pytest.CaptureFixt
             ["train", "perov_5", "--folder", "{tmp}", "--out", "{tmp}/o.safetensors", "--steps", "5"],
             "perov_5/train.csv",
         ),
+        (["property", *DATA, "--out", "{tmp}/o.safetensors"], "either --steps or --epochs"),
+        (["property", *DATA, "--out", "{tmp}/o.safetensors", "--steps", "5", "--blocks", "0"], "blocks >= 1"),
         (["reconstruct"], "give a MODEL"),
         (["reconstruct", "{state}", "{tmp}/none.cif"], "no such file"),
         (["reconstruct", "{state}", "{tmp}/empty.cif"], "empty"),
@@ -368,7 +423,9 @@ def test_bad_input(
     assert state.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "reconstruct", "evaluate", "info", "export"])
+@pytest.mark.parametrize(
+    "command", ["train", "prior", "property", "generate", "reconstruct", "evaluate", "info", "export"]
+)
 def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
@@ -381,10 +438,12 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
 
 def test_every_setting_has_a_flag_with_a_text() -> None:
     from cdvae_lab.cdvae import CDVAEConfig
-    from cdvae_lab.cli import train
+    from cdvae_lab.cli import property_model, train
+    from cdvae_lab.property_model import PropertyModelConfig
     from cdvae_lab.training import FitSettings
 
     assert set(train.MODEL) == set(CDVAEConfig.__dataclass_fields__)
+    assert set(property_model.NETWORK) == set(PropertyModelConfig.__dataclass_fields__)
     assert set(train.FIT) == set(FitSettings.__dataclass_fields__) - {"weights"}
 
 

@@ -1,6 +1,6 @@
 """The command line, thin over the same generators.
 
-`cdvae-lab train | prior | generate | reconstruct | evaluate | info | export`
+`cdvae-lab train | prior | property | generate | reconstruct | evaluate | info | export`
 
 Exit codes: 0 done (or stopped on time, with the state kept), 2 for input that cannot be used, 130 after Ctrl-C.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import cdvae_lab
-from cdvae_lab.cli import about, evaluate, generate, prior, reconstruct, train
+from cdvae_lab.cli import about, evaluate, generate, prior, property_model, reconstruct, train
 from cdvae_lab.errors import LabError
 
 
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add(commands)
     prior.add(commands)
+    property_model.add(commands)
     generate.add(commands)
     reconstruct.add(commands)
     evaluate.add(commands)

@@ -1,0 +1,126 @@
+"""`cdvae-lab property`: train a property model, the independent judge of generated crystals."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdvae_lab import datasets
+from cdvae_lab.cli import arguments
+from cdvae_lab.cli.train import FIT, describe, stop_request
+from cdvae_lab.datasets import Dataset
+from cdvae_lab.errors import SettingError
+from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.training import FitSettings, fit
+from cdvae_lab.trajectory import progress
+
+NETWORK = {
+    "hidden_dim": "width of the network",
+    "blocks": "message-passing blocks",
+    "num_radial": "radial functions of a distance",
+    "cutoff": "of the neighbour graph, Å",
+    "num_neighbors": "nearest periodic images an atom sees, at most; 0: all within the cutoff",
+}
+
+
+def add(commands: Any) -> None:
+    """The parser of `property`."""
+    parser = arguments.command(
+        commands, "property", run, lambda args: f"what was saved last is in {state_of(args.out)}"
+    )
+    parser.add_argument("data", metavar="DATA", help="crystals with labels, as for `cdvae-lab train`")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the property model, .safetensors")
+    parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
+    parser.add_argument("--resume", action="store_true", help="go on from the state beside --out where there is one")
+    parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
+        "write the state so often (default %(default)s)"
+    ))  # fmt: skip
+    arguments.add_data(parser, "train")
+    arguments.add_device(parser)
+    arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
+    arguments.add_settings(parser.add_argument_group("network (of a new run)"), PropertyModelConfig, NETWORK)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a network that predicts the property from a crystal, with no latent between: a judge for generated ones.
+
+    Give it labels that the model to be judged was not trained on, or say so beside its numbers. The state of the run
+    lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state kept.
+    """
+    settings, config = arguments.given(args, FitSettings), arguments.given(args, PropertyModelConfig)
+    steps = settings.pop("steps", None)
+    state = state_of(args.out)
+    if args.out.exists():
+        raise SettingError(f"{args.out}: is there already; choose another --out")
+    if state.exists() and not args.resume:
+        raise SettingError(f"{state}: a run was stopped there; go on from it with --resume, or remove it")
+    resuming = state.exists()
+    if resuming and config:
+        flags = ", ".join("--" + name.replace("_", "-") for name in config)
+        raise SettingError(f"{state}: a run goes on with the settings that it began with; leave out {flags}")
+    if not resuming and (steps is None) == (args.epochs is None):
+        raise SettingError("give the length of the run, either --steps or --epochs")
+    device = arguments.device(args)
+    dataset = arguments.read_data(args, args.data)
+    print(dataset.summary(), file=sys.stderr)
+    validation = _validation(args)
+    trained: PropertyModel | Path = state
+    if not resuming:
+        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+        trained = PropertyModel.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
+        trained.metadata = describe(dataset)
+    training = fit(
+        trained,
+        dataset,
+        epochs=args.epochs,
+        steps=steps,
+        checkpoint=state,
+        checkpoint_every=args.checkpoint_every,
+        fuse=args.fuse,
+        device=device,
+        **settings,
+    )
+    step = None
+    with stop_request() as stop:
+        for step in progress(training):
+            if stop.asked and step.step < step.num_steps:
+                step.save(state)
+                kept = f"{step.step:,} of {step.num_steps:,} steps are kept in {state}"
+                print(f"stopped: {kept}; the same command with --resume goes on", file=sys.stderr)
+                return 130
+    if step is None:
+        raise SettingError(f"{state}: all of its steps are done already; give more --steps, or remove it")
+    model: PropertyModel = step.averaged()
+    said = ""
+    if validation is not None:
+        error, labels = mean_absolute_error(model, validation)
+        model.metadata["validation"] = {"mean_absolute_error": error, "labels": labels}
+        unit = f" {dataset.property_unit}" if dataset.property_unit else ""
+        said = f"mean absolute error {error:.4f}{unit} on {labels:,} validation labels; "
+    model.save(args.out, half=args.half)
+    state.unlink()
+    print(f"done: {said}kept in {args.out}", file=sys.stderr)
+    return 0
+
+
+def mean_absolute_error(model: PropertyModel, dataset: Dataset) -> tuple[float, int]:
+    """Of the property in its own unit, over the crystals that have a label; and how many those are."""
+    wrong = (model(dataset.crystals) - dataset.property).abs()
+    wrong = wrong[torch.isfinite(dataset.property)]
+    return float(wrong.mean()), len(wrong)
+
+
+def state_of(out: Path) -> Path:
+    """Where the state of a run lies until its model is written."""
+    return out.with_suffix(".state.safetensors")
+
+
+def _validation(args: argparse.Namespace) -> Dataset | None:
+    if args.split == "val" or args.data not in (*datasets.PUBLIC, datasets.SYNTHETIC):
+        return None
+    return arguments.read_data(args, args.data, "val")

@@ -110,6 +110,7 @@ def test_resuming_without_a_state_starts_and_with_a_finished_one_says_so(
 def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.safetensors"
     log = out.with_suffix(".jsonl")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without one
 
     def interrupt() -> None:
         while not (log.is_file() and log.read_text()):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         cdvae,
         convert,
         crystals,
+        cycle,
         datasets,
         denoising,
         errors,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from cdvae_lab.cdvae import CDVAE, CDVAEConfig, encode, load
     from cdvae_lab.convert import read
     from cdvae_lab.crystals import Crystals
+    from cdvae_lab.cycle import Decoded, decode, latent_distance
     from cdvae_lab.datasets import Dataset
     from cdvae_lab.denoising import DenoisingFrame, denoise, reconstruct
     from cdvae_lab.errors import (
@@ -85,6 +87,7 @@ __all__ = [
     "Crystals",
     "Dataset",
     "DatasetError",
+    "Decoded",
     "DenoisingFrame",
     "DiffusionPrior",
     "DiffusionPriorConfig",
@@ -110,7 +113,9 @@ __all__ = [
     "cdvae",
     "convert",
     "crystals",
+    "cycle",
     "datasets",
+    "decode",
     "decode_path",
     "denoise",
     "denoising",
@@ -123,6 +128,7 @@ __all__ = [
     "interpolate",
     "interpolation",
     "last",
+    "latent_distance",
     "latent_map",
     "latent_path",
     "latent_prior",
@@ -158,6 +164,7 @@ _HOME = {
         "cdvae": ["CDVAE", "CDVAEConfig", "encode", "load"],
         "convert": ["read"],
         "crystals": ["Crystals"],
+        "cycle": ["Decoded", "decode", "latent_distance"],
         "datasets": ["Dataset"],
         "denoising": ["DenoisingFrame", "denoise", "reconstruct"],
         "errors": [

@@ -43,6 +43,8 @@ class CDVAEConfig:
         max_atoms: the largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
         encoder_sees_aggregates: whether mu and the log-variance also see the number of atoms, the
             standardised lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
+            They are then also added to mu linearly, and the heads read z linearly beside their hidden layer: a linear
+            way in and out holds for combinations that training never showed, where a hidden layer learns by heart.
         cutoff: how far an atom sees, Å.
         num_neighbors: how many of the nearest periodic images within the cutoff it sees; 0 for all of them.
         sigma_max, sigma_min: coordinate noise, Å.
@@ -120,6 +122,18 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
+class Head(nn.Module):
+    """One hidden layer, and beside it a linear path."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = mlp(inputs, hidden, outputs)
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Float[Tensor, "crystals inputs"]) -> Float[Tensor, "crystals outputs"]:
+        return self.hidden(x) + self.linear(x)
+
+
 class CDVAE(nn.Module):
     """The model. Build one with `CDVAE.for_dataset`, or get a trained one with `cdvae_lab.load`."""
 
@@ -150,14 +164,16 @@ class CDVAE(nn.Module):
         self.encoder_types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
         self.encoder = PaiNN(c.hidden_dim, c.encoder_blocks, c.num_radial, c.cutoff)
         self.pool = mlp(c.hidden_dim, c.head_dim, c.latent_dim)
-        seen = c.max_atoms + 1 + 6 + NUM_ELEMENTS if c.encoder_sees_aggregates else 0
+        seen = c.max_atoms + 1 + 6 + 2 * NUM_ELEMENTS if c.encoder_sees_aggregates else 0
         self.posterior_features = mlp(c.latent_dim + seen, c.head_dim, c.head_dim)
         self.to_mu = nn.Linear(c.head_dim, c.latent_dim)
         self.to_log_var = nn.Linear(c.head_dim, c.latent_dim)
+        self.direct_to_mu = nn.Linear(seen, c.latent_dim, bias=False) if seen else None
 
-        self.num_atoms_head = mlp(c.latent_dim, c.head_dim, c.max_atoms + 1)
-        self.lattice_head = mlp(c.latent_dim, c.head_dim, 6)
-        self.composition_head = mlp(c.latent_dim, c.head_dim, NUM_ELEMENTS)
+        head = Head if c.encoder_sees_aggregates else mlp
+        self.num_atoms_head = head(c.latent_dim, c.head_dim, c.max_atoms + 1)
+        self.lattice_head = head(c.latent_dim, c.head_dim, 6)
+        self.composition_head = head(c.latent_dim, c.head_dim, NUM_ELEMENTS)
         self.property_head = mlp(c.latent_dim, c.head_dim, 1)
 
         self.condition = nn.Sequential(
@@ -236,14 +252,25 @@ class CDVAE(nn.Module):
             images: of `periodic_images`, where they are known already.
         """
         pooled = masked_mean(self.pool(self.atom_features(crystals, images)), crystals.mask)
-        if self.config.encoder_sees_aggregates:
-            # As a class, not as a number: the head that reads it from z again must not confuse neighbours.
-            classes = torch.arange(self.config.max_atoms + 1, device=pooled.device)
-            count = (crystals.num_atoms[:, None] == classes).to(pooled.dtype)
-            seen = [count, self.standardised_lattice(crystals), composition(crystals, pooled.dtype)]
-            pooled = torch.cat([pooled, *seen], -1)
-        features = self.posterior_features(pooled)
-        return Posterior(self.to_mu(features), self.to_log_var(features))
+        if self.direct_to_mu is None:
+            features = self.posterior_features(pooled)
+            return Posterior(self.to_mu(features), self.to_log_var(features))
+        seen = self.seen_aggregates(crystals).to(pooled.dtype)
+        features = self.posterior_features(torch.cat([pooled, seen], -1))
+        return Posterior(self.to_mu(features) + self.direct_to_mu(seen), self.to_log_var(features))
+
+    def seen_aggregates(self, crystals: Crystals) -> Float[Tensor, "crystals seen"]:
+        """What the encoder sees of a crystal as a whole: number of atoms, lattice, composition, elements present.
+
+        The number of atoms is a class and the elements are there or not: the heads that read them from z again must
+        not confuse 11 atoms with 12, nor a little of an element with none.
+        """
+        shares = composition(crystals, crystals.lattice.dtype)
+        classes = torch.arange(self.config.max_atoms + 1, device=shares.device)
+        count = crystals.num_atoms[:, None] == classes
+        return torch.cat(
+            [count.to(shares.dtype), self.standardised_lattice(crystals), shares, (shares > 0).to(shares.dtype)], -1
+        )
 
     def aggregates(self, z: Float[Tensor, "crystals latent"]) -> Aggregates:
         """Number of atoms, lattice, composition and property from z alone."""
@@ -295,7 +322,16 @@ class CDVAE(nn.Module):
             metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
         """
         floats = torch.float16 if half else torch.float32
-        kept = {"lattice_mean", "lattice_std", "property_mean", "property_std", "elements", "prior.mean", "prior.std"}
+        kept = {
+            "lattice_mean",
+            "lattice_std",
+            "property_mean",
+            "property_std",
+            "elements",
+            "prior.mean",
+            "prior.std",
+            "prior.active",
+        }
         tensors = {k: v if k in kept else v.to(floats) for k, v in self.state_dict().items()}
         header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
         if self.prior is not None:

@@ -108,11 +108,19 @@ PROBES = 8  # random directions that estimate a divergence
 RHO = 7  # of the spacing of noise levels (Karras et al., eq. 5)
 
 
+IDLE = 0.02  # a latent dimension with a smaller share of its variance between crystals says nothing of them
+
+
 class DiffusionPrior(nn.Module):
-    """A diffusion model over z. Untrained it is a Gaussian of the mean and the deviations in its buffers, exactly."""
+    """A diffusion model over z. Untrained it is a Gaussian of the mean and the deviations in its buffers, exactly.
+
+    It stays that Gaussian in the dimensions that the encoder does not use (often most of them: their posterior is the
+    same for every crystal), which would otherwise drown the others in noise: `active` says which ones are learned.
+    """
 
     mean: Tensor
     std: Tensor
+    active: Tensor
 
     def __init__(self, config: DiffusionPriorConfig) -> None:
         super().__init__()
@@ -120,6 +128,7 @@ class DiffusionPrior(nn.Module):
         self.metadata: dict = {}
         self.register_buffer("mean", torch.zeros(c.latent_dim))
         self.register_buffer("std", torch.ones(c.latent_dim))
+        self.register_buffer("active", torch.ones(c.latent_dim, dtype=torch.bool))
         self.embed = nn.Sequential(nn.Linear(NOISE_FEATURES, c.hidden_dim), nn.SiLU())
         self.enter = nn.Linear(c.latent_dim, c.hidden_dim)
         self.norms = nn.ModuleList(nn.LayerNorm(c.hidden_dim) for _ in range(c.blocks))
@@ -133,9 +142,11 @@ class DiffusionPrior(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def standardise_with(self, mu: Float[Tensor, "crystals latent"], log_var: Float[Tensor, "crystals latent"]) -> None:
-        """Take mean and deviation from the posteriors of a data set."""
+        """Take mean, deviation and what is in use from the posteriors of a data set."""
+        between, within = mu.var(0, correction=0), log_var.exp().mean(0)
         self.mean.copy_(mu.mean(0))
-        self.std.copy_((mu.var(0, correction=0) + log_var.exp().mean(0)).sqrt().clamp_min(1e-6))
+        self.std.copy_((between + within).sqrt().clamp_min(1e-6))
+        self.active.copy_(between >= IDLE * (between + within))
 
     def network(
         self, w: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
@@ -144,11 +155,11 @@ class DiffusionPrior(nn.Module):
         frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=w.device, dtype=w.dtype) * 0.5
         angles = 0.25 * torch.log(sigma)[:, None] * frequencies * torch.pi
         condition = self.embed(torch.cat([torch.sin(angles), torch.cos(angles)], -1))
-        h = self.enter(w)
+        h = self.enter(w * self.active)
         for norm, film, layer in zip(self.norms, self.films, self.layers, strict=True):
             scale, shift = film(condition).chunk(2, -1)
             h = h + layer(norm(h) * (1 + scale) + shift)
-        return self.leave(h)
+        return self.leave(h) * self.active
 
     def denoised(
         self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
@@ -172,7 +183,8 @@ class DiffusionPrior(nn.Module):
         u = (z - self.mean) / self.std
         sigma = torch.exp(-0.8 + 1.4 * level)
         error = self.denoised(u + sigma[:, None] * eps, sigma) - u
-        return (error.square().mean(-1) * (1 + sigma**2) / sigma**2).mean()
+        learned = (error.square() * self.active).sum(-1) / self.active.sum().clamp_min(1)
+        return (learned * (1 + sigma**2) / sigma**2).mean()
 
     @torch.no_grad()
     def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:

@@ -30,7 +30,12 @@ def model() -> CDVAE:
     model.elements.zero_()
     model.elements[[6, 8, 11, 17, 22, 38]] = True
     with torch.no_grad():  # latents that tell crystals apart, and sizes and types that follow them
-        for layer in (model.to_mu, model.num_atoms_head[-1], model.composition_head[-1], model.type_head[-1]):
+        for layer in (
+            model.to_mu,
+            model.num_atoms_head.hidden[-1],
+            model.composition_head.hidden[-1],
+            model.type_head[-1],
+        ):
             layer.weight.mul_(20)
     return model.double()
 

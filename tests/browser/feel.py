@@ -17,7 +17,7 @@ import cdvae_lab as lab
 torch.manual_seed(0)
 large = lab.CDVAE(lab.CDVAEConfig(max_atoms=24)).eval().requires_grad_(False)
 large.lattice_mean.copy_(torch.tensor([2.6, 2.6, 2.6, 90, 90, 90]))
-large.num_atoms_head[-1].bias[24] += 100
+large.num_atoms_head.hidden[-1].bias[24] += 100
 """
 MAKE = """
 from cdvae_lab.widgets import CrystalView, TrajectoryPlayer

@@ -1,0 +1,137 @@
+"""Decode, encode again, compare, and try again: a sampler that took a wrong turn can be told by the model itself.
+
+What z says of positions the decoder follows from noise downwards, and where it settles into a wrong arrangement early
+on, no later step mends it. But the encoder then gives another z. By Bayes' rule p(x | z) is proportional to
+p(x) q(z | x): of several decodings of one z the best is that which the encoder would give this z most likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab import noise
+from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.denoising import Schedule, choose_schedule, denoise, start
+from cdvae_lab.errors import SettingError
+
+WITHIN = 5.0  # see `decode`
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Crystals decoded so far, each the best of its tries: enough to look at and to go on from.
+
+    Attributes:
+        crystals: of those tries; before the first, the start of one.
+        distance: of each from its z (`latent_distance`); infinite before the first try.
+        tries: how often each was decoded.
+        z: what they are decoded from.
+        left: how many crystals will be tried again; 0 in the last one.
+    """
+
+    crystals: Crystals
+    distance: Float[Tensor, " crystals"]
+    tries: Int[Tensor, " crystals"]
+    z: Float[Tensor, "crystals latent"]
+    left: int
+
+
+@torch.no_grad()
+def latent_distance(
+    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"]
+) -> Float[Tensor, " crystals"]:
+    """How far crystals encode from given latents, in the deviations of their posterior; infinite where impossible."""
+    posterior = model.encode(crystals)
+    squared = ((posterior.mu - z).square() * torch.exp(-posterior.log_var)).sum(-1)
+    finite = torch.isfinite(crystals.frac_coords).all(-1).all(-1) & torch.isfinite(crystals.lattice).all(-1).all(-1)
+    return torch.where(finite, squared.sqrt(), torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def decode(
+    model: CDVAE,
+    z: Float[Tensor, "crystals latent"],
+    *,
+    tries: int = 8,
+    within: float = WITHIN,
+    seed: int = 0,
+    sampler: str | Schedule = "ancestral",
+    first_number: int = 0,
+    batch_size: int = 1024,
+    state: Decoded | None = None,
+    fuse: bool = False,
+    **settings: Any,
+) -> Iterator[Decoded]:
+    """Decode every z, again and again where the crystal does not encode back; yields after every batch.
+
+    The first try is what `denoise(model, z=z, seed=seed)` gives; the second is that of `seed + 1`, and so on.
+    Batches hold crystals of similar size.
+
+    Args:
+        tries: at most so many for each.
+        within: a crystal whose `latent_distance` is smaller is not tried again. Decoded from its posterior mean a right
+            crystal has 1 to 4 and a wrong one 10 to 30; from a sample of the posterior, or of the prior, both have
+            sqrt(latent_dim) more or so.
+        seed, sampler, first_number, fuse, settings: of `denoise`.
+        batch_size: crystals at a time.
+        state: what an interrupted run yielded last, to go on from.
+
+    Raises:
+        SettingError: for settings out of range, before any work.
+    """
+    if tries < 1 or batch_size < 1 or not within >= 0:
+        raise SettingError(
+            f"decode needs tries and batch_size of at least 1 and within >= 0, not {tries}, {batch_size} and {within}"
+        )
+    noise.check_seed(seed + tries - 1)
+    if state is not None and not torch.equal(state.z.to(z), z):
+        raise SettingError("the state is of other latents than the z that are given; go on with its own")
+    schedule = choose_schedule(model, sampler, **settings)
+    numbers = torch.arange(first_number, first_number + len(z), device=model.device)
+    if state is None:
+        z = z.detach().to(model.device)
+        crystals = start(model, z, numbers, seed, schedule).crystals
+        none = torch.zeros(len(z), dtype=torch.int64, device=model.device)
+        state = Decoded(crystals, torch.full_like(z[:, 0], torch.inf), none, z, len(z))
+    return _rounds(model, state, numbers, schedule, seed, tries, within, batch_size, fuse)
+
+
+def _rounds(
+    model: CDVAE,
+    state: Decoded,
+    numbers: Int[Tensor, " crystals"],
+    schedule: Schedule,
+    seed: int,
+    tries: int,
+    within: float,
+    batch_size: int,
+    fuse: bool,
+) -> Iterator[Decoded]:
+    while True:
+        pending = ((state.tries < tries) & (state.distance > within)).nonzero()[:, 0]
+        if len(pending) == 0:
+            return
+        # What is next follows from the state alone, so that a run can go on from any of them.
+        attempt = int(state.tries[pending].min())
+        pending = pending[state.tries[pending] == attempt]
+        part = pending[state.crystals.num_atoms[pending].argsort(stable=True)[:batch_size]]
+        frame = start(model, state.z[part], numbers[part], seed + attempt, schedule)
+        for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B007, B020
+            pass  # the last one counts
+        distance = latent_distance(model, frame.crystals, frame.z)
+        better = (distance < state.distance[part]) | (attempt == 0)
+        which = torch.arange(len(state.z), device=part.device)
+        which[part] = torch.where(better, len(which) + torch.arange(len(part), device=part.device), part)
+        crystals = Crystals.cat([state.crystals, frame.crystals])[which]
+        distances, counts = state.distance.clone(), state.tries.clone()
+        distances[part] = torch.where(better, distance, distances[part])
+        counts[part] += 1
+        left = int(((counts < tries) & (distances > within)).sum())
+        state = replace(state, crystals=crystals, distance=distances, tries=counts, left=left)
+        yield state

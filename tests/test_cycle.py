@@ -1,0 +1,109 @@
+"""Decoding that checks itself: what a distance is, and that more tries are never worse."""
+
+import pytest
+import torch
+
+from cdvae_lab import cycle
+from cdvae_lab.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.crystals import Crystals
+from cdvae_lab.denoising import denoise, reconstruct
+from cdvae_lab.errors import SettingError
+from cdvae_lab.trajectory import last
+from tests.small_model import SMALL
+
+
+@pytest.fixture(scope="module")
+def model() -> CDVAE:
+    torch.manual_seed(1)
+    model = CDVAE(CDVAEConfig(max_atoms=6, **SMALL)).eval().requires_grad_(False)
+    model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
+    model.elements.zero_()
+    model.elements[[8, 22, 38]] = True
+    model.to_mu.weight.mul_(20)
+    return model.double()
+
+
+@pytest.fixture(scope="module")
+def z(model: CDVAE) -> torch.Tensor:
+    return 2 * torch.randn(5, model.config.latent_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_crystal_is_at_no_distance_from_its_own_z_however_it_is_written(model: CDVAE, z: torch.Tensor) -> None:
+    crystals = last(denoise(model, z=z, steps=4)).crystals
+    mu = model.encode(crystals).mu
+    assert cycle.latent_distance(model, crystals, mu).max() < 1e-9
+    order = torch.randperm(crystals.num_sites, generator=torch.Generator().manual_seed(0))
+    turned = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    other = Crystals(
+        ((crystals.frac_coords + 0.3) % 1 * crystals.mask[..., None])[:, order],
+        crystals.atomic_numbers[:, order],
+        crystals.lattice @ turned,
+    )
+    assert cycle.latent_distance(model, other, mu).max() < 1e-6
+
+
+def test_a_distance_counts_deviations_of_the_posterior(model: CDVAE, z: torch.Tensor) -> None:
+    crystals = last(denoise(model, z=z, steps=4)).crystals
+    posterior = model.encode(crystals)
+    away = torch.zeros_like(z)
+    away[:, 3] = 2.0
+    shifted = posterior.mu + away * torch.exp(0.5 * posterior.log_var)
+    torch.testing.assert_close(cycle.latent_distance(model, crystals, shifted), torch.full_like(z[:, 0], 2.0))
+    broken = crystals.replace(frac_coords=crystals.frac_coords * torch.nan)
+    assert torch.isinf(cycle.latent_distance(model, broken, posterior.mu)).all()
+
+
+def test_one_try_is_what_denoising_gives(model: CDVAE, z: torch.Tensor) -> None:
+    state = last(cycle.decode(model, z, tries=1, seed=3, steps=4))
+    frame = last(denoise(model, z=z, seed=3, steps=4))
+    assert torch.equal(state.crystals.atomic_numbers, frame.crystals.atomic_numbers)
+    torch.testing.assert_close(state.crystals.frac_coords, frame.crystals.frac_coords)
+    assert state.tries.tolist() == [1] * 5
+    assert state.left == 0
+
+
+def test_the_best_of_all_tries_is_kept(model: CDVAE, z: torch.Tensor) -> None:
+    alone = [last(denoise(model, z=z, seed=seed, steps=4)).crystals for seed in range(4)]
+    distances = torch.stack([cycle.latent_distance(model, crystals, z) for crystals in alone])
+    state = last(cycle.decode(model, z, tries=4, within=0.0, steps=4, batch_size=2))
+    torch.testing.assert_close(state.distance, distances.amin(0))
+    for i, seed in enumerate(distances.argmin(0).tolist()):
+        torch.testing.assert_close(state.crystals[i].trim().frac_coords, alone[seed][i].trim().frac_coords)
+    assert len(set(distances.argmin(0).tolist())) > 1  # or nothing was chosen
+
+
+def test_what_is_near_enough_is_not_tried_again(model: CDVAE, z: torch.Tensor) -> None:
+    first = last(cycle.decode(model, z, tries=1, steps=4)).distance
+    within = float(first.sort().values[2])
+    state = last(cycle.decode(model, z, tries=3, within=within, steps=4))
+    assert torch.equal(state.tries == 1, first <= within)
+    assert torch.equal(state.distance[first <= within], first[first <= within])
+
+
+def test_a_run_goes_on_from_any_state(model: CDVAE, z: torch.Tensor) -> None:
+    settings = {"tries": 2, "within": 0.0, "steps": 3, "batch_size": 2}
+    states = list(cycle.decode(model, z, **settings))
+    assert [state.left for state in states] == [5, 5, 5, 3, 1, 0]
+    resumed = last(cycle.decode(model, z, **settings, state=states[2]))
+    assert torch.equal(resumed.crystals.frac_coords, states[-1].crystals.frac_coords)
+    assert torch.equal(resumed.distance, states[-1].distance)
+    with pytest.raises(SettingError, match="other latents"):
+        cycle.decode(model, z + 1, state=states[2])
+
+
+def test_right_crystals_of_a_trained_model_are_near_and_wrong_ones_far() -> None:
+    import cdvae_lab as lab
+
+    model = lab.load("perov_5")
+    truth = lab.read("assets/examples/SrTiO3.cif")
+    z = lab.encode(model, truth)
+    right = last(reconstruct(model, truth, sampler="langevin", steps_per_level=4)).crystals
+    wrong = right.replace(frac_coords=right.frac_coords.roll(1, 2) * 0.7)
+    near, far = (float(cycle.latent_distance(model, c, z)) for c in (right, wrong))
+    assert near < 4 < far
+
+
+@pytest.mark.parametrize("settings", [{"tries": 0}, {"batch_size": 0}, {"within": -1.0}])
+def test_settings_out_of_range(model: CDVAE, z: torch.Tensor, settings: dict) -> None:
+    with pytest.raises(SettingError, match="at least 1"):
+        cycle.decode(model, z, **settings)

@@ -7,7 +7,7 @@ p(x) q(z | x): of several decodings of one z the best is that which the encoder 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,13 @@ from torch import Tensor
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import Schedule, choose_schedule, denoise, start
+from cdvae_lab.denoising import DenoisingFrame, Schedule, choose_schedule, denoise, start
 from cdvae_lab.errors import SettingError
+from cdvae_lab.noise import Stream
 
-WITHIN = 5.0  # see `decode`
+WITHIN = 2.0  # see `decode`
+# Å. Where the tries begin, in turn: anew, or from the best so far, blurred so far that it can become another.
+BACK_TO = (float("inf"), 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def decode(
     *,
     tries: int = 8,
     within: float = WITHIN,
+    back_to: Sequence[float] = BACK_TO,
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
@@ -70,14 +74,16 @@ def decode(
 ) -> Iterator[Decoded]:
     """Decode every z, again and again where the crystal does not encode back; yields after every batch.
 
-    The first try is what `denoise(model, z=z, seed=seed)` gives; the second is that of `seed + 1`, and so on.
+    The first try is what `denoise(model, z=z, seed=seed)` gives. Later ones (with `seed + 1`, and so on) begin anew, or
+    take the best so far back to a noise level and denoise it from there, in turn: large cells get better part by part.
     Batches hold crystals of similar size.
 
     Args:
         tries: at most so many for each.
         within: a crystal whose `latent_distance` is smaller is not tried again. Decoded from its posterior mean a right
-            crystal has 1 to 4 and a wrong one 10 to 30; from a sample of the posterior, or of the prior, both have
+            crystal has 0 to 4 and a wrong one 4 to 30; from a sample of the posterior, or of the prior, both have
             sqrt(latent_dim) more or so.
+        back_to: noise levels, Å, at which the tries begin, in turn; infinity begins anew.
         seed, sampler, first_number, fuse, settings: of `denoise`.
         batch_size: crystals at a time.
         state: what an interrupted run yielded last, to go on from.
@@ -89,6 +95,8 @@ def decode(
         raise SettingError(
             f"decode needs tries and batch_size of at least 1 and within >= 0, not {tries}, {batch_size} and {within}"
         )
+    if not back_to or not min(back_to) > 0:
+        raise SettingError(f"back_to: needs noise levels above 0 Å, not {tuple(back_to)}")
     noise.check_seed(seed + tries - 1)
     if state is not None and not torch.equal(state.z.to(z), z):
         raise SettingError("the state is of other latents than the z that are given; go on with its own")
@@ -99,7 +107,7 @@ def decode(
         crystals = start(model, z, numbers, seed, schedule).crystals
         none = torch.zeros(len(z), dtype=torch.int64, device=model.device)
         state = Decoded(crystals, torch.full_like(z[:, 0], torch.inf), none, z, len(z))
-    return _rounds(model, state, numbers, schedule, seed, tries, within, batch_size, fuse)
+    return _rounds(model, state, numbers, schedule, seed, tries, within, tuple(back_to), batch_size, fuse)
 
 
 def _rounds(
@@ -110,6 +118,7 @@ def _rounds(
     seed: int,
     tries: int,
     within: float,
+    back_to: tuple[float, ...],
     batch_size: int,
     fuse: bool,
 ) -> Iterator[Decoded]:
@@ -122,6 +131,8 @@ def _rounds(
         pending = pending[state.tries[pending] == attempt]
         part = pending[state.crystals.num_atoms[pending].argsort(stable=True)[:batch_size]]
         frame = start(model, state.z[part], numbers[part], seed + attempt, schedule)
+        if attempt:
+            frame = go_back(frame, state.crystals[part], back_to[attempt % len(back_to)])
         for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B007, B020
             pass  # the last one counts
         distance = latent_distance(model, frame.crystals, frame.z)
@@ -135,3 +146,25 @@ def _rounds(
         left = int(((counts < tries) & (distances > within)).sum())
         state = replace(state, crystals=crystals, distance=distances, tries=counts, left=left)
         yield state
+
+
+def go_back(frame: DenoisingFrame, crystals: Crystals, sigma: float) -> DenoisingFrame:
+    """A frame at the first step of at most so much noise (Å), of these crystals, blurred accordingly.
+
+    Args:
+        frame: the start of their run; comes back as it is where `sigma` is beyond its schedule.
+    """
+    levels = frame.schedule.sigma
+    if sigma >= float(levels[0]):
+        return frame
+    step = min(int((levels > sigma).sum()), len(levels) - 1)
+    crystals = Crystals(
+        *(x[:, : frame.crystals.num_sites] for x in (crystals.frac_coords, crystals.atomic_numbers)),
+        frame.crystals.lattice,
+    )
+    shape, dtype = (crystals.num_sites, 3), frame.z.dtype
+    eps = noise.normal(frame.seed, Stream.START, frame.numbers, 0, shape, dtype) * crystals.mask[..., None]
+    blurred, _ = noise.corrupt_coordinates(
+        crystals.frac_coords, crystals.lattice, torch.full_like(frame.z[:, 0], float(levels[step])), eps
+    )
+    return replace(frame, step=step, sigma=float(levels[step]), crystals=crystals.replace(frac_coords=blurred))

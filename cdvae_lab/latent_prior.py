@@ -85,25 +85,32 @@ class DiffusionPriorConfig:
         hidden_dim, blocks: of its network.
         sigma_max, sigma_min: noise levels between which a sample is drawn, in standard deviations of the latents.
         steps: of the sampler, two calls of the network each.
+        churn: how much noise the sampler adds again on its way, for it to take away once more (S_churn of Karras et
+            al. 2022, algorithm 2); 0 follows the probability flow. The flow keeps every error of the network, and
+            fresh noise lets later steps mend it.
         sigma_score: the noise level at which the score is taken: coarse enough to reach from crystal to crystal.
     """
 
     latent_dim: int
-    hidden_dim: int = 384
+    hidden_dim: int = 512
     blocks: int = 4
     sigma_max: float = 20.0
     sigma_min: float = 0.02
-    steps: int = 32
+    steps: int = 48
+    churn: float = 20.0
     sigma_score: float = 0.2
 
     def __post_init__(self) -> None:
-        if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2:
-            raise SettingError("DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, and steps >= 2")
+        if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2 or self.churn < 0:
+            raise SettingError(
+                "DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, steps >= 2 and churn >= 0"
+            )
         if not 0 < self.sigma_min <= self.sigma_score < self.sigma_max:
             raise SettingError("DiffusionPriorConfig needs 0 < sigma_min <= sigma_score < sigma_max")
 
 
 NOISE_FEATURES = 32
+CONDITION = 64  # the noise level alone, which needs no more
 PROBES = 8  # random directions that estimate a divergence
 RHO = 7  # of the spacing of noise levels (Karras et al., eq. 5)
 
@@ -129,10 +136,10 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("mean", torch.zeros(c.latent_dim))
         self.register_buffer("std", torch.ones(c.latent_dim))
         self.register_buffer("active", torch.ones(c.latent_dim, dtype=torch.bool))
-        self.embed = nn.Sequential(nn.Linear(NOISE_FEATURES, c.hidden_dim), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(NOISE_FEATURES, CONDITION), nn.SiLU())
         self.enter = nn.Linear(c.latent_dim, c.hidden_dim)
         self.norms = nn.ModuleList(nn.LayerNorm(c.hidden_dim) for _ in range(c.blocks))
-        self.films = nn.ModuleList(nn.Linear(c.hidden_dim, 2 * c.hidden_dim) for _ in range(c.blocks))
+        self.films = nn.ModuleList(nn.Linear(CONDITION, 2 * c.hidden_dim) for _ in range(c.blocks))
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(c.hidden_dim, c.hidden_dim), nn.SiLU(), nn.Linear(c.hidden_dim, c.hidden_dim))
             for _ in range(c.blocks)
@@ -188,15 +195,23 @@ class DiffusionPrior(nn.Module):
 
     @torch.no_grad()
     def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
-        """One z for each crystal number, on the numbers' device: Heun's method along the probability flow.
+        """One z for each crystal number, on the numbers' device: Heun's method, with fresh noise before every step.
 
         Raises:
             SettingError: for a seed out of range.
         """
         noise.check_seed(seed)
         angles = self._angles(numbers.device)
-        w = noise.normal(seed, Stream.LATENT, numbers, 0, (self.config.latent_dim,), self.mean.dtype)
-        for now, then in itertools.pairwise(angles):
+        more = min(self.config.churn / self.config.steps, 2**0.5 - 1)
+        shape, dtype = (self.config.latent_dim,), self.mean.dtype
+        w = noise.normal(seed, Stream.LATENT, numbers, 0, shape, dtype)
+        for step, (now, then) in enumerate(itertools.pairwise(angles), start=1):
+            if more > 0:
+                sigma = torch.tan(now)
+                noisier = sigma * (1 + more)
+                eps = noise.normal(seed, Stream.LATENT, numbers, step, shape, dtype)
+                u = w * (1 + sigma**2).sqrt() + (noisier**2 - sigma**2).sqrt() * eps
+                w, now = u / (1 + noisier**2).sqrt(), torch.atan(noisier)
             slope = self._slope(w, now)
             ahead = w + (then - now) * slope
             w = w + (then - now) * 0.5 * (slope + self._slope(ahead, then))

@@ -8,6 +8,7 @@ from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import denoise, reconstruct
 from cdvae_lab.errors import SettingError
+from cdvae_lab.lattice import minimum_image
 from cdvae_lab.trajectory import last
 from tests.small_model import SMALL
 
@@ -62,10 +63,13 @@ def test_one_try_is_what_denoising_gives(model: CDVAE, z: torch.Tensor) -> None:
     assert state.left == 0
 
 
+ANEW = (float("inf"),)
+
+
 def test_the_best_of_all_tries_is_kept(model: CDVAE, z: torch.Tensor) -> None:
     alone = [last(denoise(model, z=z, seed=seed, steps=4)).crystals for seed in range(4)]
     distances = torch.stack([cycle.latent_distance(model, crystals, z) for crystals in alone])
-    state = last(cycle.decode(model, z, tries=4, within=0.0, steps=4, batch_size=2))
+    state = last(cycle.decode(model, z, tries=4, within=0.0, back_to=ANEW, steps=4, batch_size=2))
     torch.testing.assert_close(state.distance, distances.amin(0))
     for i, seed in enumerate(distances.argmin(0).tolist()):
         torch.testing.assert_close(state.crystals[i].trim().frac_coords, alone[seed][i].trim().frac_coords)
@@ -91,6 +95,30 @@ def test_a_run_goes_on_from_any_state(model: CDVAE, z: torch.Tensor) -> None:
         cycle.decode(model, z + 1, state=states[2])
 
 
+def test_going_back_blurs_the_best_to_a_level_of_the_schedule(model: CDVAE) -> None:
+    number = torch.arange(400)
+    z = torch.zeros(400, model.config.latent_dim, dtype=torch.float64)
+    first = next(iter(denoise(model, z=z, steps=20)))
+    best = first.crystals.replace(frac_coords=first.crystals.frac_coords[:1].expand_as(first.crystals.frac_coords))
+    levels = first.schedule.sigma
+    frame = cycle.go_back(first, best, 0.1)
+    assert levels[frame.step] <= 0.1 < levels[frame.step - 1]
+    assert torch.equal(frame.numbers, number)
+    moved = minimum_image(frame.crystals.frac_coords - best.frac_coords, best.lattice)[best.mask]
+    assert abs(float(moved.std()) / float(levels[frame.step]) - 1) < 0.05
+    assert cycle.go_back(first, best, 100.0) is first
+    assert cycle.go_back(first, best, 1e-9).step == len(levels) - 1
+
+
+def test_large_crystals_get_better_from_where_they_are(model: CDVAE, z: torch.Tensor) -> None:
+    """Going back is a start like any other: never worse than the best before it, and part of the same run."""
+    states = list(cycle.decode(model, z, tries=6, within=0.0, back_to=[0.3], steps=6))
+    distances = torch.stack([state.distance for state in states])
+    assert (distances.diff(dim=0) <= 0).all()
+    assert (distances[-1] < distances[0]).any()
+    torch.testing.assert_close(states[-1].distance, cycle.latent_distance(model, states[-1].crystals, z))
+
+
 def test_right_crystals_of_a_trained_model_are_near_and_wrong_ones_far() -> None:
     import cdvae_lab as lab
 
@@ -103,7 +131,7 @@ def test_right_crystals_of_a_trained_model_are_near_and_wrong_ones_far() -> None
     assert near < 4 < far
 
 
-@pytest.mark.parametrize("settings", [{"tries": 0}, {"batch_size": 0}, {"within": -1.0}])
+@pytest.mark.parametrize("settings", [{"tries": 0}, {"batch_size": 0}, {"within": -1.0}, {"back_to": []}])
 def test_settings_out_of_range(model: CDVAE, z: torch.Tensor, settings: dict) -> None:
-    with pytest.raises(SettingError, match="at least 1"):
+    with pytest.raises(SettingError, match=r"at least 1|above 0"):
         cycle.decode(model, z, **settings)

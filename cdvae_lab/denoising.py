@@ -143,8 +143,26 @@ class DenoisingFrame:
         return self.step >= self.num_steps
 
 
+# Every sampler: what makes its schedule, and the settings that it takes.
+SAMPLERS = {
+    "langevin": (Schedule.langevin, {"steps_per_level", "step_size"}),
+    "ancestral": (Schedule.ancestral, {"steps"}),
+    "probability_flow": (Schedule.probability_flow, {"steps"}),
+}
+# Samplers with settings that have a name of their own, from the quickest to the paper's.
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "preview": ("ancestral", {"steps": 50}),
+    "standard": ("langevin", {"steps_per_level": 10}),
+    "paper": ("langevin", {"steps_per_level": 100}),
+}
+TYPES = ("argmax", "assigned")
+
+
 def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Any) -> Schedule:
-    """A schedule by name, with its own settings.
+    """A schedule by name, with its own settings; those of a named setting ("preview", ...) are in `NAMED`.
+
+    Every sampler takes `types`: "argmax" (default) gives every site its likeliest element at every step, as in the
+    paper; "assigned" keeps the composition of the start and assigns it anew to the sites at every step.
 
     Raises:
         SettingError: for a sampler or a setting that does not exist.
@@ -153,17 +171,23 @@ def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Any) -> S
         if settings:
             raise SettingError(f"a ready Schedule takes no further settings, but got {', '.join(settings)}")
         return sampler
-    makers = {
-        "langevin": (Schedule.langevin, {"steps_per_level", "step_size"}),
-        "ancestral": (Schedule.ancestral, {"steps"}),
-        "probability_flow": (Schedule.probability_flow, {"steps"}),
-    }
-    if sampler not in makers:
-        raise SettingError(f"no sampler {sampler!r}; there are {', '.join(makers)}")
-    make, takes = makers[sampler]
+    if sampler in NAMED:
+        name, fixed = NAMED[sampler]
+        if more := sorted(set(settings) - {"types"}):
+            raise SettingError(
+                f"{sampler!r} is a named setting, which takes no settings but types, and got {', '.join(more)}; "
+                f"give sampler={name!r} to choose them"
+            )
+        sampler, settings = name, fixed | settings
+    if sampler not in SAMPLERS:
+        raise SettingError(f"no sampler {sampler!r}; there are {', '.join([*SAMPLERS, *NAMED])}")
+    types = settings.pop("types", "argmax")
+    if types not in TYPES:
+        raise SettingError(f"types is {' or '.join(map(repr, TYPES))}, not {types!r}")
+    make, takes = SAMPLERS[sampler]
     if strange := sorted(set(settings) - takes):
         raise SettingError(f"the {sampler} sampler takes {', '.join(sorted(takes))}, not {', '.join(strange)}")
-    return make(model.config, **settings)
+    return replace(make(model.config, **settings), keep_composition=types == "assigned")
 
 
 def denoise(
@@ -190,10 +214,13 @@ def denoise(
         frame: where to go on; brings its own schedule and, unless given, its seed.
         seed: of everything random, 0 by default.
         sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
-            `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`.
+            `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`; or one of these with
+            settings that have a name: "preview", "standard", "paper" (`NAMED`).
         prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
+        settings: the sampler's, as above, and `types`: "argmax" (default), the likeliest element at every site, as in
+            the paper, or "assigned", the composition that z says, assigned anew to the sites at every step.
 
     Raises:
         SettingError: for anything out of range, before any work.

@@ -278,6 +278,26 @@ def test_npz_holds_a_batch_a_file_and_goes_on(state: Path, tmp_path: Path) -> No
     torch.testing.assert_close(crystals.frac_coords.float(), expected.frac_coords, rtol=0, atol=1e-4)
 
 
+def test_a_named_setting_and_types_are_those_of_denoise(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = cdvae.load(state)
+    command = ["generate", str(state), "-n", "2", "--sampler", "preview", "--types", "assigned", "--format", "npz"]
+    assert cli.main([*command, "--out", str(tmp_path / "named")]) == 0
+    [file] = (tmp_path / "named").glob("*.npz")
+    made, expected = read_source(file).crystals, last(denoise(model, n=2, sampler="preview", types="assigned")).crystals
+    assert torch.equal(made.atomic_numbers, expected.atomic_numbers)
+    torch.testing.assert_close(made.frac_coords.float(), expected.frac_coords)
+    settings = json.loads((tmp_path / "named" / "settings.json").read_text())["sampler"]
+    assert (settings["name"], settings["calls"], settings["keep_composition"]) == ("ancestral", 50, True)
+    # What has a name may be said in full: the same crystals, so the same folder.
+    in_full = ["generate", str(state), "-n", "2", "--steps", "50", "--types", "assigned", "--format", "npz"]
+    assert cli.main([*in_full, "--out", str(tmp_path / "named")]) == 0
+    assert "2 crystals were there, 0 new" in capsys.readouterr().err
+    assert cli.main([*in_full[:-4], "--format", "npz", "--out", str(tmp_path / "named")]) == 2
+    assert "another sampler" in capsys.readouterr().err
+
+
 def test_crystals_of_different_runs_are_not_mixed(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -386,6 +406,10 @@ def test_export_and_info(state: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["generate", "{state}", "--seed", "-1", "--out", "{tmp}/o"], "--seed 0 or more"),
         (["generate", "{state}", "--steps", "1", "--out", "{tmp}/o"], "steps must be at least 2"),
         (["generate", "{state}", "--steps-per-level", "2", "--out", "{tmp}/o"], "ancestral sampler takes steps"),
+        (
+            ["generate", "{state}", "--sampler", "paper", "--steps", "9", "--out", "{tmp}/o"],
+            "'paper' is a named setting",
+        ),
         (["generate", "{state}", "--out", "{tmp}/broken.safetensors/o"], "cannot write"),
         (["generate", "{state}", "--device", "cuda:99", "--out", "{tmp}/o"], "GPUs"),
         (["generate", "{state}", "--device", "abacus", "--out", "{tmp}/o"], "no such kind of device"),
@@ -432,6 +456,9 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
         cli.main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "default" in text or command == "info"
+    if command in ("generate", "reconstruct"):
+        assert "preview is ancestral with steps 50" in text
+        assert "the composition that z says" in text
     if command == "train":
         assert "of the neighbour graph, Å (default 7.0)" in text
         assert "(default 0.001)" in text

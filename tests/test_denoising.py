@@ -18,6 +18,7 @@ from cdvae_lab.cdvae import CDVAE, Aggregates, CDVAEConfig
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import (
+    NAMED,
     DenoisingFrame,
     Schedule,
     assign_types,
@@ -312,6 +313,49 @@ def test_crystals_are_drawn_from_the_prior_that_is_given(model: CDVAE) -> None:
         denoise(model, z=plain, prior=standard)
 
 
+# Settings by name
+
+
+@pytest.mark.parametrize(
+    ("name", "calls", "same"),
+    [
+        ("preview", 50, Schedule.ancestral(PAPER, 50)),
+        ("standard", 501, Schedule.langevin(PAPER, 10)),
+        ("paper", 5001, Schedule.langevin(PAPER)),
+    ],
+)
+def test_a_named_setting_is_its_sampler_with_its_settings(model: CDVAE, name: str, calls: int, same: Schedule) -> None:
+    schedule = choose_schedule(model, name)
+    assert len(schedule) == calls
+    assert (schedule.name, schedule.keep_types, schedule.keep_composition) == (same.name, False, False)
+    for part in ("sigma", "drift", "diffusion"):
+        assert torch.equal(getattr(schedule, part), getattr(same, part))
+    assert choose_schedule(model, name, types="assigned").keep_composition
+    assert next(denoise(model, n=1, sampler=name)).num_steps == calls
+
+
+def test_choosing_a_named_setting_leaves_the_table_as_it_is(model: CDVAE) -> None:
+    before = {name: dict(settings) for name, (_, settings) in NAMED.items()}
+    for name in NAMED:
+        choose_schedule(model, name, types="assigned")
+    assert {name: settings for name, (_, settings) in NAMED.items()} == before
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_types_are_the_likeliest_or_the_compositions_of_z(model: CDVAE, sampler: str) -> None:
+    runs = {
+        types: list(denoise(model, n=20, seed=3, sampler=sampler, **SAMPLERS[sampler], **given))
+        for types, given in (("default", {}), ("argmax", {"types": "argmax"}), ("assigned", {"types": "assigned"}))
+    }
+    assert_same(runs["default"][-1], runs["argmax"][-1])
+    begun = runs["assigned"][0].crystals.atomic_numbers
+    assert torch.equal(begun, runs["argmax"][0].crystals.atomic_numbers)
+    for frame in runs["assigned"]:
+        assert torch.equal(frame.crystals.atomic_numbers.sort(1).values, begun.sort(1).values)
+    assert any(not torch.equal(frame.crystals.atomic_numbers, begun) for frame in runs["assigned"])
+    assert not torch.equal(runs["argmax"][-1].crystals.atomic_numbers.sort(1).values, begun.sort(1).values)
+
+
 # What is held instead of predicted
 
 
@@ -451,6 +495,14 @@ def test_reconstruction_decodes_the_mean_or_a_sample(trained_on_random: CDVAE, r
     assert_same(final(reconstruct(trained_on_random, crystals, seed=2, steps=5)), decoded)
 
 
+def test_a_reconstruction_takes_named_settings_and_types(trained_on_random: CDVAE, random_dataset: Dataset) -> None:
+    crystals = random_dataset.crystals[:3]
+    z = trained_on_random.encode(crystals).mu
+    frame = final(reconstruct(trained_on_random, crystals, sampler="preview", types="assigned"))
+    assert (frame.num_steps, frame.schedule.keep_composition) == (50, True)
+    assert_same(frame, final(denoise(trained_on_random, z=z, steps=50, types="assigned")))
+
+
 def test_a_file_is_encoded_as_the_crystal_in_it(trained_on_random: CDVAE, tmp_path: Path) -> None:
     rutile = Crystals(
         torch.tensor([[[0.0, 0, 0], [0.5, 0.5, 0.5], [0.3, 0.3, 0], [0.7, 0.7, 0], [0.2, 0.8, 0.5], [0.8, 0.2, 0.5]]]),
@@ -496,7 +548,12 @@ def test_crystals_that_the_model_has_no_room_for_are_refused(trained_on_random: 
         ({"n": 1, "sampler": "langevin", "step_size": 0.0}, "diverges"),
         ({"n": 1, "sampler": "langevin", "step_size": float("nan")}, "diverges"),
         ({"n": 1, "sampler": "metropolis"}, "no sampler 'metropolis'; there are langevin, ancestral"),
+        ({"n": 1, "sampler": "metropolis"}, "probability_flow, preview, standard, paper"),
         ({"n": 1, "steps_per_level": 3}, "ancestral sampler takes steps, not steps_per_level"),
+        ({"n": 1, "sampler": "preview", "steps": 7}, "'preview' is a named setting, .* got steps; give sampler='anc"),
+        ({"n": 1, "sampler": "paper", "step_size": 1e-4, "types": "assigned"}, "got step_size; give sampler='lang"),
+        ({"n": 1, "types": "likeliest"}, "types is 'argmax' or 'assigned', not 'likeliest'"),
+        ({"n": 1, "sampler": Schedule.ancestral(PAPER, 5), "types": "argmax"}, "takes no further settings"),
         ({"n": 1, "sampler": Schedule.ancestral(PAPER, 5), "steps": 7}, "takes no further settings"),
         ({"z": torch.zeros(2, 7).double()}, r"z must be \(crystals, 8\)"),
         ({"z": torch.zeros(0, 8).double()}, "at least one"),

@@ -48,6 +48,23 @@ def small_map(bundled) -> LatentMap:
 
 
 @pytest.fixture
+def measured() -> dict:
+    """Times and scores as `python -m tests.speed_quality --score` has them; the numbers are made up."""
+    of = [
+        ("ancestral", {"steps": 50}, 50, 0.25, 0.9, 0.02),
+        ("ancestral", {"steps": 25}, 25, 0.125, 0.5, 0.04),
+        ("ancestral", {"steps": 50, "types": "assigned"}, 50, 0.5, 0.95, 0.01),
+        ("langevin", {"steps_per_level": 1}, 51, 0.3, 0.0, None),
+        ("langevin", {"steps_per_level": 100}, 5001, 30.0, 1.0, 0.005),
+    ]
+    keys = ("sampler", "settings", "calls", "seconds", "match_rate", "rmse")
+    rows = [dict(zip(keys, one, strict=True)) for one in of]
+    for row in rows:
+        row |= {"match_rate_error": 0.01, "rmse_error": row["rmse"] and 0.001}
+    return {"rows": rows, "about": {"crystals": 1000, "data": "perov_5 (val)", "batch_size": 1024, "device": "X1"}}
+
+
+@pytest.fixture
 def run(random_dataset) -> Trajectory:
     model = CDVAE.for_dataset(random_dataset, **SMALL).eval()
     return Trajectory.of(denoise(model, n=3, seed=1, sampler="ancestral", steps=12))
@@ -79,12 +96,13 @@ def test_text_and_lines_can_be_read_on_their_paper(theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_figure_takes_its_themes_colours(theme, small_map, run):
+def test_every_figure_takes_its_themes_colours(theme, small_map, run, measured):
     made = [
         figures.latent_map(small_map, theme=theme),
         figures.along_path([1.0, 2.0], "energy", theme=theme),
         figures.trajectory_strips(run, theme=theme),
         figures.training_curve([], theme=theme),
+        figures.speed_quality(measured, theme),
     ]
     for figure in made:
         assert figure.layout.paper_bgcolor == THEMES[theme].paper
@@ -314,6 +332,45 @@ def test_strips_of_the_first_frame_alone(run):
     figure = figures.trajectory_strips([run[0]], current=0)
     low, high = figure.layout.xaxis.range
     assert low < 0 < high
+
+
+# Speed at quality
+
+
+def test_speed_at_quality_says_what_was_measured(measured):
+    figure = figures.speed_quality(measured)
+    left, right = ([t for t in figure.data if t.xaxis == axis] for axis in ("x", "x2"))
+    names = ["ancestral", "ancestral, types assigned", "langevin", "a named setting"]
+    assert [t.name for t in left] == [t.name for t in right] == names
+    assert list(left[0].x) == list(right[0].x) == [0.125, 0.25]  # in the order of their calls
+    assert list(left[0].y) == [50, 90]
+    assert list(right[0].y) == [0.04, 0.02]
+    assert list(left[0].error_y.array) == [1, 1]
+    assert list(right[0].error_y.array) == [0.001, 0.001]
+    assert list(left[0].text) == ["25", "<b>preview</b><br>50"]
+    assert list(left[1].text) == ["50"]  # its types are not the named setting's
+    assert list(left[2].text) == ["51", "<b>paper</b><br>5,001"]
+    assert math.isnan(right[2].y[0])
+    assert list(left[3].x) == [0.25, 30]
+    assert list(left[3].text) == ["preview", "paper"]
+    assert len({t.marker.symbol for t in left[:3]}) == 3
+    assert left[3].marker.size > 2 * left[0].marker.size
+    assert figure.layout.xaxis.type == figure.layout.xaxis2.type == figure.layout.yaxis2.type == "log"
+    for axis in (figure.layout.xaxis, figure.layout.xaxis2):
+        assert axis.title.text == "time (s per 1,000 crystals)"
+        assert axis.range[0] < math.log10(0.125) < math.log10(30) < axis.range[1]
+    assert figure.layout.yaxis.title.text == "match rate, structure valid (%)"
+    assert figure.layout.yaxis2.title.text == "RMSE ((volume / atom)<sup>1/3</sup>)"
+    caption = figure.layout.annotations[-1].text.replace("<br>", " ")
+    assert "1,000 crystals of perov_5 (val)" in caption
+    assert "batches of 1,024 on X1" in caption
+    assert "standard error" in caption
+
+
+def test_speed_at_quality_of_one_setting_without_a_match(measured):
+    figure = figures.speed_quality(measured | {"rows": measured["rows"][3:4]})
+    assert [t.name for t in figure.data if t.showlegend is not False] == ["langevin"]
+    assert figure.layout.xaxis.range[0] < math.log10(0.3) < figure.layout.xaxis.range[1]
 
 
 # Training

@@ -248,6 +248,17 @@ class TestTrajectoryPlayer:
         assert len(names["frames"]) == len(one.frames) == 6
         one.close()
 
+    def test_named_settings_can_be_chosen_and_are_told(self, player_model: CDVAE) -> None:
+        one = TrajectoryPlayer(player_model, n=1, sampler="preview", types="assigned")
+        assert [value for _, value in one._looks.sampler.options][-3:] == ["preview", "standard", "paper"]
+        one.run(wait=True)
+        names: dict = {"model": player_model}
+        exec(one.code, names)
+        assert len(names["frames"]) == len(one.frames) == 51
+        assert torch.equal(names["frames"][-1].crystals.frac_coords, one.frames[-1].crystals.frac_coords)
+        assert names["frames"][-1].schedule.keep_composition
+        one.close()
+
     @pytest.mark.parametrize("where", ["_draw_all", "_show_new"])
     def test_an_error_in_drawing_is_shown_and_buttons_stay_alive(
         self, player: TrajectoryPlayer, monkeypatch: pytest.MonkeyPatch, where: str

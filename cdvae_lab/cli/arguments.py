@@ -13,7 +13,7 @@ import torch
 from cdvae_lab import datasets
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.datasets import Dataset
-from cdvae_lab.denoising import Schedule, choose_schedule
+from cdvae_lab.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
 from cdvae_lab.errors import SettingError
 
 
@@ -99,12 +99,14 @@ def device(args: argparse.Namespace) -> torch.device:
 def add_sampler(parser: argparse.ArgumentParser) -> None:
     """The flags that make a `Schedule`."""
     group = parser.add_argument_group("sampler")
-    group.add_argument(
-        "--sampler",
-        choices=("ancestral", "langevin", "probability_flow"),
-        default="ancestral",
-        help="ancestral (default), langevin as in the paper, or probability_flow, which is deterministic",
-    )
+    named = [
+        f"{name} is {sampler} with {' and '.join(f'{key} {value}' for key, value in fixed.items())}"
+        for name, (sampler, fixed) in NAMED.items()
+    ]
+    group.add_argument("--sampler", choices=(*SAMPLERS, *NAMED), default="ancestral", help=(
+        "ancestral (default), langevin as in the paper, or probability_flow, which is deterministic; or by name: "
+        + "; ".join(named).replace("_", " ")
+    ))  # fmt: skip
     group.add_argument("--steps", type=int, default=argparse.SUPPRESS, metavar="N", help=(
         "calls of the network, for ancestral (default 200) and probability_flow (default 100)"
     ))  # fmt: skip
@@ -113,6 +115,10 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
     group.add_argument("--step-size", type=float, default=argparse.SUPPRESS, metavar="X", help=(
         "of Langevin dynamics at the last level, Å^2 (default 1e-4)"
+    ))  # fmt: skip
+    group.add_argument("--types", choices=TYPES, default=TYPES[0], help=(
+        "elements at every step: argmax, the likeliest at every site, as in the paper; assigned, the composition that "
+        "z says, assigned anew to the sites (default %(default)s)"
     ))  # fmt: skip
     group.add_argument("--without-last", action="store_true", help="leave out the last, noise-free step")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
@@ -128,5 +134,5 @@ def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
             f"--batch-size must be at least 1 and --seed 0 or more, not {args.batch_size} and {args.seed}"
         )
     settings = {k: getattr(args, k) for k in ("steps", "steps_per_level", "step_size") if hasattr(args, k)}
-    made = choose_schedule(model, args.sampler, **settings)
+    made = choose_schedule(model, args.sampler, types=args.types, **settings)
     return made.without_last() if args.without_last else made

@@ -96,11 +96,20 @@ def decode(args: argparse.Namespace, store: Path) -> None:
         parts.append(frame.crystals.to("cpu"))
         predicted = Crystals.cat(parts)
         parts = [predicted]
-        tensors = {f"truth.{name}": getattr(truth, name) for name in FIELDS}
-        tensors |= {f"predicted.{name}": getattr(predicted, name) for name in FIELDS}
-        where = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        header = about | {"seconds": round(seconds + time.monotonic() - started, 2), "device": where}
-        write_tensors(store, "reconstruction", STORE_VERSION, tensors, header)
+        seconds_so_far = round(seconds + time.monotonic() - started, 2)
+        write_store(store, truth, predicted, about | {"seconds": seconds_so_far, "device": device_name(model.device)})
+
+
+def device_name(device: torch.device) -> str:
+    """The card's own name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def write_store(path: Path, truth: Crystals, predicted: Crystals, about: dict[str, Any]) -> None:
+    """What `read_store` reads. Raises LabError if it cannot be written."""
+    tensors = {f"truth.{name}": getattr(truth, name) for name in FIELDS}
+    tensors |= {f"predicted.{name}": getattr(predicted, name) for name in FIELDS}
+    write_tensors(path, "reconstruction", STORE_VERSION, tensors, about)
 
 
 def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:

@@ -10,6 +10,7 @@ from cdvae_lab.figures.evaluation_page import write_evaluation
 from cdvae_lab.figures.maps import GRID, POINTS, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.paths import along_path
 from cdvae_lab.figures.search import search_course
+from cdvae_lab.figures.speed_quality import speed_quality
 from cdvae_lab.figures.strips import trajectory_strips
 from cdvae_lab.figures.style import COLOURS, THEMES, Theme
 from cdvae_lab.figures.training import read_log, training_curve
@@ -28,6 +29,7 @@ __all__ = [
     "layer_trace",
     "read_log",
     "search_course",
+    "speed_quality",
     "statistic_histogram",
     "training_curve",
     "trajectory_strips",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ipywidgets
 
+from cdvae_lab.denoising import NAMED
 from cdvae_lab.widgets.panel import field, row
 from cdvae_lab.widgets.selection import Pick
 from cdvae_lab.widgets.strips import StepButtons, Strips
@@ -31,7 +32,9 @@ class PlayerLooks:
     def __init__(self, panel: TrajectoryPlayer, n: int, seed: int, height: int) -> None:
         W, self._panel = ipywidgets, panel
         given = panel._sampler
-        samplers: list[tuple[str, Any]] = [(name, name) for name in ("ancestral", "probability_flow", "langevin")]
+        samplers: list[tuple[str, Any]] = [
+            (name, name) for name in ("ancestral", "probability_flow", "langevin", *NAMED)
+        ]
         if not isinstance(given, str):
             samplers.insert(0, (given.name + " (given)", given))
         self.n = field(W.BoundedIntText, "crystals", "105px", value=n, min=1, max=64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -111,6 +112,8 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
     if devices < 1 or nodes < 1:
         raise SettingError(f"--devices and --nodes must be at least 1, not {devices} and {nodes}")
     if devices * nodes == 1:
+        if dist.is_available() and dist.is_torchelastic_launched() and (started := int(os.environ["WORLD_SIZE"])) > 1:
+            raise SettingError(f"torchrun started {started} processes; say with --devices and --nodes which they are")
         yield Processes()
         return
     if device.index is not None:

@@ -86,6 +86,10 @@ def shell(arguments: list[str], code: int = 0, seconds: float = 120) -> str:
 
 
 def lab(*arguments: str, code: int = 0) -> str:
+    """What a command says on several devices, or nothing: on one it runs in this process."""
+    if "--devices" not in arguments:
+        assert cli.main([*arguments, "--device", "cpu"]) == code
+        return ""
     return shell(["-m", "cdvae_lab.cli", *arguments, "--device", "cpu"], code)
 
 
@@ -209,6 +213,15 @@ def test_where_one_process_fails_none_is_left_waiting(tmp_path: Path) -> None:
         assert "as it was meant" in done.stderr
 
 
+def test_torchrun_starts_the_processes_and_they_are_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cdvae_lab.cli"]
+    train = [*torchrun, "train", *DATA, *TINY, "--device", "cpu", "--steps", "2", "--out", str(out)]
+    assert "torchrun started 2 processes" in shell(train, code=1)
+    assert not out.exists()
+    assert shell([*train, "--devices", "2"]).count("done: 2 of 2 steps") == 1
+
+
 # Generation and reconstruction
 
 
@@ -263,6 +276,10 @@ def test_batches_come_out_even(crystals: int, processes: int) -> None:
     assert counts.max() == math.ceil(crystals / (64 * processes))  # no more rounds than there have to be
 
 
+def test_lightning_is_imported_only_where_several_devices_are_asked_for() -> None:
+    shell(["-c", "import sys, cdvae_lab.cli; sys.exit('lightning_fabric' in sys.modules)"])
+
+
 def test_a_process_alone_needs_nobody() -> None:
     alone = Processes()
     tensor = torch.ones(3)
@@ -276,12 +293,12 @@ def test_a_process_alone_needs_nobody() -> None:
         assert processes.fabric is None
 
 
-def test_a_state_of_two_processes_loads_as_a_model(tmp_path: Path) -> None:
+def test_two_processes_train_the_property_model_of_one(tmp_path: Path) -> None:
     out = tmp_path / "judge.safetensors"
     tiny = ["--hidden-dim", "8", "--blocks", "1", "--batch-size", "16", "--warm-up", "2"]
     said = lab("property", *DATA, *tiny, "--steps", "4", "--out", str(out), "--devices", "2")
     assert said.count("mean absolute error") == 1
-    assert lab("property", *DATA, *tiny, "--steps", "4", "--out", str(tmp_path / "one.safetensors"))
+    lab("property", *DATA, *tiny, "--steps", "4", "--out", str(tmp_path / "one.safetensors"))
     kind = ("property model", 1)
     two, one = (read_tensors(tmp_path / f"{name}.safetensors", *kind)[1] for name in ("judge", "one"))
     for name, expected in one.items():

@@ -1,10 +1,11 @@
-"""How much faster several devices are than one: training with the same batch, with a batch that grows, and generation.
+"""How much faster several devices are than one, in training and in generation.
 
     python -m tests.bench.parallel --devices 2
 
-All is measured in one run: first process 0 works alone, and then all of them together. The crystals are made here and
-the model is untrained, so that neither data nor a checkpoint is needed; as large as for MP-20 by default. A minute of
-torch.compile is in it on a GPU, unless `--no-fuse` leaves that out.
+All is measured in one run: first process 0 works alone, with the batch and with what would be its share of it, and then
+all of them together. The crystals are made here and the model is untrained, so that neither data nor a checkpoint is
+needed; as large as for MP-20 by default. On a GPU torch.compile takes some two minutes of it, a minute for each size of
+batch, which `--no-fuse` leaves out.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Bench:
         self.say(f"{what}, {devices} device{'s' * (devices > 1)}: {value:12.1f} crystals/s{beside}")
         return value
 
-    def training(self, batch: int, together: bool, ready: Callable[[], object]) -> float:
+    def training(self, batch: int, together: bool, ready: Callable[[], object] = lambda: None) -> float:
         """Training crystals per second of one process or of all.
 
         Args:
@@ -128,36 +129,30 @@ class Bench:
         return batch / step
 
     def scaling(self, batch: int) -> None:
-        """Training alone; then together with the same batch, and with one for every device."""
-        size = self.processes.size
+        """Training alone, with the batch and with the share of it that a process gets; then all together."""
+        size, meet = self.processes.size, self.processes.total
+        share = batch // size
         self.say(f"training with batches of {batch}, {'compiled' if self.fuse else 'not compiled'}")
-        meet = self.processes.total
+        whole = part = math.nan
         if self.processes.first:
-            alone = self.training(batch, together=False, ready=meet)
+            whole = self.report(f"training, batch {batch}", 1, self.training(batch, together=False, ready=meet))
+            if size > 1:
+                part = self.report(f"training, batch {share}", 1, self.training(share, together=False))
         else:
-            alone = 0.0
-            if self.fuse and self.processes.rank == 1:
-                # Meanwhile another process compiles for its share of the batch, into the cache on disk.
-                self.training_once(batch // size)
+            if self.fuse:
+                self.training_once(share)  # what a process compiles is for its own device; this one has time now
             meet()
         meet()
-        self.report(f"training, batch {batch}", 1, alone or math.nan)
-        if size == 1:
-            return
-        self.report(
-            f"training, batch {batch} in all", size, self.training(batch, together=True, ready=meet), alone or None
-        )
-        self.report(
-            f"training, batch {batch} each",
-            size,
-            self.training(batch * size, together=True, ready=meet),
-            alone or None,
-        )
+        if size > 1:
+            what = f"training, batch {batch} of {share} each"
+            both = self.report(what, size, self.training(batch, together=True, ready=meet), whole)
+            self.say(f"  and {both / part:.2f} times one device with batches of {share}")
+            self.rows[-1]["ratio_to_share"] = both / part
 
     def training_once(self, batch: int) -> None:
         """Some steps of this process alone, so that what they need is compiled."""
         seconds, self.options.seconds = self.options.seconds, 0.0
-        self.training(batch, together=False, ready=lambda: None)
+        self.training(batch, together=False)
         self.options.seconds = seconds
 
     def generation(self) -> None:
@@ -189,20 +184,21 @@ class Bench:
             generate(range(total), o.generation_steps)
             rate = total * batch / (time.perf_counter() - begun)
         self.processes.total()
-        self.report("generation", 1, rate or math.nan)
+        if self.processes.first:
+            self.report("generation", 1, rate)
         if size == 1:
             return
         begun = time.perf_counter()
         generate(range(total)[self.processes.rank :: size], o.generation_steps)
         self.processes.total()
-        self.report("generation", size, total * batch / (time.perf_counter() - begun), rate or None)
+        self.report("generation", size, total * batch / (time.perf_counter() - begun), rate or math.nan)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.parallel", description=__doc__)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, nargs="*", default=[1024, 256], help="in training (default 1024 256)")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1024], help="in training, all in all (default 1024)")
     parser.add_argument("--width", type=int, default=256, help="of the networks (default %(default)s)")
     parser.add_argument("--blocks", type=int, help="of each network (default: the model's)")
     parser.add_argument("--sites", type=int, default=20, help="atoms of a crystal (default %(default)s)")
@@ -224,7 +220,7 @@ def main() -> None:
         bench.say(f"{processes.size} x {name}, torch {torch.__version__}, {len(bench.data):,} crystals")
         parts: list[Callable[[], None]] = [lambda batch=batch: bench.scaling(batch) for batch in options.batch]
         if options.generation_steps:
-            parts.insert(1, bench.generation)
+            parts.insert(0, bench.generation)
         for part in parts:
             if processes.any(time.monotonic() - STARTED > options.enough):
                 bench.say("enough: the rest is left out")

@@ -142,6 +142,7 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
         watched.clear()
         for process in others:
             process.kill()
+            process.wait()
         raise
     finally:
         signal.signal(signal.SIGTERM, usual)

@@ -28,6 +28,7 @@ from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import Schedule, denoise, start
 from cdvae_lab.parallel import Processes, launched
 from cdvae_lab.training import fit
+from cdvae_lab.trajectory import last
 
 STARTED = time.monotonic()
 WARM_UP = 8  # steps: the first ones run as they are, then the graph is captured
@@ -71,6 +72,7 @@ class Bench:
         crystals = made(options.crystals, options.sites) if options.data is None else Crystals.load_npz(options.data)
         self.data = dataset(crystals.to(dtype=torch.float32))
         self.rows: list[dict] = []
+        self.losses: dict[int, torch.Tensor] = {}  # by batch, of the last step of warming up by one process
 
     def say(self, text: str) -> None:
         if self.processes.first:
@@ -98,10 +100,15 @@ class Bench:
         model = CDVAE.for_dataset(self.data, **settings).to(self.device)
         fabric = self.processes.fabric if together else None
         steps = fit(model, self.data, steps=10**6, batch_size=batch, fuse=self.fuse, fabric=fabric)
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP - 1):
             next(steps)
-        synchronize(self.device)
+        losses = next(steps).losses.cpu()
         ready()
+        if together and batch in self.losses:
+            off = float((losses / self.losses[batch] - 1).abs().max())
+            self.say(f"  after {WARM_UP} steps the terms of the loss are those of one device to {off:.1e}")
+        elif not together:
+            self.losses[batch] = losses
         times, each = [], 2
         for block in range(BLOCKS + 1):
             begun = time.perf_counter()
@@ -164,24 +171,24 @@ class Bench:
         batch = o.generation_batch
         self.say(f"generation, {o.generation_steps} calls of the network, {batch} crystals at a time")
 
-        def generate(batches: range, calls: int) -> None:
+        def generate(batches: range, calls: int) -> torch.Tensor:
             schedule = Schedule.ancestral(model.config, calls)
+            positions = []
             for which in batches:
                 numbers = torch.arange(which * batch, (which + 1) * batch, device=self.device)
                 z = torch.randn(batch, model.config.latent_dim, generator=torch.Generator().manual_seed(which))
                 # An untrained model would make crystals of any size.
                 atoms = torch.full((batch,), o.sites, device=self.device)
                 frame = start(model, z.to(self.device), numbers, 0, schedule, num_atoms=atoms)
-                for _ in denoise(model, frame=frame, fuse=False):
-                    pass
-            synchronize(self.device)
+                positions.append(last(denoise(model, frame=frame, fuse=False)).crystals.frac_coords)
+            return torch.stack(positions).cpu()
 
         generate(range(1), 8)
         self.processes.total()
-        total, rate = size * o.generation_rounds, 0.0
+        total, rate, expected = size * o.generation_rounds, 0.0, None
         if self.processes.first:
             begun = time.perf_counter()
-            generate(range(total), o.generation_steps)
+            expected = generate(range(total), o.generation_steps)
             rate = total * batch / (time.perf_counter() - begun)
         self.processes.total()
         if self.processes.first:
@@ -189,9 +196,13 @@ class Bench:
         if size == 1:
             return
         begun = time.perf_counter()
-        generate(range(total)[self.processes.rank :: size], o.generation_steps)
+        mine = generate(range(total)[self.processes.rank :: size], o.generation_steps)
         self.processes.total()
         self.report("generation", size, total * batch / (time.perf_counter() - begun), rate or math.nan)
+        found = torch.stack(self.processes.gather(mine), 1).flatten(0, 1)
+        if expected is not None:
+            near = ((found - expected + 0.5).remainder(1) - 0.5).abs().amax((2, 3)) < 1e-4
+            self.say(f"  {near.float().mean():.2%} of the crystals are those of one device to 1e-4 of the cell")
 
 
 def main() -> None:

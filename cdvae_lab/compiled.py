@@ -51,7 +51,8 @@ class Graphed:
         if shapes not in self.graphs:
             buffers = [x.clone() for x in inputs]
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Not "global", which would forbid other threads, such as NCCL's, to look after their own events meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 captured = self.plain(*buffers)
             self.graphs[shapes] = graph, buffers, captured
             self.last[shapes] = inputs

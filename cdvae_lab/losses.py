@@ -81,11 +81,20 @@ def kl_loss(posterior: Posterior) -> Float[Tensor, ""]:
     return (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(-1).mean()
 
 
-def property_loss(predicted: Float[Tensor, " crystals"], target: Float[Tensor, " crystals"]) -> Float[Tensor, ""]:
-    """Mean squared error of the standardised property over the labelled crystals (a NaN target is no label)."""
+def property_loss(
+    predicted: Float[Tensor, " crystals"],
+    target: Float[Tensor, " crystals"],
+    labelled_crystals: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error of the standardised property over the labelled crystals (a NaN target is no label).
+
+    Args:
+        labelled_crystals: what to divide by, where these are a share of a batch: the labelled crystals of an average
+            share. By default those that are here.
+    """
     labelled = torch.isfinite(target)
     error = torch.where(labelled, predicted - torch.where(labelled, target, 0.0), 0.0)
-    return (error**2).sum() / labelled.sum().clamp_min(1)
+    return (error**2).sum() / (labelled.sum().clamp_min(1) if labelled_crystals is None else labelled_crystals)
 
 
 def objective(
@@ -96,6 +105,7 @@ def objective(
     numbers: Int[Tensor, " crystals"],
     step: int | Int[Tensor, ""],
     seed: int,
+    labelled_crystals: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Every term, unweighted, for one batch and one draw of the noise.
 
@@ -107,6 +117,7 @@ def objective(
         images: of `periodic_images` for these lattices and the model's cutoff.
         property: in its own unit; NaN where unlabelled.
         numbers: of the crystals in their data set; with step and seed they determine the noise.
+        labelled_crystals: of `property_loss`.
     """
     c = model.config
     mask = crystals.mask
@@ -134,6 +145,8 @@ def objective(
         "composition": composition_loss(aggregates.composition_logits, composition(crystals, dtype)),
         "kl": kl_loss(posterior),
         "property": property_loss(
-            aggregates.standardised_property, (property - model.property_mean) / model.property_std
+            aggregates.standardised_property,
+            (property - model.property_mean) / model.property_std,
+            labelled_crystals,
         ),
     }

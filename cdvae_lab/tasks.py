@@ -41,9 +41,13 @@ class Task(Protocol):
         ...
 
     def losses(
-        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """Every term, unweighted, for a batch; without waiting for the device."""
+        """Every term, unweighted, for a share of a batch; without waiting for the device.
+
+        Args:
+            mine: the share. Shares are of equal size, and the mean of a term over them is the term of the batch.
+        """
         ...
 
 
@@ -63,15 +67,19 @@ class CrystalTask:
         return int((self.images[fitting][..., 0] < FAR).sum(1).max())
 
     def losses(
-        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
     ) -> dict[str, Float[Tensor, ""]]:
+        labels = self.property[index]
+        index, label = index[mine], labels[mine]
+        # A mean over labelled crystals, of which shares have more or fewer.
+        labelled = torch.isfinite(labels).to(labels.dtype).sum().clamp_min(1) * (len(label) / len(labels))
         batch = self.crystals[index]
         batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
-        images, label = self.images[index, :most_images], self.property[index]
+        images = self.images[index, :most_images]
         if isinstance(self.model, CDVAE):
-            return objective(self.model, batch, images, label, index, step, seed)
+            return objective(self.model, batch, images, label, index, step, seed, labelled)
         target = (label - self.model.property_mean) / self.model.property_std
-        return {"property": property_loss(self.model.standardised(batch, images), target)}
+        return {"property": property_loss(self.model.standardised(batch, images), target, labelled)}
 
 
 class LatentTask:
@@ -88,8 +96,9 @@ class LatentTask:
         return 0
 
     def losses(
-        self, index: Int[Tensor, " batch"], step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
     ) -> dict[str, Float[Tensor, ""]]:
+        index = index[mine]
         shape, dtype = self.mu.shape[1:], self.mu.dtype
         drawn = noise.normal(seed, Stream.LATENT, index, step, tuple(shape), dtype)
         z = self.mu[index] + torch.exp(0.5 * self.log_var[index]) * drawn

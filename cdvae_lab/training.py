@@ -1,7 +1,8 @@
 """Training as a generator: `fit(...)` updates the model in place and yields a `TrainingStep` after every update.
 
 A step draws its crystals and its noise from (seed, step) alone and runs without waiting for the device: the batch is an
-index into data that live there, and on a GPU the whole step, optimiser included, is one CUDA graph.
+index into data that live there, and on a GPU the whole step, optimiser included, is one CUDA graph. Several processes
+take the same steps together, each with a share of every batch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,9 +30,13 @@ from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.losses import TERMS, LossWeights, objective
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.painn import PaiNN
+from cdvae_lab.parallel import Processes
 from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.storage import read_tensors, write_tensors
 from cdvae_lab.tasks import task_for
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 STATE_VERSION = 1
 Trainable = CDVAE | PropertyModel | DiffusionPrior
@@ -125,7 +130,10 @@ def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor,
 
 
 class Run:
-    """A training run: the model, the averaged weights, the optimiser and the data, all on one device."""
+    """A training run: the model, the averaged weights, the optimiser and the data, all on one device.
+
+    Of several processes each has all of these, and after every step they are the same.
+    """
 
     def __init__(
         self,
@@ -134,11 +142,21 @@ class Run:
         settings: FitSettings,
         fuse: bool | None,
         encoder: CDVAE | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         self.model, self.dataset, self.settings = model, dataset, settings
+        self.processes = Processes(fabric)
         self.task = task_for(model, dataset, encoder)
         self.device = next(model.parameters()).device
         self.batches = Batches(self.task.sizes, settings.batch_size, settings.seed, self.device)
+        if self.batches.batch_size % self.processes.size:
+            raise SettingError(
+                f"a batch of {self.batches.batch_size} crystals cannot be shared out evenly among "
+                f"{self.processes.size} processes; give a batch_size that is a multiple of their number"
+            )
+        # Of crystals sorted by size: every share has small ones and large ones.
+        self.mine = slice(self.processes.rank, None, self.processes.size)
+        self.processes.share([*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())])
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.params]
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -159,7 +177,7 @@ class Run:
     def _losses(
         self, index: Int[Tensor, " crystals"], step: Int[Tensor, ""], sites: int, most_images: int
     ) -> Float[Tensor, " terms"]:
-        terms = self.task.losses(index, step, sites, most_images, self.settings.seed)
+        terms = self.task.losses(index, self.mine, step, sites, most_images, self.settings.seed)
         weights = self.settings.weights
         unweighted = torch.stack([terms[name] for name in self.task.terms])
         # The weights are a CDVAE's; the single term of another model needs none.
@@ -172,6 +190,10 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             losses = self._losses(index, self.step, sites, most_images)
             losses[0].backward()
+        if self.processes.size > 1:
+            gradients = [p.grad for p in self.params if p.grad is not None]
+            *means, losses = self.processes.average([*gradients, losses.detach()])
+            torch._foreach_copy_(gradients, means)
         norm = torch.nn.utils.clip_grad_norm_(self.params, self.settings.clip, foreach=True)
         finite = torch.isfinite(losses[0]) & torch.isfinite(norm)
         self.bad_step.copy_(torch.where((self.bad_step < 0) & ~finite, self.step, self.bad_step))
@@ -199,11 +221,15 @@ class Run:
         """`check`, a few steps late on a GPU, so that it never waits: the flag is copied, and read once it is there."""
         if self.copied is None:
             self.check()
-        elif self.copied.query():
-            if int(self.seen) >= 0:
-                self.check()
+            return
+        bad = False
+        if self.copied.query():
+            bad = int(self.seen) >= 0
             self.seen.copy_(self.bad_step, non_blocking=True)
             self.copied.record()
+        # One process may know earlier than another, but none may leave the others in a step.
+        if self.processes.any(bad):
+            self.check()
 
     def check(self) -> None:
         """Raise if any step so far had a loss or a gradient that is not finite (waits for the device)."""
@@ -265,6 +291,7 @@ def fit(
     checkpoint_every: float = 60.0,
     fuse: bool | None = None,
     device: str | torch.device | None = None,
+    fabric: Fabric | None = None,
     **settings,
 ) -> Iterator[TrainingStep]:
     """Train a model in place, one `TrainingStep` per optimiser step.
@@ -279,6 +306,9 @@ def fit(
         checkpoint: where to write the state every `checkpoint_every` seconds and at the end.
         fuse: compile the step with torch.compile; by default on a GPU only.
         device: for a new model or a resumed one; a given model stays where it is.
+        fabric: of lightning-fabric, launched. Its processes all call `fit` alike, each computes a share of every batch,
+            and the steps are those of one process, up to rounding. It brings the device, and process 0 writes the
+            checkpoint. A loop over the steps that is left early is left by all at the same step.
         settings: of `FitSettings`.
 
     Raises:
@@ -321,29 +351,34 @@ def fit(
         mine, its = model.config.latent_dim, encoder.config.latent_dim
         if mine != its:
             raise SettingError(f"the prior is over {mine} numbers and the encoder's z has {its}; make it with {its}")
+    if fabric is not None:
+        device = fabric.device
     if device is not None:
         model = model.to(device)
     if isinstance(model, CDVAE):
         model.prior = None  # of latents that will be others
     model.train().requires_grad_(True)
-    run = Run(model, dataset, chosen, fuse, encoder)
+    run = Run(model, dataset, chosen, fuse, encoder, fabric)
     if tensors is not None:
         run.restore(tensors, done)
-    return _steps(run, done, checkpoint, checkpoint_every)
+    return _steps(run, done, checkpoint if run.processes.first else None, checkpoint_every)
 
 
 def _steps(run: Run, done: int, checkpoint: str | Path | None, every: float) -> Iterator[TrainingStep]:
     started = saved = time.monotonic()
-    for step in range(done, run.settings.steps):
-        losses = run.advance(run.batches[step])
-        run.watch()
-        now = time.monotonic()
-        if checkpoint is not None and (now - saved > every or step + 1 == run.settings.steps):
-            run.save(checkpoint)
-            saved = now
-        rate = (step + 1 - done) * run.batches.batch_size / max(now - started, 1e-9)
-        yield TrainingStep(step + 1, run.settings.steps, (step + 1) / run.batches.per_epoch, losses, rate, run)
-    run.check()
+    try:
+        for step in range(done, run.settings.steps):
+            losses = run.advance(run.batches[step])
+            run.watch()
+            now = time.monotonic()
+            if checkpoint is not None and (now - saved > every or step + 1 == run.settings.steps):
+                run.save(checkpoint)
+                saved = now
+            rate = (step + 1 - done) * run.batches.batch_size / max(now - started, 1e-9)
+            yield TrainingStep(step + 1, run.settings.steps, (step + 1) / run.batches.per_epoch, losses, rate, run)
+        run.check()
+    finally:
+        run.graphs.clear()  # NCCL waits for graphs with its transfers in them before it lets processes part
 
 
 def check_fits(model: CDVAE, dataset: Dataset) -> None:

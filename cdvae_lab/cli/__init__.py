@@ -13,13 +13,15 @@ from collections.abc import Sequence
 
 import cdvae_lab
 from cdvae_lab.cli import about, evaluate, generate, prior, property_model, reconstruct, train
-from cdvae_lab.errors import LabError
+from cdvae_lab.errors import LabError, SettingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = _parser().parse_args(argv)
     try:
+        if argv is not None and getattr(args, "devices", 1) > 1:
+            raise SettingError("--devices: other processes are this command line again, so give it in a shell")
         return args.run(args)
     except (LabError, OSError) as error:
         print(f"cdvae-lab {args.command}: {error}", file=sys.stderr)

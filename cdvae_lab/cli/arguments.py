@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
 from cdvae_lab.errors import SettingError
+from cdvae_lab.parallel import Processes, launched
 
 
 def command(
@@ -61,16 +63,28 @@ def add_data(parser: argparse.ArgumentParser, split: str) -> None:
     group.add_argument("--cache", type=Path, metavar="FOLDER", help="for parsed files (default: the user's cache)")
 
 
-def read_data(args: argparse.Namespace, name: str, split: str | None = None, limit: int | None = None) -> Dataset:
-    """The data set that the flags of `add_data` describe, or another split of it."""
-    return datasets.load(
-        name,
-        split or args.split,
-        folder=args.folder,
-        property=args.property,
-        cache=args.cache,
-        limit=limit or args.limit,
-    )
+def read_data(
+    args: argparse.Namespace,
+    name: str,
+    split: str | None = None,
+    limit: int | None = None,
+    processes: Processes | None = None,
+) -> Dataset:
+    """The data set that the flags of `add_data` describe, or another split of it.
+
+    Of several processes on a machine the first downloads and parses, and the others read its cache.
+    """
+    fabric = None if processes is None else processes.fabric
+    with contextlib.nullcontext() if fabric is None else fabric.rank_zero_first(local=True):
+        return datasets.load(
+            name,
+            split or args.split,
+            folder=args.folder,
+            property=args.property,
+            cache=args.cache,
+            progress=fabric is None or fabric.global_rank == 0,
+            limit=limit or args.limit,
+        )
 
 
 def add_device(parser: Any) -> None:
@@ -83,8 +97,14 @@ def add_device(parser: Any) -> None:
     )
 
 
-def device(args: argparse.Namespace) -> torch.device:
-    """The device of `add_device`. Raises SettingError if this machine has none such."""
+def device(args: argparse.Namespace, processes: Processes | None = None) -> torch.device:
+    """The device of `add_device`, or of several processes this one's.
+
+    Raises:
+        SettingError: if this machine has none such.
+    """
+    if processes is not None and processes.fabric is not None:
+        return processes.fabric.device
     if args.device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -94,6 +114,21 @@ def device(args: argparse.Namespace) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise SettingError(f"--device {args.device}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
     return chosen
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many devices compute together."""
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help=(
+        "GPUs of a machine that compute together, with --device cpu processes (default 1)"
+    ))  # fmt: skip
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help=(
+        "machines, where SLURM or torchrun starts this command for every device of each (default 1)"
+    ))  # fmt: skip
+
+
+def processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Processes]:
+    """The processes of `add_processes`, as of `parallel.launched`."""
+    return launched(device(args), args.devices, args.nodes)
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.validity import structure_validity
+from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
 from cdvae_lab.trajectory import KEPT, progress
 
@@ -38,6 +40,7 @@ def add(commands: Any) -> None:
     ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
+    arguments.add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.n < 1:
         raise SettingError(f"-n must be at least 1, not {args.n}")
-    model = load(args.model, arguments.device(args))
+    with arguments.processes(args) as processes:
+        return _generate(args, processes)
+
+
+def _generate(args: argparse.Namespace, processes: Processes) -> int:
+    model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     if args.prior == "learned" and model.prior is None:
         raise SettingError(
@@ -56,16 +64,20 @@ def run(args: argparse.Namespace) -> int:
     if args.prior == "normal":
         model.prior = None
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
-    _claim(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
+    if processes.first:
+        _claim(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
     if args.format == "npz":
         there = _in_batches(args.out)
         missing = [number for number in range(args.n) if number not in there]
     else:
         missing = [i for i, name in enumerate(names) if not (args.out / (name + SUFFIX[args.format])).is_file()]
-    runs = list(consecutive(missing, args.batch_size))
+    runs = list(consecutive(missing, batch_size(len(missing), args.batch_size, processes.size)))
+    runs = runs[processes.rank :: processes.size]
+    processes.total()  # nobody writes before all have seen what is missing
     written = valid = 0
-    for frame in progress(_frames(model, args, schedule, runs), runs=len(runs)):
+    frames = _frames(model, args, schedule, runs)
+    for frame in progress(frames, runs=len(runs)) if processes.first else frames:
         if not frame.finished:
             continue
         crystals = frame.crystals.to("cpu")
@@ -87,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
             convert.write(crystals, args.out, args.format, chosen)
         written += len(chosen)
         valid += int(structure_validity(crystals).sum())
+    written, valid = processes.total(written, valid)
+    if not processes.first:
+        return 0
     print(f"{args.out}: {args.n - len(missing):,} crystals were there, {written:,} new", file=sys.stderr)
     if missing:
         print(f"of the new ones {valid:,} have all atoms at least 0.5 Å apart", file=sys.stderr)
@@ -107,6 +122,14 @@ def coefficients(schedule: Schedule) -> dict[str, Any]:
     # What is not kept is not said, as in folders that were begun before it could be.
     kept = {name: True for name in KEPT if getattr(schedule, name)}
     return {"name": schedule.name, "calls": len(schedule)} | numbers | kept
+
+
+def batch_size(crystals: int, most: int, processes: int) -> int:
+    """At most so many, and for several processes so few that all have the same number of batches."""
+    if processes == 1 or crystals == 0:
+        return most
+    rounds = math.ceil(crystals / (most * processes))
+    return math.ceil(crystals / (rounds * processes))
 
 
 def consecutive(numbers: list[int], most: int) -> Iterator[range]:

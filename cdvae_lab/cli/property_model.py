@@ -14,6 +14,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cli.train import FIT, describe, stop_request
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import SettingError
+from cdvae_lab.parallel import Processes
 from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.training import FitSettings, fit
 from cdvae_lab.trajectory import progress
@@ -42,6 +43,7 @@ def add(commands: Any) -> None:
     ))  # fmt: skip
     arguments.add_data(parser, "train")
     arguments.add_device(parser)
+    arguments.add_processes(parser)
     arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
     arguments.add_settings(parser.add_argument_group("network (of a new run)"), PropertyModelConfig, NETWORK)
 
@@ -65,13 +67,22 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError(f"{state}: a run goes on with the settings that it began with; leave out {flags}")
     if not resuming and (steps is None) == (args.epochs is None):
         raise SettingError("give the length of the run, either --steps or --epochs")
-    device = arguments.device(args)
-    dataset = arguments.read_data(args, args.data)
-    print(dataset.summary(), file=sys.stderr)
-    validation = _validation(args)
-    trained: PropertyModel | Path = state
     if not resuming:
         FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+    with arguments.processes(args) as processes:
+        return _train(args, processes, resuming)
+
+
+def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
+    settings, config = arguments.given(args, FitSettings), arguments.given(args, PropertyModelConfig)
+    steps = settings.pop("steps", None)
+    state = state_of(args.out)
+    dataset = arguments.read_data(args, args.data, processes=processes)
+    if processes.first:
+        print(dataset.summary(), file=sys.stderr)
+    validation = _validation(args, processes)
+    trained: PropertyModel | Path = state
+    if not resuming:
         trained = PropertyModel.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
         trained.metadata = describe(dataset)
     training = fit(
@@ -82,19 +93,24 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=state,
         checkpoint_every=args.checkpoint_every,
         fuse=args.fuse,
-        device=device,
+        device=arguments.device(args, processes),
+        fabric=processes.fabric,
         **settings,
     )
     step = None
     with stop_request() as stop:
-        for step in progress(training):
-            if stop.asked and step.step < step.num_steps:
+        for step in progress(training) if processes.first else training:
+            if processes.any(stop.asked) and step.step < step.num_steps:
+                if not processes.first:
+                    return 0
                 step.save(state)
                 kept = f"{step.step:,} of {step.num_steps:,} steps are kept in {state}"
                 print(f"stopped: {kept}; the same command with --resume goes on", file=sys.stderr)
                 return 130
     if step is None:
         raise SettingError(f"{state}: all of its steps are done already; give more --steps, or remove it")
+    if not processes.first:
+        return 0
     model: PropertyModel = step.averaged()
     said = ""
     if validation is not None:
@@ -120,7 +136,7 @@ def state_of(out: Path) -> Path:
     return out.with_suffix(".state.safetensors")
 
 
-def _validation(args: argparse.Namespace) -> Dataset | None:
+def _validation(args: argparse.Namespace, processes: Processes) -> Dataset | None:
     if args.split == "val" or args.data not in (*datasets.PUBLIC, datasets.SYNTHETIC):
         return None
-    return arguments.read_data(args, args.data, "val")
+    return arguments.read_data(args, args.data, "val", processes=processes)

@@ -15,11 +15,12 @@ import torch
 from cdvae_lab import datasets
 from cdvae_lab.cdvae import CDVAE, fingerprint, load, read_for
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.generate import coefficients
+from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule
 from cdvae_lab.denoising import reconstruct as decode_frames
 from cdvae_lab.errors import CheckpointError, SettingError
+from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import read_tensors, write_tensors
 from cdvae_lab.training import check_fits
 from cdvae_lab.trajectory import progress
@@ -54,6 +55,7 @@ def add(commands: Any) -> None:
     arguments.add_data(parser, "val")
     arguments.add_sampler(parser)
     arguments.add_device(parser)
+    arguments.add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,15 +71,16 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
     out = args.out or Path("reconstruction.csv")
     store = args.decode_only or args.save_crystals or out.with_suffix(".safetensors")
-    decode(args, store)
-    return 0 if args.decode_only else score(store, out, args.jobs)
+    with arguments.processes(args) as processes:
+        decode(args, store, processes)
+    return score(store, out, args.jobs) if processes.first and not args.decode_only else 0
 
 
-def decode(args: argparse.Namespace, store: Path) -> None:
+def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     """Encode and decode, batch by batch; what `store` holds already is not done again."""
-    model = load(args.model, arguments.device(args))
+    model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
-    truth, ids, data = _truth(args, model)
+    truth, ids, data = _truth(args, model, processes)
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
     parts: list[Crystals] = []
@@ -88,12 +91,21 @@ def decode(args: argparse.Namespace, store: Path) -> None:
             raise SettingError(f"{store}: holds crystals decoded with another {', '.join(other)}; choose another file")
         parts, seconds = [before], there["seconds"]
     done = sum(map(len, parts))
-    starts = range(done, len(truth), args.batch_size)
+    size = batch_size(len(truth) - done, args.batch_size, processes.size)
+    # In every round each process decodes a batch; at the end some may have none left.
+    rounds = [
+        [range(len(truth))[start + rank * size :][:size] for rank in range(processes.size)]
+        for start in range(done, len(truth), size * processes.size)
+    ]
+    frames = _frames(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
+    if processes.first:
+        frames = progress(frames, runs=len(rounds))
     started = time.monotonic()
-    for frame in progress(_frames(model, args, schedule, truth, starts), runs=len(starts)):
-        if not frame.finished:
+    for batches in rounds:
+        decoded = next(f.crystals.to("cpu") for f in frames if f.finished) if batches[processes.rank] else truth[:0]
+        parts += _of_all(decoded, batches, model.config.max_atoms, processes)
+        if not processes.first:
             continue
-        parts.append(frame.crystals.to("cpu"))
         predicted = Crystals.cat(parts)
         parts = [predicted]
         seconds_so_far = round(seconds + time.monotonic() - started, 2)
@@ -112,6 +124,18 @@ def write_store(path: Path, truth: Crystals, predicted: Crystals, about: dict[st
     write_tensors(path, "reconstruction", STORE_VERSION, tensors, about)
 
 
+def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Processes) -> list[Crystals]:
+    """What every process decoded of its batch, in order."""
+    if processes.size == 1:
+        return [mine]
+    rows = len(batches[0]) - len(mine)
+    padded = [getattr(mine.pad(sites), name) for name in FIELDS]
+    padded = [torch.cat([x, x.new_zeros(rows, *x.shape[1:])]) for x in padded]
+    fields = zip(*map(processes.gather, padded), strict=True)
+    of_all = [Crystals(*(x[: len(batch)] for x in both)) for both, batch in zip(fields, batches, strict=True)]
+    return [crystals.trim() for crystals in of_all if len(crystals)]
+
+
 def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
     """True crystals, those decoded so far (in order), and how.
 
@@ -126,16 +150,17 @@ def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
     return truth, predicted, about
 
 
-def _truth(args: argparse.Namespace, model: CDVAE) -> tuple[Crystals, list[str], str]:
+def _truth(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
     source = args.source[0]
     if len(args.source) == 1 and (
         source in (*datasets.PUBLIC, datasets.SYNTHETIC)
         or Path(source).is_dir()
         or source.endswith((".csv", ".csv.gz"))
     ):
-        dataset = arguments.read_data(args, source)
+        dataset = arguments.read_data(args, source, processes=processes)
         check_fits(model, dataset)
-        print(dataset.summary(), file=sys.stderr)
+        if processes.first:
+            print(dataset.summary(), file=sys.stderr)
         return dataset.crystals, list(dataset.ids), f"{dataset.name} ({dataset.split})"
     parts = [read_for(model, path).to("cpu") for path in args.source]
     ids = [
@@ -147,16 +172,16 @@ def _truth(args: argparse.Namespace, model: CDVAE) -> tuple[Crystals, list[str],
 
 
 def _frames(
-    model: CDVAE, args: argparse.Namespace, schedule: Schedule, truth: Crystals, starts: range
+    model: CDVAE, args: argparse.Namespace, schedule: Schedule, truth: Crystals, batches: list[range]
 ) -> Iterator[DenoisingFrame]:
-    for start in starts:
+    for batch in filter(None, batches):
         yield from decode_frames(
             model,
-            truth[start : start + args.batch_size].trim(),
+            truth[batch.start : batch.stop].trim(),
             sampled=args.sampled,
             seed=args.seed,
             sampler=schedule,
-            first_number=start,
+            first_number=batch.start,
             fuse=bool(args.fuse),
         )
 

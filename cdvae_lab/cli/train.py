@@ -22,6 +22,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.losses import LossWeights
+from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path, read_tensors
 from cdvae_lab.training import STATE_VERSION, FitSettings, TrainingStep, fit, validation_losses
 from cdvae_lab.trajectory import progress
@@ -83,6 +84,7 @@ def add(commands: Any) -> None:
     ))  # fmt: skip
     arguments.add_data(parser, "train")
     arguments.add_device(parser)
+    arguments.add_processes(parser)
     arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
     arguments.add_settings(parser.add_argument_group("loss"), LossWeights, WEIGHTS, "weight_")
     arguments.add_settings(parser.add_argument_group("model (of a new run)"), CDVAEConfig, MODEL)
@@ -107,10 +109,19 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError("give the length of the run, either --steps or --epochs")
     if args.log_every < 1 or args.validate_every < 0 or args.validate_limit < 1:
         raise SettingError("--log-every and --validate-limit must be at least 1, --validate-every 0 or more")
-    device = arguments.device(args)
-    dataset = arguments.read_data(args, args.data)
-    print(dataset.summary(), file=sys.stderr)
-    validation = _validation(args, dataset)
+    if not resuming:
+        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+    with arguments.processes(args) as processes:
+        return _train(args, processes, resuming)
+
+
+def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
+    settings = arguments.given(args, FitSettings)
+    steps = settings.pop("steps", None)
+    dataset = arguments.read_data(args, args.data, processes=processes)
+    if processes.first:
+        print(dataset.summary(), file=sys.stderr)
+    validation = _validation(args, dataset, processes)
 
     model: CDVAE | Path = args.out
     if resuming:
@@ -119,10 +130,10 @@ def run(args: argparse.Namespace) -> int:
         if header["data"] != now:
             raise SettingError(f"{args.out}: was trained on {header['data']}, not on {now}; give the same data again")
     else:
-        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+        config = arguments.given(args, CDVAEConfig)
         model = CDVAE.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
         model.metadata = describe(dataset)
-        if weights:
+        if weights := arguments.given(args, LossWeights, "weight_"):
             settings["weights"] = LossWeights(**weights)
     training = fit(
         model,
@@ -132,10 +143,11 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.out,
         checkpoint_every=args.checkpoint_every,
         fuse=args.fuse,
-        device=device,
+        device=arguments.device(args, processes),
+        fabric=processes.fabric,
         **settings,
     )
-    return _watch(args, training, validation)
+    return _watch(args, processes, training, validation)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -146,16 +158,20 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     return {"data": data, "version": cdvae_lab.__version__}
 
 
-def _validation(args: argparse.Namespace, dataset: Dataset) -> Dataset | None:
+def _validation(args: argparse.Namespace, dataset: Dataset, processes: Processes) -> Dataset | None:
     named = args.data in datasets.PUBLIC or args.data == datasets.SYNTHETIC
     if not args.validate_every or args.validate_on == "none" or (args.validate_on is None and not named):
         return None
     if dataset.split == "val":
         raise SettingError("--validate-on val: that is the part to train on; give --validate-on none")
-    return arguments.read_data(args, args.data, "val", args.validate_limit)
+    return arguments.read_data(args, args.data, "val", args.validate_limit, processes)
 
 
-def _watch(args: argparse.Namespace, training: Iterator[TrainingStep], validation: Dataset | None) -> int:
+def _watch(
+    args: argparse.Namespace, processes: Processes, training: Iterator[TrainingStep], validation: Dataset | None
+) -> int:
+    if not processes.first:
+        return _follow(processes, training)
     started, before, step = time.monotonic(), None, None
     log = Log(args.out.with_suffix(".jsonl"))
     with stop_request() as stop:
@@ -165,7 +181,7 @@ def _watch(args: argparse.Namespace, training: Iterator[TrainingStep], validatio
                 before = metadata.get("seconds", 0.0)
                 log.cut(step.step)
             over = args.time_limit is not None and time.monotonic() - started > args.time_limit
-            ending = over or stop.asked or step.step == step.num_steps
+            ending = processes.any(over or stop.asked) or step.step == step.num_steps
             if step.step % args.log_every == 0 or ending:
                 metadata["seconds"] = round(before + time.monotonic() - started, 1)
                 row = {"step": step.step, "epoch": round(step.epoch, 4), "loss": step.loss, **step.terms}
@@ -186,6 +202,15 @@ def _watch(args: argparse.Namespace, training: Iterator[TrainingStep], validatio
         return 0
     print(f"stopped: {done}; the same command with --resume goes on", file=sys.stderr)
     return 130 if stop.asked else 0
+
+
+def _follow(processes: Processes, training: Iterator[TrainingStep]) -> int:
+    """Take every step that process 0 takes, which writes, validates and says what there is to say."""
+    with stop_request() as stop:
+        for _ in training:
+            if processes.any(stop.asked):
+                break
+    return 0
 
 
 @dataclass

@@ -1,0 +1,153 @@
+"""Several processes, one for each device, that compute together through lightning-fabric.
+
+Noise belongs to the number of a crystal and not to who computes it, so work can be shared out in any way: every process
+holds the whole model and the whole data set, and takes some of the crystals. lightning-fabric starts the processes and
+connects them, on one host or, under SLURM or torchrun, on several; the loops stay those of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from torch import distributed as dist
+
+from cdvae_lab.errors import SettingError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PATIENCE = timedelta(days=2)  # of processes that wait for a slower one; a dead one is noticed at once
+GRACE = 3.0  # seconds
+
+
+class Processes:
+    """All processes of a run, or this one alone.
+
+    Args:
+        fabric: of lightning-fabric, launched; every process makes its `Processes` at the same place of the program.
+
+    Attributes:
+        rank: number of this process; process 0 writes files and speaks.
+        size: how many there are.
+    """
+
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        self.fabric = fabric
+        self.rank = 0 if fabric is None else fabric.global_rank
+        self.size = 1 if fabric is None else fabric.world_size
+        # What the hosts tell each other goes through gloo also where the devices have NCCL, so that no device waits.
+        self.hosts = dist.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def average(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> list[Shaped[Tensor, "..."]]:
+        """The mean of each tensor over the processes, in a single transfer that can be part of a CUDA graph.
+
+        Args:
+            tensors: on the device, of the same shapes and type in every process.
+        """
+        if self.size == 1:
+            return list(tensors)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def share(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
+        """Overwrite tensors on the device with those of process 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    def total(self, *numbers: int) -> list[int]:
+        """The sum of each number over the processes; none of them goes on before all are here."""
+        if self.hosts is None:
+            return list(numbers)
+        summed = torch.tensor([0, *numbers])
+        dist.all_reduce(summed, group=self.hosts)
+        return summed[1:].tolist()
+
+    def any(self, here: bool) -> bool:
+        """Whether it holds in any process; all come to the same answer."""
+        return self.total(here) != [0]
+
+    def gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
+        """The tensors of all processes, of the same shape and type everywhere, on the CPU."""
+        if self.hosts is None:
+            return [tensor.cpu()]
+        gathered = [torch.empty_like(tensor, device="cpu") for _ in range(self.size)]
+        dist.all_gather(gathered, tensor.cpu().contiguous(), group=self.hosts)
+        return gathered
+
+
+@contextlib.contextmanager
+def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Processes]:
+    """Within the block this program runs once for each device; for a single one nothing happens.
+
+    The other processes of this host are the same command line again, and come to the same place in it; under SLURM or
+    torchrun all are there already. They end together: where one fails, so do all.
+
+    Args:
+        device: what kind to compute on.
+        devices: of each host (on a CPU: processes).
+        nodes: hosts.
+
+    Raises:
+        SettingError: for devices that are not there, or other numbers than SLURM or torchrun were given.
+    """
+    if devices < 1 or nodes < 1:
+        raise SettingError(f"--devices and --nodes must be at least 1, not {devices} and {nodes}")
+    if devices * nodes == 1:
+        if dist.is_available() and dist.is_torchelastic_launched() and (started := int(os.environ["WORLD_SIZE"])) > 1:
+            raise SettingError(f"torchrun started {started} processes; say with --devices and --nodes which they are")
+        yield Processes()
+        return
+    if device.index is not None:
+        raise SettingError(f"--device {device} is a single one; give {device.type} for --devices {devices}")
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise SettingError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs")
+    from lightning_fabric import Fabric  # slow to import
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets otherwise
+    try:
+        fabric = Fabric(accelerator=device.type, devices=devices, num_nodes=nodes, strategy="ddp")
+        fabric.launch()
+    except ValueError as error:
+        raise SettingError(f"--devices {devices} --nodes {nodes}: {error}") from error
+    # Those that this process started. Fabric's watchman sees the same list; once it is empty he goes home.
+    watched = getattr(fabric.strategy.launcher, "procs", [])
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        processes = Processes(fabric)
+        yield processes
+        processes.total()
+    except BaseException:
+        if fabric.global_rank > 0:
+            time.sleep(GRACE)  # if process 0 met the same, it says so and ends this one
+        others = list(watched)
+        watched.clear()
+        for process in others:
+            process.kill()
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    others = list(watched)
+    watched.clear()
+    dist.destroy_process_group()
+    for process in others:
+        process.wait()

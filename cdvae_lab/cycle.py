@@ -45,6 +45,20 @@ class Decoded:
     z: Float[Tensor, "crystals latent"]
     left: int
 
+    @property
+    def step(self) -> int:
+        """Crystals that are done with."""
+        return len(self.z) - self.left
+
+    @property
+    def num_steps(self) -> int:
+        """Crystals in all."""
+        return len(self.z)
+
+    @property
+    def finished(self) -> bool:
+        return self.left == 0
+
 
 @torch.no_grad()
 def latent_distance(
@@ -158,12 +172,10 @@ def go_back(frame: DenoisingFrame, crystals: Crystals, sigma: float) -> Denoisin
     if sigma >= float(levels[0]):
         return frame
     step = min(int((levels > sigma).sum()), len(levels) - 1)
-    crystals = Crystals(
-        *(x[:, : frame.crystals.num_sites] for x in (crystals.frac_coords, crystals.atomic_numbers)),
-        frame.crystals.lattice,
-    )
-    shape, dtype = (crystals.num_sites, 3), frame.z.dtype
-    eps = noise.normal(frame.seed, Stream.START, frame.numbers, 0, shape, dtype) * crystals.mask[..., None]
+    sites = frame.crystals.num_sites
+    crystals = Crystals(crystals.frac_coords[:, :sites], crystals.atomic_numbers[:, :sites], frame.crystals.lattice)
+    eps = noise.normal(frame.seed, Stream.START, frame.numbers, 0, (sites, 3), frame.z.dtype)
+    eps = eps * crystals.mask[..., None]
     blurred, _ = noise.corrupt_coordinates(
         crystals.frac_coords, crystals.lattice, torch.full_like(frame.z[:, 0], float(levels[step])), eps
     )

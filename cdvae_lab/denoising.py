@@ -427,15 +427,23 @@ def reconstruct(
         CrystalError: for crystals that the model cannot take.
         SettingError: for settings out of range.
     """
+    z = posterior_latents(model, source, sampled, seed, first_number)
+    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, fuse=fuse, **settings)
+
+
+@torch.no_grad()
+def posterior_latents(
+    model: CDVAE, source: object, sampled: bool = False, seed: int = 0, first_number: int = 0
+) -> Float[Tensor, "crystals latent"]:
+    """The latents that `reconstruct` decodes; arguments and errors are its own."""
     if isinstance(source, Crystals):
         check_takes(model, source)
         crystals = source.to(model.device, model.lattice_mean.dtype)
     else:
         crystals = read_for(model, source)
-    with torch.no_grad():
-        posterior = model.encode(crystals)
-    z = posterior.mu
-    if sampled:
-        numbers = torch.arange(first_number, first_number + len(z), device=model.device)
-        z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, (z.shape[1],), z.dtype))
-    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, fuse=fuse, **settings)
+    posterior = model.encode(crystals)
+    if not sampled:
+        return posterior.mu
+    numbers = torch.arange(first_number, first_number + len(crystals), device=model.device)
+    shape = (model.config.latent_dim,)
+    return posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, shape, posterior.mu.dtype))

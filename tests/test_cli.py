@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cdvae_lab import cdvae, cli, datasets
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals import Crystals
+from cdvae_lab.cycle import latent_distance
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.metrics.sources import read_source
@@ -126,6 +128,41 @@ def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.C
     assert 0 < rows(out)[-1]["step"] < 1_000_000
     assert cdvae.load(out).config.hidden_dim == 16
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [
+        "reconstruct",
+        str(state),
+        "synthetic_perovskites",
+        "--steps",
+        "3",
+        "--limit",
+        "5",
+        "--batch-size",
+        "2",
+        "--jobs",
+        "1",
+    ]
+    one, three = tmp_path / "one.csv", tmp_path / "three.csv"
+    assert cli.main([*common, "--out", str(one)]) == 0
+    assert cli.main([*common, "--out", str(three), "--tries", "3", "--within", "0"]) == 0
+    assert "at most 3 tries" in capsys.readouterr().out
+    model = cdvae.load(state)
+    tensors = [load_file(path.with_suffix(".safetensors")) for path in (one, three)]
+    truth = Crystals(*(tensors[0][f"truth.{name}"] for name in ("frac_coords", "atomic_numbers", "lattice")))
+    z = model.encode(truth).mu
+    once, best = (
+        latent_distance(
+            model, Crystals(*(t[f"predicted.{n}"] for n in ("frac_coords", "atomic_numbers", "lattice"))), z
+        )
+        for t in tensors
+    )
+    assert (best <= once + 1e-5).all()
+    assert (best < once - 1e-5).any()
+    assert cli.main([*common, "--out", str(three), "--tries", "2", "--within", "0"]) == 2
+    assert "another tries" in capsys.readouterr().err
+    assert cli.main([*common, "--out", str(one), "--tries", "0"]) == 2
 
 
 def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

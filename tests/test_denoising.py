@@ -163,13 +163,13 @@ def test_schedules_have_the_papers_numbers() -> None:
 @pytest.fixture(scope="module")
 def model() -> CDVAE:
     """Crystals of several sizes, a few elements, in float64."""
-    torch.manual_seed(2)
+    torch.manual_seed(3)
     model = CDVAE(CDVAEConfig(max_atoms=8, **SMALL)).eval()
     model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
     model.elements.zero_()
     model.elements[[3, 8, 22, 56]] = True
     with torch.no_grad():  # latents that tell crystals apart, and scores that move them
-        for head in (model.num_atoms_head, model.composition_head, model.type_head):
+        for head in (model.num_atoms_head.hidden, model.composition_head.hidden, model.type_head):
             head[-1].weight.mul_(20)
         model.score_gate[-1].weight.mul_(5)
     return model.double()

@@ -24,7 +24,7 @@ from tests.small_model import SMALL
 @pytest.fixture(scope="module")
 def model() -> CDVAE:
     """Untrained, of up to eight atoms of the elements in the crystals of this file; in float64."""
-    torch.manual_seed(4)
+    torch.manual_seed(3)
     model = CDVAE(cdvae.CDVAEConfig(max_atoms=8, **SMALL)).eval()
     model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
     model.elements.zero_()

@@ -17,7 +17,9 @@ from cdvae_lab.cdvae import CDVAE, fingerprint, load, read_for
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import DenoisingFrame, Schedule
+from cdvae_lab.cycle import WITHIN, Decoded
+from cdvae_lab.cycle import decode as decode_again
+from cdvae_lab.denoising import DenoisingFrame, Schedule, posterior_latents
 from cdvae_lab.denoising import reconstruct as decode_frames
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.parallel import Processes
@@ -51,6 +53,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--sampled", action="store_true", help=(
         "decode a sample of the posterior (default: its mean)"
     ))  # fmt: skip
+    parser.add_argument("--tries", type=int, default=1, metavar="N", help=(
+        "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--within", type=float, default=WITHIN, metavar="X", help=(
+        "of its z, in deviations of the posterior: near enough not to be tried again (default %(default)s)"
+    ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
     arguments.add_data(parser, "val")
     arguments.add_sampler(parser)
@@ -67,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         if args.model is not None or args.decode_only is not None:
             raise SettingError("--score judges what was decoded before; give no MODEL, SOURCE or --decode-only with it")
         return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
+    if args.tries < 1:
+        raise SettingError(f"--tries must be at least 1, not {args.tries}")
     if args.model is None or not args.source:
         raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
     out = args.out or Path("reconstruction.csv")
@@ -83,6 +93,8 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     truth, ids, data = _truth(args, model, processes)
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
+    if args.tries > 1:
+        about |= {"tries": args.tries, "within": args.within}
     parts: list[Crystals] = []
     seconds = 0.0
     if store.is_file():
@@ -97,7 +109,8 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         [range(len(truth))[start + rank * size :][:size] for rank in range(processes.size)]
         for start in range(done, len(truth), size * processes.size)
     ]
-    frames = _frames(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
+    steps = _tried if args.tries > 1 else _frames
+    frames = steps(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
     if processes.first:
         frames = progress(frames, runs=len(rounds))
     started = time.monotonic()
@@ -186,6 +199,24 @@ def _frames(
         )
 
 
+def _tried(
+    model: CDVAE, args: argparse.Namespace, schedule: Schedule, truth: Crystals, batches: list[range]
+) -> Iterator[Decoded]:
+    for batch in filter(None, batches):
+        crystals = truth[batch.start : batch.stop].trim()
+        yield from decode_again(
+            model,
+            posterior_latents(model, crystals, args.sampled, args.seed, batch.start),
+            tries=args.tries,
+            within=args.within,
+            seed=args.seed,
+            sampler=schedule,
+            first_number=batch.start,
+            batch_size=args.batch_size,
+            fuse=bool(args.fuse),
+        )
+
+
 def formulas(crystals: Crystals) -> list[str]:
     """The reduced formula of each crystal."""
     from ase.data import chemical_symbols
@@ -224,9 +255,10 @@ def score(store: Path, out: Path, jobs: int) -> int:
             file.flush()
             rms.append(value)
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
+    tries = f"at most {about['tries']} tries, " if "tries" in about else ""
     print(
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
-        f"calls, decoded in {about['seconds']:,.1f} s on {about['device']}"
+        f"calls, {tries}decoded in {about['seconds']:,.1f} s on {about['device']}"
     )
     print(metric.judge(truth, predicted, rms).table())
     return 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "val", "test")
+JOINED = "train+val"  # what `carbon_24_protocol` trains on
 UNITS = {
     "heat_ref": "eV/atom",
     "energy_per_atom": "eV/atom",

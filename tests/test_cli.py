@@ -19,12 +19,14 @@ from safetensors.torch import load_file
 from cdvae_lab import cdvae, cli, datasets
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.cli.generate import coefficients, consecutive
+from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.cycle import latent_distance
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.metrics.sources import read_source
+from cdvae_lab.optimization import load_steps
 from cdvae_lab.property_model import load_property_model
 from cdvae_lab.storage import read_tensors
 from cdvae_lab.training import STATE_VERSION
@@ -163,6 +165,41 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
     assert cli.main([*common, "--out", str(three), "--tries", "2", "--within", "0"]) == 2
     assert "another tries" in capsys.readouterr().err
     assert cli.main([*common, "--out", str(one), "--tries", "0"]) == 2
+
+
+def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "search"
+    command = ["optimize", str(state), "synthetic_perovskites", "--split", "val", "--limit", "3", "--out", str(out)]
+    command += ["--search-steps", "20", "--decodings", "4", "--lr", "0.05", "--steps", "3", "--batch-size", "2"]
+    assert cli.main(command) == 0
+    files = sorted(out.glob("decoded_*.npz"))
+    assert [file.name for file in files] == [f"decoded_{i:03d}.npz" for i in range(4)]
+    assert "step 18: predicted" in capsys.readouterr().err
+    model = cdvae.load(state)
+    stops = load_steps(out / "steps.safetensors", model)
+    assert [stop.step for stop in stops] == [0, 9, 18, 20]
+    assert (stops[-1].prediction < stops[0].prediction).all()
+    for file, stop in zip(files, stops, strict=True):
+        decoded = last(denoise(model, z=stop.z, steps=3)).crystals.trim()
+        assert torch.equal(Crystals.load_npz(file).trim().atomic_numbers, decoded.atomic_numbers)
+
+    files[1].unlink()
+    kept = files[0].stat().st_mtime_ns
+    assert cli.main(command) == 0
+    assert files[1].is_file()
+    assert files[0].stat().st_mtime_ns == kept
+    assert cli.main([*command, "--prior-weight", "0.5"]) == 2
+    assert "another prior_weight" in capsys.readouterr().err
+    assert cli.main([*command[:-2], "--decodings", "1"]) == 2
+    judged = ["evaluate", "optimization", "--crystals", str(out), "--starts", "3", "--reference", "perov_5"]
+    assert cli.main([*judged, "--judge", str(state), "--out", str(tmp_path / "report")]) == 0
+    assert "SR5" in capsys.readouterr().out
+
+
+def test_the_paper_decodes_eleven_times() -> None:
+    assert sorted(decoded_at(5000, 11)) == [*range(0, 4996, 555), 5000]
+    assert sorted(decoded_at(5, 6)) == [0, 1, 2, 3, 4, 5]
+    assert sorted(decoded_at(7, 2)) == [0, 7]
 
 
 def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -486,7 +523,7 @@ def test_bad_input(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "prior", "property", "generate", "reconstruct", "evaluate", "info", "export"]
+    "command", ["train", "prior", "property", "generate", "reconstruct", "optimize", "evaluate", "info", "export"]
 )
 def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

@@ -214,7 +214,8 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
     assert bundled.latents.dtype == torch.float16
     assert len(bundled) == len(set(bundled.ids)) >= 4000
     assert bundled.xy.isfinite().all()
-    assert bundled.metadata["data"]["split"] == model.metadata["data"]["split"] == "train"
+    assert bundled.metadata["data"]["split"] == model.metadata["data"]["split"]
+    assert bundled.metadata["data"]["split"] in ("train", "train+val")
     assert (bundled.density > 0.1).all()
     # Neighbours on the map are alike: nearer in latent space than any two points are (on a shuffled map, as near).
     chosen = torch.arange(0, len(bundled), 20)
@@ -226,8 +227,10 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
     # What the model reads from the latents is what the map says of the crystals.
     aggregates = model.aggregates(bundled.latents[chosen].float())
     assert (aggregates.num_atoms == bundled.num_atoms[chosen]).float().mean() > 0.99
-    predicted = model.predict_property(bundled.latents[chosen].float())
-    assert torch.corrcoef(torch.stack([predicted, bundled.labels[chosen]]))[0, 1] > 0.95
+    labelled = chosen[torch.isfinite(bundled.labels[chosen])]
+    assert len(labelled) > 50
+    predicted = model.predict_property(bundled.latents[labelled].float())
+    assert torch.corrcoef(torch.stack([predicted, bundled.labels[labelled]]))[0, 1] > 0.95
 
 
 def test_the_bundled_map_is_of_training_crystals_only(shared_data):

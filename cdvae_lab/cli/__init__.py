@@ -1,6 +1,6 @@
 """The command line, thin over the same generators.
 
-`cdvae-lab train | prior | property | generate | reconstruct | evaluate | info | export`
+`cdvae-lab train | prior | property | generate | reconstruct | optimize | evaluate | info | export`
 
 Exit codes: 0 done (or stopped on time, with the state kept), 2 for input that cannot be used, 130 after Ctrl-C.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import cdvae_lab
-from cdvae_lab.cli import about, evaluate, generate, prior, property_model, reconstruct, train
+from cdvae_lab.cli import about, evaluate, generate, optimize, prior, property_model, reconstruct, train
 from cdvae_lab.errors import LabError, SettingError
 
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     property_model.add(commands)
     generate.add(commands)
     reconstruct.add(commands)
+    optimize.add(commands)
     evaluate.add(commands)
     about.add_info(commands)
     about.add_export(commands)

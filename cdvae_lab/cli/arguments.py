@@ -57,7 +57,10 @@ def add_data(parser: argparse.ArgumentParser, split: str) -> None:
     """The flags that say where a data set is read from."""
     group = parser.add_argument_group("data")
     group.add_argument("--folder", type=Path, help="where DATA/<split>.csv or .csv.gz lies; left out: downloaded")
-    group.add_argument("--split", choices=datasets.SPLITS, default=split, help="part of the data (default %(default)s)")
+    group.add_argument("--split", choices=(*datasets.SPLITS, datasets.JOINED), default=split, help=(
+        f"part of the data (default %(default)s); {datasets.JOINED}: of carbon_24 train with most of val, on which its "
+        "bundled model was trained"
+    ))  # fmt: skip
     group.add_argument("--property", metavar="COLUMN", help="column with the label (default: the set's own)")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N crystals (default: all)")
     group.add_argument("--cache", type=Path, metavar="FOLDER", help="for parsed files (default: the user's cache)")
@@ -76,6 +79,12 @@ def read_data(
     """
     fabric = None if processes is None else processes.fabric
     with contextlib.nullcontext() if fabric is None else fabric.rank_zero_first(local=True):
+        if args.split == datasets.JOINED:
+            if name != "carbon_24":
+                raise SettingError(f"--split {datasets.JOINED}: only carbon_24 has it; give train, val or test")
+            both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache)
+            chosen = both[1 if split == "val" else 0]
+            return chosen[: limit or args.limit or len(chosen)]
         return datasets.load(
             name,
             split or args.split,

@@ -65,7 +65,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
         model.prior = None
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if processes.first:
-        _claim(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
+        claim_folder(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
     if args.format == "npz":
         there = _in_batches(args.out)
@@ -148,7 +148,7 @@ def _frames(model: CDVAE, args: argparse.Namespace, schedule: Schedule, runs: li
         )
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
+def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Note what makes the crystals of a folder; refuse to mix them with those of other settings."""
     path = folder / "settings.json"
     if path.is_file():

@@ -90,7 +90,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     """Encode and decode, batch by batch; what `store` holds already is not done again."""
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
-    truth, ids, data = _truth(args, model, processes)
+    truth, ids, data = read_crystals(args, model, processes)
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
     if args.tries > 1:
@@ -163,7 +163,8 @@ def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
     return truth, predicted, about
 
 
-def _truth(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
+def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
+    """What `args.source` names, with names of the crystals and what they are."""
     source = args.source[0]
     if len(args.source) == 1 and (
         source in (*datasets.PUBLIC, datasets.SYNTHETIC)

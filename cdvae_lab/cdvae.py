@@ -25,7 +25,7 @@ from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
-from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
@@ -321,22 +321,10 @@ class CDVAE(nn.Module):
             half: store the weights as float16, half the size.
             metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
         """
-        floats = torch.float16 if half else torch.float32
-        kept = {
-            "lattice_mean",
-            "lattice_std",
-            "property_mean",
-            "property_std",
-            "elements",
-            "prior.mean",
-            "prior.std",
-            "prior.active",
-        }
-        tensors = {k: v if k in kept else v.to(floats) for k, v in self.state_dict().items()}
         header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
         if self.prior is not None:
             header["prior"] = dataclasses.asdict(self.prior.config)
-        return write_tensors(path, "model", FORMAT_VERSION, tensors, header)
+        return write_tensors(path, "model", FORMAT_VERSION, stored_tensors(self, half), header)
 
     def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
         """Smooth features of log sigma, scaled to [-1, 1] between sigma_min and sigma_max."""

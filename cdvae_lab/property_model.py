@@ -22,7 +22,7 @@ from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.neighbors import MAX_REACH, periodic_images
 from cdvae_lab.painn import PaiNN
-from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
@@ -128,11 +128,8 @@ class PropertyModel(nn.Module):
 
     def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
         """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
-        kept = {"property_mean", "property_std"}
-        floats = torch.float16 if half else torch.float32
-        tensors = {k: v if k in kept else v.to(floats) for k, v in self.state_dict().items()}
         header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
-        return write_tensors(path, "property model", FORMAT_VERSION, tensors, header)
+        return write_tensors(path, "property model", FORMAT_VERSION, stored_tensors(self, half), header)
 
 
 def load_property_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> PropertyModel:

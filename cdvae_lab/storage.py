@@ -11,11 +11,18 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from cdvae_lab.errors import CheckpointError, LabError
 
 FORMAT = "cdvae_lab"
+
+
+def stored_tensors(model: nn.Module, half: bool = False) -> dict[str, Tensor]:
+    """What a released model's file holds: weights in float32 or float16, buffers (standardisation) as they are."""
+    floats, buffers = torch.float16 if half else torch.float32, {name for name, _ in model.named_buffers()}
+    return {name: x if name in buffers else x.to(floats) for name, x in model.state_dict().items()}
 
 
 @contextlib.contextmanager

@@ -191,6 +191,10 @@ def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: 
     assert cli.main([*command, "--prior-weight", "0.5"]) == 2
     assert "another prior_weight" in capsys.readouterr().err
     assert cli.main([*command[:-2], "--decodings", "1"]) == 2
+    nowhere = [*command, "--target", "low"]
+    nowhere[nowhere.index(str(out))] = str(tmp_path / "nowhere")
+    assert cli.main(nowhere) == 2
+    assert not (tmp_path / "nowhere").exists()
     judged = ["evaluate", "optimization", "--crystals", str(out), "--starts", "3", "--reference", "perov_5"]
     assert cli.main([*judged, "--judge", str(state), "--out", str(tmp_path / "report")]) == 0
     assert "SR5" in capsys.readouterr().out

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.cdvae import CDVAE, fingerprint
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
 from cdvae_lab.errors import SettingError
+from cdvae_lab.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.parallel import Processes, launched
 
 
@@ -78,11 +79,14 @@ def read_data(
     Of several processes on a machine the first downloads and parses, and the others read its cache.
     """
     fabric = None if processes is None else processes.fabric
+    speaks = processes is None or processes.first
     with contextlib.nullcontext() if fabric is None else fabric.rank_zero_first(local=True):
         if args.split == datasets.JOINED:
             if name != "carbon_24":
                 raise SettingError(f"--split {datasets.JOINED}: only carbon_24 has it; give train, val or test")
-            both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache)
+            if args.property is not None:
+                raise SettingError(f"--property: --split {datasets.JOINED} has its own label; leave it out")
+            both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache, progress=speaks)
             chosen = both[1 if split == "val" else 0]
             return chosen[: limit or args.limit or len(chosen)]
         return datasets.load(
@@ -91,7 +95,7 @@ def read_data(
             folder=args.folder,
             property=args.property,
             cache=args.cache,
-            progress=fabric is None or fabric.global_rank == 0,
+            progress=speaks,
             limit=limit or args.limit,
         )
 
@@ -138,6 +142,24 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 def processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Processes]:
     """The processes of `add_processes`, as of `parallel.launched`."""
     return launched(device(args), args.devices, args.nodes)
+
+
+def add_prior(parser: Any, what: str) -> None:
+    """The flag that chooses a prior over z, and what it is for."""
+    parser.add_argument("--prior", choices=("learned", "normal"), help=(
+        f"{what}: the model's learned prior, or N(0, I) (default: learned, where the model has one)"
+    ))  # fmt: skip
+
+
+def prior(args: argparse.Namespace, model: CDVAE) -> tuple[LatentPrior, str | None]:
+    """The prior of `add_prior`, and its fingerprint, None of N(0, I). Raises SettingError if none was learned."""
+    if args.prior == "learned" and model.prior is None:
+        raise SettingError(
+            f"{args.model}: has no learned prior; fit one with `cdvae-lab prior`, or give --prior normal"
+        )
+    if args.prior == "normal" or model.prior is None:
+        return StandardNormal(model.config.latent_dim, model.lattice_mean.dtype), None
+    return model.prior, fingerprint(model.prior)
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
+from cdvae_lab.latent_prior import LatentPrior
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
@@ -35,9 +36,7 @@ def add(commands: Any) -> None:
         "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other "
         "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
-    parser.add_argument("--prior", choices=("learned", "normal"), help=(
-        "what z is drawn from: the model's learned prior, or N(0, I) (default: learned, where the model has one)"
-    ))  # fmt: skip
+    arguments.add_prior(parser, "what z is drawn from")
     arguments.add_sampler(parser)
     arguments.add_device(parser)
     arguments.add_processes(parser)
@@ -57,15 +56,10 @@ def run(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace, processes: Processes) -> int:
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
-    if args.prior == "learned" and model.prior is None:
-        raise SettingError(
-            f"{args.model}: has no learned prior; fit one with `cdvae-lab prior`, or give --prior normal"
-        )
-    if args.prior == "normal":
-        model.prior = None
+    prior, drawn_from = arguments.prior(args, model)
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if processes.first:
-        claim_folder(args.out, claim | {"prior": None if model.prior is None else fingerprint(model.prior)})
+        claim_folder(args.out, claim | {"prior": drawn_from})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
     if args.format == "npz":
         there = _in_batches(args.out)
@@ -76,7 +70,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     runs = runs[processes.rank :: processes.size]
     processes.total()  # nobody writes before all have seen what is missing
     written = valid = 0
-    frames = _frames(model, args, schedule, runs)
+    frames = _frames(model, args, schedule, prior, runs)
     for frame in progress(frames, runs=len(runs)) if processes.first else frames:
         if not frame.finished:
             continue
@@ -141,11 +135,12 @@ def consecutive(numbers: list[int], most: int) -> Iterator[range]:
             start = end
 
 
-def _frames(model: CDVAE, args: argparse.Namespace, schedule: Schedule, runs: list[range]) -> Iterator[DenoisingFrame]:
+def _frames(
+    model: CDVAE, args: argparse.Namespace, schedule: Schedule, prior: LatentPrior, runs: list[range]
+) -> Iterator[DenoisingFrame]:
+    settings: dict[str, Any] = {"seed": args.seed, "sampler": schedule, "prior": prior, "fuse": bool(args.fuse)}
     for run in runs:
-        yield from denoise(
-            model, n=len(run), seed=args.seed, sampler=schedule, first_number=run[0], fuse=bool(args.fuse)
-        )
+        yield from denoise(model, n=len(run), first_number=run[0], **settings)
 
 
 def claim_folder(folder: Path, settings: dict[str, Any]) -> None:

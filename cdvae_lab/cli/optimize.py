@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.cdvae import fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import claim_folder, coefficients
 from cdvae_lab.cli.reconstruct import read_crystals
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import Schedule, denoise
+from cdvae_lab.cycle import decode
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import StandardNormal
-from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
+from cdvae_lab.optimization import load_steps, optimize, save_steps
 from cdvae_lab.parallel import Processes
 from cdvae_lab.trajectory import last, progress
 
@@ -40,9 +38,7 @@ def add(commands: Any) -> None:
     group.add_argument("--prior-weight", type=float, default=0.0, metavar="X", help=(
         "pull towards the prior: a nat's worth in standard deviations of the property (default 0, as in the paper)"
     ))  # fmt: skip
-    group.add_argument(
-        "--prior", choices=("learned", "normal"), help="whose pull (default: learned, where there is one)"
-    )
+    arguments.add_prior(group, "whose pull")
     group.add_argument("--decodings", type=int, default=11, metavar="N", help=(
         "how often crystals are decoded, the start and the end included (default %(default)s, as in the paper)"
     ))  # fmt: skip
@@ -58,51 +54,31 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 2 <= args.decodings <= args.search_steps + 1:
         raise SettingError(f"--decodings must be from 2 to one more than --search-steps, not {args.decodings}")
+    goal = target(args.target)
     model = load(args.model, arguments.device(args))
     schedule = arguments.schedule(args, model)
-    if args.prior == "learned" and model.prior is None:
-        raise SettingError(
-            f"{args.model}: has no learned prior; fit one with `cdvae-lab prior`, or give --prior normal"
-        )
-    standard = StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
-    prior = standard if args.prior == "normal" else model.prior
+    prior, pulls = arguments.prior(args, model)
     crystals, ids, data = read_crystals(args, model, Processes())
-    claim = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
-    claim |= {name: getattr(args, name) for name in ("seed", "target", "search_steps", "lr", "prior_weight", "prior")}
-    claim_folder(args.out, claim | {"decodings": args.decodings})
+    claim = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule), "prior": pulls}
+    claim |= {key: getattr(args, key) for key in ("seed", "target", "search_steps", "lr", "prior_weight", "decodings")}
+    claim_folder(args.out, claim)
     path = args.out / "steps.safetensors"
     if path.is_file():
-        stops = load_steps(path, model, None if args.prior == "normal" else prior)
+        stops = load_steps(path, model, None if pulls is None else prior)
     else:
         wanted = decoded_at(args.search_steps, args.decodings)
-        search = optimize(
-            model,
-            crystals,
-            target=target(args.target),
-            steps=args.search_steps,
-            lr=args.lr,
-            prior_weight=args.prior_weight,
-            prior=prior,
-        )
-        stops = [step for step in progress(search) if step.step in wanted]
+        search = {"steps": args.search_steps, "lr": args.lr, "prior_weight": args.prior_weight, "prior": prior}
+        steps = progress(optimize(model, crystals, target=goal, **search))
+        stops = [step for step in steps if step.step in wanted]
         save_steps(stops, path, model)
+    decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "fuse": bool(args.fuse)}
     for number, stop in enumerate(stops):
         store = args.out / f"decoded_{number:03d}.npz"
         if not store.is_file():
-            _decode(args, model, stop, schedule).save_npz(store)
+            last(decode(model, stop.z, tries=1, **decoding)).crystals.to("cpu").save_npz(store)
         mean = float(stop.prediction.mean())
         print(f"step {stop.step}: predicted {mean:.4f} on average; {store}", file=sys.stderr)
     return 0
-
-
-def _decode(args: argparse.Namespace, model: CDVAE, stop: LatentStep, schedule: Schedule) -> Crystals:
-    """The crystals of all latents of a step, batch by batch."""
-    parts = []
-    for start in range(0, len(stop.z), args.batch_size):
-        z = stop.z[start : start + args.batch_size]
-        frames = denoise(model, z=z, seed=args.seed, sampler=schedule, first_number=start, fuse=bool(args.fuse))
-        parts.append(last(frames).crystals.to("cpu"))
-    return Crystals.cat(parts)
 
 
 def target(text: str) -> str | float:

@@ -11,12 +11,12 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.train import FIT, describe, stop_request
+from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.parallel import Processes
 from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
-from cdvae_lab.training import FitSettings, fit
+from cdvae_lab.training import FitSettings
 from cdvae_lab.trajectory import progress
 
 NETWORK = {
@@ -54,28 +54,18 @@ def run(args: argparse.Namespace) -> int:
     Give it labels that the model to be judged was not trained on, or say so beside its numbers. The state of the run
     lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state kept.
     """
-    settings, config = arguments.given(args, FitSettings), arguments.given(args, PropertyModelConfig)
-    steps = settings.pop("steps", None)
     state = state_of(args.out)
     if args.out.exists():
         raise SettingError(f"{args.out}: is there already; choose another --out")
     if state.exists() and not args.resume:
         raise SettingError(f"{state}: a run was stopped there; go on from it with --resume, or remove it")
     resuming = state.exists()
-    if resuming and config:
-        flags = ", ".join("--" + name.replace("_", "-") for name in config)
-        raise SettingError(f"{state}: a run goes on with the settings that it began with; leave out {flags}")
-    if not resuming and (steps is None) == (args.epochs is None):
-        raise SettingError("give the length of the run, either --steps or --epochs")
-    if not resuming:
-        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
+    check_run(args, state if resuming else None, [*arguments.given(args, PropertyModelConfig)])
     with arguments.processes(args) as processes:
         return _train(args, processes, resuming)
 
 
 def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
-    settings, config = arguments.given(args, FitSettings), arguments.given(args, PropertyModelConfig)
-    steps = settings.pop("steps", None)
     state = state_of(args.out)
     dataset = arguments.read_data(args, args.data, processes=processes)
     if processes.first:
@@ -83,20 +73,10 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
     validation = _validation(args, processes)
     trained: PropertyModel | Path = state
     if not resuming:
-        trained = PropertyModel.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
+        config = arguments.given(args, PropertyModelConfig)
+        trained = PropertyModel.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)
         trained.metadata = describe(dataset)
-    training = fit(
-        trained,
-        dataset,
-        epochs=args.epochs,
-        steps=steps,
-        checkpoint=state,
-        checkpoint_every=args.checkpoint_every,
-        fuse=args.fuse,
-        device=arguments.device(args, processes),
-        fabric=processes.fabric,
-        **settings,
-    )
+    training = begin(args, processes, trained, dataset, state)
     step = None
     with stop_request() as stop:
         for step in progress(training) if processes.first else training:

@@ -95,29 +95,60 @@ def run(args: argparse.Namespace) -> int:
 
     Ctrl-C and SIGTERM stop after the current step, with the state kept.
     """
-    settings = arguments.given(args, FitSettings)
     weights = arguments.given(args, LossWeights, "weight_")
     config = arguments.given(args, CDVAEConfig)
-    steps = settings.pop("steps", None)
     resuming = args.resume and args.out.is_file()
     if args.out.exists() and not args.resume:
         raise SettingError(f"{args.out}: is there already; go on from it with --resume, or choose another --out")
-    if resuming and (config or weights):
-        flags = ", ".join("--" + name.replace("_", "-") for name in [*config, *(f"weight_{w}" for w in weights)])
-        raise SettingError(f"{args.out}: a run goes on with the settings that it began with; leave out {flags}")
-    if not resuming and (steps is None) == (args.epochs is None):
-        raise SettingError("give the length of the run, either --steps or --epochs")
+    check_run(args, args.out if resuming else None, [*config, *(f"weight_{w}" for w in weights)])
     if args.log_every < 1 or args.validate_every < 0 or args.validate_limit < 1:
         raise SettingError("--log-every and --validate-limit must be at least 1, --validate-every 0 or more")
-    if not resuming:
-        FitSettings(steps=steps or 1, **settings)  # judged before a model is made
     with arguments.processes(args) as processes:
         return _train(args, processes, resuming)
 
 
-def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
+def check_run(args: argparse.Namespace, resumed: Path | None, given: list[str]) -> None:
+    """What can be told of a run before its data are read or a model is made.
+
+    Args:
+        resumed: the state that it goes on from; None for a new one.
+        given: names of the flags that only a new run takes.
+
+    Raises:
+        SettingError: for a run without a length, settings out of range, or other settings than it began with.
+    """
     settings = arguments.given(args, FitSettings)
+    if resumed is not None:
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise SettingError(f"{resumed}: a run goes on with the settings that it began with; leave out {flags}")
+        return
     steps = settings.pop("steps", None)
+    if (steps is None) == (args.epochs is None):
+        raise SettingError("give the length of the run, either --steps or --epochs")
+    FitSettings(steps=steps or 1, **settings)
+
+
+def begin(
+    args: argparse.Namespace, processes: Processes, model: Any, dataset: Dataset, checkpoint: Path, **settings: Any
+) -> Iterator[TrainingStep]:
+    """`fit` as the flags of a training command say."""
+    return fit(
+        model,
+        dataset,
+        epochs=args.epochs,
+        checkpoint=checkpoint,
+        checkpoint_every=args.checkpoint_every,
+        fuse=args.fuse,
+        device=arguments.device(args, processes),
+        fabric=processes.fabric,
+        **arguments.given(args, FitSettings),
+        **settings,
+    )
+
+
+def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
+    settings: dict[str, Any] = {}
     dataset = arguments.read_data(args, args.data, processes=processes)
     if processes.first:
         print(dataset.summary(), file=sys.stderr)
@@ -131,22 +162,11 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
             raise SettingError(f"{args.out}: was trained on {header['data']}, not on {now}; give the same data again")
     else:
         config = arguments.given(args, CDVAEConfig)
-        model = CDVAE.for_dataset(dataset, seed=settings.get("seed", FitSettings.seed), **config)
+        model = CDVAE.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)
         model.metadata = describe(dataset)
         if weights := arguments.given(args, LossWeights, "weight_"):
             settings["weights"] = LossWeights(**weights)
-    training = fit(
-        model,
-        dataset,
-        epochs=args.epochs,
-        steps=steps,
-        checkpoint=args.out,
-        checkpoint_every=args.checkpoint_every,
-        fuse=args.fuse,
-        device=arguments.device(args, processes),
-        fabric=processes.fabric,
-        **settings,
-    )
+    training = begin(args, processes, model, dataset, args.out, **settings)
     return _watch(args, processes, training, validation)
 
 

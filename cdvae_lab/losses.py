@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cdvae_lab import noise
-from cdvae_lab.cdvae import CDVAE, Posterior, composition, masked_mean
+from cdvae_lab.cdvae import CDVAE, Aggregates, Posterior, composition, masked_mean
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.noise import Stream
 
@@ -113,6 +113,11 @@ def objective(
     for the types of each crystal; the reference draws them from its 50 levels, which samplers with other levels
     then miss.
 
+    Most dimensions of z have a posterior about as wide as N(0, I), so that its mean is far shorter than any of its
+    samples. The heads for number of atoms, lattice and composition are therefore trained on points between the mean and
+    the sample as well, or they would be wrong at the mean, from which crystals are reconstructed. The encoder does not
+    feel it, and the terms' values are those of the sample alone.
+
     Args:
         images: of `periodic_images` for these lattices and the model's cutoff.
         property: in its own unit; NaN where unlabelled.
@@ -125,6 +130,17 @@ def objective(
     posterior = model.encode(crystals, images)
     z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, step, (c.latent_dim,), dtype))
     aggregates = model.aggregates(z)
+    nearer = posterior.mu + noise.uniform(seed, Stream.NEARER, numbers, step, (1,), dtype) * (z - posterior.mu)
+    of_nearer = model.aggregates(nearer.detach())
+
+    def of_heads(given: Aggregates) -> dict[str, Float[Tensor, ""]]:
+        return {
+            "num_atoms": num_atoms_loss(given.num_atoms_logits, crystals.num_atoms),
+            "lattice": lattice_loss(given.lattice_parameters, model.standardised_lattice(crystals)),
+            "composition": composition_loss(given.composition_logits, composition(crystals, dtype)),
+        }
+
+    heads, more = of_heads(aggregates), of_heads(of_nearer)
 
     sigma = c.sigma_min * (c.sigma_max / c.sigma_min) ** noise.uniform(seed, Stream.LEVEL, numbers, step, dtype=dtype)
     eps = noise.normal(seed, Stream.POSITION, numbers, step, (sites, 3), dtype)
@@ -140,9 +156,7 @@ def objective(
     return {
         "coordinates": coordinate_loss(p, delta, sigma, mask),
         "types": type_loss(type_logits, crystals.atomic_numbers, type_sigma),
-        "num_atoms": num_atoms_loss(aggregates.num_atoms_logits, crystals.num_atoms),
-        "lattice": lattice_loss(aggregates.lattice_parameters, model.standardised_lattice(crystals)),
-        "composition": composition_loss(aggregates.composition_logits, composition(crystals, dtype)),
+        **{name: value + (more[name] - more[name].detach()) for name, value in heads.items()},
         "kl": kl_loss(posterior),
         "property": property_loss(
             aggregates.standardised_property,

@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     COMPOSITION = 7
     STRAIN = 8
     PROBE = 9
+    NEARER = 10
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -131,7 +131,57 @@ def test_right_crystals_of_a_trained_model_are_near_and_wrong_ones_far() -> None
     assert near < 4 < far
 
 
-@pytest.mark.parametrize("settings", [{"tries": 0}, {"batch_size": 0}, {"within": -1.0}, {"back_to": []}])
+@pytest.fixture(scope="module")
+def shaken() -> tuple[CDVAE, Crystals, Crystals]:
+    """A trained model, crystals of different sizes, and the same with atoms and cells a little off."""
+    import cdvae_lab as lab
+
+    model = lab.load("carbon_24").double()
+    names = ("diamond", "bct_C4", "lonsdaleite")
+    truth = Crystals.cat([lab.read(f"assets/examples/{name}.cif").to("cpu", torch.float64) for name in names])
+    noise = torch.Generator().manual_seed(0)
+    away = 0.03 * torch.randn(truth.frac_coords.shape, generator=noise, dtype=torch.float64) * truth.mask[..., None]
+    strain = 0.003 * torch.randn(truth.lattice.shape, generator=noise, dtype=torch.float64)
+    moved = truth.frac_coords + away @ torch.linalg.inv(truth.lattice)
+    return model, truth, truth.replace(frac_coords=moved, lattice=truth.lattice + truth.lattice @ strain)
+
+
+def test_refining_takes_shaken_crystals_back_to_where_they_were(shaken: tuple[CDVAE, Crystals, Crystals]) -> None:
+    from cdvae_lab.metrics.reconstruction import match
+
+    model, truth, near = shaken
+    z = model.encode(truth).mu
+    refined, distance = cycle.refine(model, near, z, steps=60)
+    before = cycle.latent_distance(model, near, z)
+    assert (distance < 0.1 * before).all()
+    torch.testing.assert_close(distance, cycle.latent_distance(model, refined, z))
+    assert torch.equal(refined.atomic_numbers, truth.atomic_numbers)
+    rms_before, rms = ([value for _, value in match(truth, c, jobs=1)] for c in (near, refined))
+    assert all(after < 0.5 * start for start, after in zip(rms_before, rms, strict=True))  # pymatgen's own measure
+
+
+def test_refining_a_crystal_does_not_depend_on_its_batch(shaken: tuple[CDVAE, Crystals, Crystals]) -> None:
+    model, truth, near = shaken
+    z = model.encode(truth).mu
+    together, _ = cycle.refine(model, near, z, steps=5)
+    for i in range(len(near)):
+        alone, _ = cycle.refine(model, near[[i]].trim(), z[[i]], steps=5)
+        torch.testing.assert_close(alone.lattice[0], together.lattice[i], rtol=1e-8, atol=1e-8)
+        apart = minimum_image(alone.frac_coords - together[[i]].trim().frac_coords, alone.lattice)
+        assert apart.abs().max() < 1e-6
+    assert (together.frac_coords[~together.mask] == 0).all()
+
+
+def test_refined_tries_are_nearer(model: CDVAE, z: torch.Tensor) -> None:
+    plain = last(cycle.decode(model, z, tries=1, steps=4))
+    refined = last(cycle.decode(model, z, tries=1, steps=4, refine_steps=10))
+    assert (refined.distance < plain.distance).all()
+    torch.testing.assert_close(refined.distance, cycle.latent_distance(model, refined.crystals, z))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tries": 0}, {"batch_size": 0}, {"within": -1.0}, {"back_to": []}, {"refine_steps": -1}]
+)
 def test_settings_out_of_range(model: CDVAE, z: torch.Tensor, settings: dict) -> None:
-    with pytest.raises(SettingError, match=r"at least 1|above 0"):
+    with pytest.raises(SettingError, match=r"at least|above 0"):
         cycle.decode(model, z, **settings)

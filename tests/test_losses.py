@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cdvae_lab.cdvae import CDVAE, Posterior, composition
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.neighbors import periodic_images
+from cdvae_lab.noise import Stream
 
 SMALL = {
     "hidden_dim": 16,
@@ -165,6 +167,36 @@ def test_the_type_noise_sends_no_gradient_to_the_composition_head(model: CDVAE, 
     terms_of(model, random_dataset)["types"].backward()
     assert all(p.grad is None for p in model.composition_head.parameters())
     assert model.type_head[0].weight.grad.abs().max() > 0
+
+
+def test_heads_learn_between_mean_and_sample_too_and_the_encoder_does_not_feel_it(
+    model: CDVAE, random_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = random_dataset[4:10]
+    uniform = losses.noise.uniform
+
+    def gradients(share: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the composition term, where every point between is at this share of the way to the sample."""
+
+        def fixed(seed: int, stream: Stream, *args: Any, **kwargs: Any) -> Tensor:
+            drawn = uniform(seed, stream, *args, **kwargs)
+            return torch.full_like(drawn, share) if stream == Stream.NEARER else drawn
+
+        monkeypatch.setattr(losses.noise, "uniform", fixed)
+        model.zero_grad()
+        value = terms_of(model, few)["composition"]
+        value.backward()
+        return value.detach(), model.composition_head.linear.weight.grad.clone(), model.to_mu.weight.grad.clone()
+
+    value, of_both, encoder = gradients(0.0)
+    same_value, twice_the_sample, same_encoder = gradients(1.0)
+    model.zero_grad()
+    with torch.no_grad():
+        mu = model.encode(few.crystals).mu
+    losses.composition_loss(model.aggregates(mu).composition_logits, composition(few.crystals, mu.dtype)).backward()
+    torch.testing.assert_close(of_both, twice_the_sample / 2 + model.composition_head.linear.weight.grad)
+    assert torch.equal(value, same_value)
+    torch.testing.assert_close(encoder, same_encoder)
 
 
 def test_every_term_falls_on_a_few_crystals(model: CDVAE, random_dataset: Dataset) -> None:

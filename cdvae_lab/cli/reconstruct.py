@@ -17,7 +17,7 @@ from cdvae_lab.cdvae import CDVAE, fingerprint, load, read_for
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.cycle import WITHIN, Decoded
+from cdvae_lab.cycle import WITHIN, WITHIN_REFINED, Decoded
 from cdvae_lab.cycle import decode as decode_again
 from cdvae_lab.denoising import DenoisingFrame, Schedule, posterior_latents
 from cdvae_lab.denoising import reconstruct as decode_frames
@@ -56,8 +56,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--tries", type=int, default=1, metavar="N", help=(
         "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
     ))  # fmt: skip
-    parser.add_argument("--within", type=float, default=WITHIN, metavar="X", help=(
-        "of its z, in deviations of the posterior: near enough not to be tried again (default %(default)s)"
+    parser.add_argument("--refine", type=int, default=0, metavar="N", help=(
+        "after every try slide atoms and cell so many steps towards what encodes to its z (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--within", type=float, metavar="X", help=(
+        f"of its z, in deviations of the posterior: near enough not to be tried again (default {WITHIN:g}, with "
+        f"--refine {WITHIN_REFINED:g})"
     ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
     arguments.add_data(parser, "val")
@@ -75,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
         if args.model is not None or args.decode_only is not None:
             raise SettingError("--score judges what was decoded before; give no MODEL, SOURCE or --decode-only with it")
         return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
-    if args.tries < 1:
-        raise SettingError(f"--tries must be at least 1, not {args.tries}")
+    if args.tries < 1 or args.refine < 0:
+        raise SettingError(f"--tries must be at least 1 and --refine at least 0, not {args.tries} and {args.refine}")
     if args.model is None or not args.source:
         raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
     out = args.out or Path("reconstruction.csv")
@@ -93,8 +97,10 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     truth, ids, data = read_crystals(args, model, processes)
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
-    if args.tries > 1:
+    if args.tries > 1 or args.refine:
         about |= {"tries": args.tries, "within": args.within}
+    if args.refine:
+        about |= {"refine": args.refine}
     parts: list[Crystals] = []
     seconds = 0.0
     if store.is_file():
@@ -109,7 +115,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         [range(len(truth))[start + rank * size :][:size] for rank in range(processes.size)]
         for start in range(done, len(truth), size * processes.size)
     ]
-    steps = _tried if args.tries > 1 else _frames
+    steps = _tried if args.tries > 1 or args.refine else _frames
     frames = steps(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
     if processes.first:
         frames = progress(frames, runs=len(rounds))
@@ -210,6 +216,7 @@ def _tried(
             posterior_latents(model, crystals, args.sampled, args.seed, batch.start),
             tries=args.tries,
             within=args.within,
+            refine_steps=args.refine,
             seed=args.seed,
             sampler=schedule,
             first_number=batch.start,
@@ -257,6 +264,7 @@ def score(store: Path, out: Path, jobs: int) -> int:
             rms.append(value)
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
     tries = f"at most {about['tries']} tries, " if "tries" in about else ""
+    tries += f"refined by {about['refine']} steps, " if "refine" in about else ""
     print(
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
         f"calls, {tries}decoded in {about['seconds']:,.1f} s on {about['device']}"

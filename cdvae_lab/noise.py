@@ -38,6 +38,8 @@ class Stream(enum.IntEnum):
     COMPOSITION = 7
     STRAIN = 8
     PROBE = 9
+    FORMULA = 10
+    DROPOUT = 11
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.composition_model import CompositionModel, element_counts
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.latent_prior import DiffusionPrior
@@ -107,6 +108,28 @@ class LatentTask:
         return {"prior": self.model.loss(z, eps, level)}
 
 
+class CompositionTask:
+    """The compositions of a data set, for a model of them."""
+
+    def __init__(self, model: CompositionModel, dataset: Dataset) -> None:
+        self.model = model
+        self.terms: tuple[str, ...] = ("negative_log_likelihood",)
+        self.sizes = torch.ones(len(dataset), dtype=torch.int64)
+        self.written = model.written(element_counts(dataset.crystals.atomic_numbers.to(model.device)))
+
+    def images_for(self, sites: int) -> int:
+        return 0
+
+    def losses(
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        index, c = index[mine], self.model.config
+        # Counter-based like all noise, so that a run that goes on switches off what it would have.
+        draw = noise.uniform(seed, Stream.DROPOUT, index, step, (2 * c.blocks + 1, c.hidden_dim))
+        keep = (draw > c.dropout).to(draw.dtype) / (1 - c.dropout)
+        return {"negative_log_likelihood": -self.model.log_prob_written(self.written[index], keep).mean()}
+
+
 @torch.no_grad()
 def encode_all(
     model: CDVAE, dataset: Dataset
@@ -118,7 +141,9 @@ def encode_all(
 
 
 def task_for(model: nn.Module, dataset: Dataset, encoder: CDVAE | None) -> Task:
-    """The task of a model: a CDVAE's, a property model's, or a prior's over an encoder's latents."""
+    """The task of a model: a CDVAE's, a property model's, a composition model's, or a prior's over an encoder's latents."""
+    if isinstance(model, CompositionModel):
+        return CompositionTask(model, dataset)
     if isinstance(model, DiffusionPrior):
         assert encoder is not None
         return LatentTask(model, encoder, dataset)

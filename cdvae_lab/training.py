@@ -23,6 +23,7 @@ from torch import Tensor
 from cdvae_lab import noise
 from cdvae_lab.batches import Batch, Batches
 from cdvae_lab.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
+from cdvae_lab.composition_model import CompositionModel, CompositionModelConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 STATE_VERSION = 1
-Trainable = CDVAE | PropertyModel | DiffusionPrior
+Trainable = CDVAE | PropertyModel | DiffusionPrior | CompositionModel
 KINDS: dict[str, tuple[Any, Any]] = {
     "CDVAE": (CDVAE, CDVAEConfig),
     "PropertyModel": (PropertyModel, PropertyModelConfig),
     "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig),
+    "CompositionModel": (CompositionModel, CompositionModelConfig),
 }
 
 

@@ -1,4 +1,4 @@
-"""What crystals are made of: a distribution over compositions, that of a data set of which it has learned the chemistry.
+"""What crystals are made of: a distribution over compositions, learned from a data set.
 
 Compositions are discrete, and a density over the continuous z blurs them; a small transformer that writes one element
 after the other, each with its number of atoms, does not. `CompositionModel.sample` draws compositions, `log_prob` says
@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,7 +72,8 @@ class CompositionModelConfig:
             raise SettingError(f"CompositionModelConfig.elements must be different atomic numbers of 1 to {HEAVIEST}")
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True)
+class Written:
     """Compositions as the transformer writes them.
 
     Attributes:
@@ -95,8 +96,8 @@ class Written(NamedTuple):
             common.append(torch.gcd(common[-1], count))
         return torch.stack(remaining, 1), torch.stack(common, 1)
 
-    def __getitem__(self, which) -> Written:  # type: ignore[override]
-        return Written(*(x[which] for x in tuple.__iter__(self)))
+    def __getitem__(self, which: Int[Tensor, " some"]) -> Written:
+        return Written(self.size[which], self.units[which], self.ranks[which], self.counts[which])
 
 
 class Block(nn.Module):
@@ -122,6 +123,9 @@ class Block(nn.Module):
 class CompositionModel(nn.Module):
     """A distribution over compositions. Build one with `CompositionModel.for_dataset` and train it with `fit`."""
 
+    numbers: Tensor
+    table: Tensor
+
     def __init__(self, config: CompositionModelConfig) -> None:
         super().__init__()
         c = self.config = config
@@ -143,9 +147,6 @@ class CompositionModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(known))
         self.to_count = nn.Linear(width, width)
         self.count_head = nn.Sequential(nn.SiLU(), nn.Linear(width, c.max_atoms))
-
-    numbers: Tensor
-    table: Tensor
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> CompositionModel:
@@ -297,7 +298,7 @@ class CompositionModel(nn.Module):
             possible = size[:, None] == size  # a formula unit is one atom
         return self.first.masked_fill(~possible, -torch.inf).flatten().log_softmax(0)
 
-    def _left(self, rank: Int[Tensor, "*n"], place: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    def _left(self, rank: Int[Tensor, "..."], place: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """How many elements may follow one."""
         c = self.config
         return torch.minimum(len(c.elements) - 1 - rank, c.max_elements - 1 - place)
@@ -371,7 +372,7 @@ def _places_in_table(elements: Sequence[int]) -> Float[Tensor, "elements feature
     for row, number in zip(rows, elements, strict=True):
         group, period = group_and_period(number)
         row[group - 1] = row[GROUPS + period - 1] = 1
-        row[-1] = float(57 <= number <= 70 or 89 <= number)
+        row[-1] = float(57 <= number <= 70 or number >= 89)
     return rows
 
 

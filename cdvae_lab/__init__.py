@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdvae_lab import (
         assets,
         cdvae,
+        composition_model,
         convert,
         crystals,
         cycle,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         trajectory,
     )
     from cdvae_lab.cdvae import CDVAE, CDVAEConfig, encode, load
+    from cdvae_lab.composition_model import CompositionModel, CompositionModelConfig, load_composition_model
     from cdvae_lab.convert import read
     from cdvae_lab.crystals import Crystals
     from cdvae_lab.cycle import Decoded, decode, latent_distance
@@ -82,6 +84,8 @@ __all__ = [
     "CDVAE",
     "CDVAEConfig",
     "CheckpointError",
+    "CompositionModel",
+    "CompositionModelConfig",
     "CrystalError",
     "CrystalView",
     "Crystals",
@@ -111,6 +115,7 @@ __all__ = [
     "app",
     "assets",
     "cdvae",
+    "composition_model",
     "convert",
     "crystals",
     "cycle",
@@ -134,6 +139,7 @@ __all__ = [
     "latent_prior",
     "lattice",
     "load",
+    "load_composition_model",
     "load_map",
     "load_property_model",
     "load_steps",
@@ -162,6 +168,7 @@ _HOME = {
     name: module
     for module, names in {
         "cdvae": ["CDVAE", "CDVAEConfig", "encode", "load"],
+        "composition_model": ["CompositionModel", "CompositionModelConfig", "load_composition_model"],
         "convert": ["read"],
         "crystals": ["Crystals"],
         "cycle": ["Decoded", "decode", "latent_distance"],

@@ -3,6 +3,8 @@
 The paper's is N(0, I), towards which its KL term pulls the encoder; but encoded crystals are far from filling it. The
 learned one is a small diffusion model of the encoded training set, as Karras, Aittala, Aila and Laine write it,
 "Elucidating the Design Space of Diffusion-Based Generative Models" (NeurIPS 2022): fitted in a minute after the model.
+Where the data are of many compositions, a continuous density blurs them; a prior that carries a `CompositionModel`
+draws the composition first and z given it, p(z) = sum_c p(c) p(z | c).
 Both fulfil one protocol: `denoise` draws from it, `optimize` is pulled towards it.
 """
 
@@ -11,13 +13,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab import noise
+from cdvae_lab.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig
 from cdvae_lab.errors import SettingError
 from cdvae_lab.noise import Stream
 
@@ -89,6 +92,7 @@ class DiffusionPriorConfig:
             al. 2022, algorithm 2); 0 follows the probability flow. The flow keeps every error of the network, and
             fresh noise lets later steps mend it.
         sigma_score: the noise level at which the score is taken: coarse enough to reach from crystal to crystal.
+        composition: of the model of compositions that it carries and is conditional on; None if it is not conditional.
     """
 
     latent_dim: int
@@ -99,8 +103,11 @@ class DiffusionPriorConfig:
     steps: int = 48
     churn: float = 20.0
     sigma_score: float = 0.2
+    composition: CompositionModelConfig | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.composition, dict):  # as a file has it
+            object.__setattr__(self, "composition", CompositionModelConfig(**self.composition))
         if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2 or self.churn < 0:
             raise SettingError(
                 "DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, steps >= 2 and churn >= 0"
@@ -147,6 +154,53 @@ class DiffusionPrior(nn.Module):
         self.leave = nn.Linear(c.hidden_dim, c.latent_dim)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        self.composition_model: CompositionModel | None = None
+        if c.composition is not None:
+            # Without a bias: nothing known adds nothing, which is the network of the marginal density.
+            known = c.composition.max_atoms + 1 + 2 * HEAVIEST
+            self.known_at_start = nn.Linear(known, c.hidden_dim, bias=False)
+            self.known_in_blocks = nn.Linear(known, CONDITION, bias=False)
+            self.composition_model = CompositionModel(c.composition)
+
+    @classmethod
+    def for_compositions(cls, model: CompositionModel, latent_dim: int, **settings: Any) -> DiffusionPrior:
+        """An untrained prior that draws compositions from a trained model of them, of which it takes a copy.
+
+        Args:
+            settings: of `DiffusionPriorConfig`.
+
+        Raises:
+            SettingError: for settings out of range.
+        """
+        prior = cls(DiffusionPriorConfig(latent_dim, composition=model.config, **settings)).to(model.device)
+        assert prior.composition_model is not None
+        prior.composition_model.load_state_dict(model.state_dict())
+        prior.composition_model.metadata = model.metadata
+        return prior
+
+    def known(self, counts: Int[Tensor, "crystals elements"]) -> Float[Tensor, "crystals known"]:
+        """What the network is told of a composition, as the encoder is: number of atoms, shares and presence.
+
+        Args:
+            counts: atoms of the elements Z = 1..100 in a cell.
+
+        Raises:
+            SettingError: if the prior is not conditional, or for a composition that its model knows to be impossible.
+        """
+        model = self.composition_model
+        if model is None:
+            raise SettingError(
+                "this prior knows no compositions; fit one that does: `cdvae-lab prior --composition-steps N`"
+            )
+        if wrong := (~model.is_possible(counts)).nonzero()[:1, 0].tolist():
+            atoms = {i + 1: n for i, n in enumerate(counts[wrong[0]].tolist()) if n}
+            raise SettingError(
+                f"composition {wrong[0]} (atoms by atomic number: {atoms}) is none of this prior's, which has 1 to "
+                f"{model.config.max_atoms} atoms, at most {model.config.max_elements} elements, and those of its data"
+            )
+        total, dtype = counts.sum(1, keepdim=True), self.mean.dtype
+        size = total == torch.arange(model.config.max_atoms + 1, device=counts.device)
+        return torch.cat([size.to(dtype), counts.to(dtype) / total, (counts > 0).to(dtype)], 1)
 
     def standardise_with(self, mu: Float[Tensor, "crystals latent"], log_var: Float[Tensor, "crystals latent"]) -> None:
         """Take mean, deviation and what is in use from the posteriors of a data set."""
@@ -156,51 +210,77 @@ class DiffusionPrior(nn.Module):
         self.active.copy_(between >= IDLE * (between + within))
 
     def network(
-        self, w: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
+        self,
+        w: Float[Tensor, "crystals latent"],
+        sigma: Float[Tensor, " crystals"],
+        known: Float[Tensor, "crystals known"] | None = None,
     ) -> Float[Tensor, "crystals latent"]:
-        """F of Karras et al., eq. 7, for noisy latents that are scaled to deviation 1."""
+        """F of Karras et al., eq. 7, for noisy latents that are scaled to deviation 1.
+
+        Args:
+            known: of the composition, as `known` gives it; None, or a row of zeros, if nothing is.
+        """
         frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=w.device, dtype=w.dtype) * 0.5
         angles = 0.25 * torch.log(sigma)[:, None] * frequencies * torch.pi
         condition = self.embed(torch.cat([torch.sin(angles), torch.cos(angles)], -1))
         h = self.enter(w * self.active)
+        if known is not None:
+            h, condition = h + self.known_at_start(known), condition + self.known_in_blocks(known)
         for norm, film, layer in zip(self.norms, self.films, self.layers, strict=True):
             scale, shift = film(condition).chunk(2, -1)
             h = h + layer(norm(h) * (1 + scale) + shift)
         return self.leave(h) * self.active
 
     def denoised(
-        self, u: Float[Tensor, "crystals latent"], sigma: Float[Tensor, " crystals"]
+        self,
+        u: Float[Tensor, "crystals latent"],
+        sigma: Float[Tensor, " crystals"],
+        known: Float[Tensor, "crystals known"] | None = None,
     ) -> Float[Tensor, "crystals latent"]:
         """The mean of standardised latents, given noisy ones (Karras et al., eq. 7, with data of deviation 1)."""
         total = (1 + sigma * sigma).sqrt()[:, None]
-        return u / (total * total) + sigma[:, None] / total * self.network(u / total, sigma)
+        return u / (total * total) + sigma[:, None] / total * self.network(u / total, sigma, known)
 
     def loss(
         self,
         z: Float[Tensor, "crystals latent"],
         eps: Float[Tensor, "crystals latent"],
         level: Float[Tensor, " crystals"],
+        known: Float[Tensor, "crystals known"] | None = None,
     ) -> Float[Tensor, ""]:
         """Weighted squared error of the denoised latents (Karras et al., eq. 8; weights of table 1), 1 if untrained.
 
         Args:
             eps: standard normal.
             level: standard normal; log sigma = -0.8 + 1.4 * level.
+            known: of the compositions, as `known` gives it, with zeros where the network shall not know.
         """
         u = (z - self.mean) / self.std
         sigma = torch.exp(-0.8 + 1.4 * level)
-        error = self.denoised(u + sigma[:, None] * eps, sigma) - u
+        error = self.denoised(u + sigma[:, None] * eps, sigma, known) - u
         learned = (error.square() * self.active).sum(-1) / self.active.sum().clamp_min(1)
         return (learned * (1 + sigma**2) / sigma**2).mean()
 
     @torch.no_grad()
-    def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
+    def sample(
+        self,
+        seed: int,
+        numbers: Int[Tensor, " crystals"],
+        composition: Int[Tensor, "crystals elements"] | None = None,
+    ) -> Float[Tensor, "crystals latent"]:
         """One z for each crystal number, on the numbers' device: Heun's method, with fresh noise before every step.
 
+        Args:
+            composition: atoms of the elements Z = 1..100 in the cell, to draw z given it; by default drawn as well, if
+                the prior carries a model of compositions.
+
         Raises:
-            SettingError: for a seed out of range.
+            SettingError: for a seed out of range, or a composition that the prior does not know.
         """
         noise.check_seed(seed)
+        if composition is None and self.composition_model is not None:
+            composition = self.composition_model.sample(seed, numbers)
+        known = None if composition is None else self.known(composition.to(numbers.device))
         angles = self._angles(numbers.device)
         more = min(self.config.churn / self.config.steps, 2**0.5 - 1)
         shape, dtype = (self.config.latent_dim,), self.mean.dtype
@@ -212,11 +292,11 @@ class DiffusionPrior(nn.Module):
                 eps = noise.normal(seed, Stream.LATENT, numbers, step, shape, dtype)
                 u = w * (1 + sigma**2).sqrt() + (noisier**2 - sigma**2).sqrt() * eps
                 w, now = u / (1 + noisier**2).sqrt(), torch.atan(noisier)
-            slope = self._slope(w, now)
+            slope = self._slope(w, now, known)
             ahead = w + (then - now) * slope
-            w = w + (then - now) * 0.5 * (slope + self._slope(ahead, then))
+            w = w + (then - now) * 0.5 * (slope + self._slope(ahead, then, known))
         sigma = torch.tan(angles[-1])
-        u = self.denoised(w * (1 + sigma**2).sqrt(), sigma.expand(len(w)))
+        u = self.denoised(w * (1 + sigma**2).sqrt(), sigma.expand(len(w)), known)
         return u * self.std + self.mean
 
     def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
@@ -258,8 +338,13 @@ class DiffusionPrior(nn.Module):
         levels = torch.linspace(high, low, c.steps + 1, device=device, dtype=self.mean.dtype) ** RHO
         return torch.atan(levels)
 
-    def _slope(self, w: Float[Tensor, "crystals latent"], angle: Float[Tensor, ""]) -> Float[Tensor, "crystals latent"]:
-        return -self.network(w, torch.tan(angle).expand(len(w)))
+    def _slope(
+        self,
+        w: Float[Tensor, "crystals latent"],
+        angle: Float[Tensor, ""],
+        known: Float[Tensor, "crystals known"] | None = None,
+    ) -> Float[Tensor, "crystals latent"]:
+        return -self.network(w, torch.tan(angle).expand(len(w)), known)
 
     def _slope_and_divergence(
         self, w: Float[Tensor, "crystals latent"], angle: Float[Tensor, ""], signs: Float[Tensor, "probes latent"]

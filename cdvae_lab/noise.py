@@ -38,7 +38,9 @@ class Stream(enum.IntEnum):
     COMPOSITION = 7
     STRAIN = 8
     PROBE = 9
-    NEARER = 10
+    FORMULA = 10
+    DROPOUT = 11
+    NEARER = 12
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.composition_model import HEAVIEST, CompositionModel, element_counts
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
+from cdvae_lab.errors import DatasetError
 from cdvae_lab.latent_prior import DiffusionPrior
 from cdvae_lab.losses import TERMS, objective, property_loss
 from cdvae_lab.neighbors import FAR, periodic_images
@@ -22,6 +24,7 @@ from cdvae_lab.noise import Stream
 from cdvae_lab.property_model import PropertyModel
 
 ENCODED_AT_ONCE = 256
+UNTOLD = 0.15  # share of crystals whose composition a prior is not told in training
 
 
 @runtime_checkable
@@ -91,6 +94,10 @@ class LatentTask:
         self.sizes = torch.ones(len(dataset), dtype=torch.int64)
         self.mu, self.log_var = encode_all(encoder, dataset)
         prior.standardise_with(self.mu, self.log_var)
+        self.known: Tensor | None = None
+        if prior.composition_model is not None:
+            counts = counts_for(prior.composition_model, dataset)
+            self.known = prior.known(counts)
 
     def images_for(self, sites: int) -> int:
         return 0
@@ -104,7 +111,53 @@ class LatentTask:
         z = self.mu[index] + torch.exp(0.5 * self.log_var[index]) * drawn
         eps = noise.normal(seed, Stream.POSITION, index, step, tuple(shape), dtype)
         level = noise.normal(seed, Stream.LEVEL, index, step, (), dtype)
-        return {"prior": self.model.loss(z, eps, level)}
+        if self.known is None:
+            return {"prior": self.model.loss(z, eps, level)}
+        # Some are not told their composition, so that the network also learns the score of the marginal density.
+        told = noise.uniform(seed, Stream.DROPOUT, index, step, (1,), dtype) > UNTOLD
+        return {"prior": self.model.loss(z, eps, level, self.known[index] * told)}
+
+
+class CompositionTask:
+    """The compositions of a data set, for a model of them."""
+
+    def __init__(self, model: CompositionModel, dataset: Dataset) -> None:
+        self.model = model
+        self.terms: tuple[str, ...] = ("negative_log_likelihood",)
+        self.sizes = torch.ones(len(dataset), dtype=torch.int64)
+        self.written = model.written(counts_for(model, dataset))
+
+    def images_for(self, sites: int) -> int:
+        return 0
+
+    def losses(
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        index, c = index[mine], self.model.config
+        # Counter-based like all noise, so that a run that goes on switches off what it would have.
+        draw = noise.uniform(seed, Stream.DROPOUT, index, step, (2 * c.blocks + 1, c.hidden_dim))
+        keep = (draw > c.dropout).to(draw.dtype) / (1 - c.dropout)
+        return {"negative_log_likelihood": -self.model.log_prob_written(self.written[index], keep).mean()}
+
+
+def counts_for(model: CompositionModel, dataset: Dataset) -> Int[Tensor, "crystals elements"]:
+    """Atoms of every element in each crystal of a data set, on the model's device.
+
+    Raises:
+        DatasetError: naming a crystal whose composition is none of the model's.
+    """
+    if max(dataset.elements) <= HEAVIEST:
+        counts = element_counts(dataset.crystals.atomic_numbers).to(model.device)
+        strange = (~model.is_possible(counts)).nonzero()[:1, 0].tolist()
+        if not strange:
+            return counts
+        where = f"crystal {dataset.ids[strange[0]]} has more atoms or elements, or others,"
+    else:
+        where = f"Z = {max(dataset.elements)} is heavier"
+    raise DatasetError(
+        f"{dataset.name}: {where} than the composition model takes; make one with "
+        "CompositionModel.for_dataset(dataset), or leave such crystals out"
+    )
 
 
 @torch.no_grad()
@@ -118,7 +171,9 @@ def encode_all(
 
 
 def task_for(model: nn.Module, dataset: Dataset, encoder: CDVAE | None) -> Task:
-    """The task of a model: a CDVAE's, a property model's, or a prior's over an encoder's latents."""
+    """The task of a model: a CDVAE's, a property model's, that of compositions, or a prior's over an encoder's z."""
+    if isinstance(model, CompositionModel):
+        return CompositionTask(model, dataset)
     if isinstance(model, DiffusionPrior):
         assert encoder is not None
         return LatentTask(model, encoder, dataset)

@@ -24,6 +24,7 @@ from cdvae_lab import noise
 from cdvae_lab.batches import Batch, Batches
 from cdvae_lab.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
 from cdvae_lab.compiled import Graphed, fast_matmul
+from cdvae_lab.composition_model import CompositionModel, CompositionModelConfig
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
 from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 STATE_VERSION = 1
-Trainable = CDVAE | PropertyModel | DiffusionPrior
+Trainable = CDVAE | PropertyModel | DiffusionPrior | CompositionModel
 KINDS: dict[str, tuple[Any, Any]] = {
     "CDVAE": (CDVAE, CDVAEConfig),
     "PropertyModel": (PropertyModel, PropertyModelConfig),
     "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig),
+    "CompositionModel": (CompositionModel, CompositionModelConfig),
 }
 
 
@@ -157,6 +159,7 @@ class Run:
         # Of crystals sorted by size: every share has small ones and large ones.
         self.mine = slice(self.processes.rank, None, self.processes.size)
         self.processes.share([*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())])
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.params]
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -247,17 +250,16 @@ class Run:
         """A copy of the model, of its own class, with the moving average of the weights."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
-            for p, average in zip(model.parameters(), self.average, strict=True):
-                p.copy_(average)
+            for name, average in zip(self.names, self.average, strict=True):
+                model.get_parameter(name).copy_(average)
         return model.eval().requires_grad_(False)
 
     def save(self, path: str | Path) -> Path:
         """Write the state to go on from."""
         self.check()
-        names = [name for name, _ in self.model.named_parameters()]
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in zip(names, self.average, strict=True)}
-        for name, p in zip(names, self.params, strict=True):
+        tensors |= {f"average.{k}": v for k, v in zip(self.names, self.average, strict=True)}
+        for name, p in zip(self.names, self.params, strict=True):
             for key, value in self.optimizer.state[p].items():
                 tensors[f"adam.{key}.{name}"] = value
         metadata = {
@@ -273,7 +275,7 @@ class Run:
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Put optimiser, average and step counter where a saved state had them (the model's weights are there)."""
         self.step.fill_(step)
-        for (name, p), average in zip(self.model.named_parameters(), self.average, strict=True):
+        for name, p, average in zip(self.names, self.params, self.average, strict=True):
             average.copy_(tensors[f"average.{name}"])
             state = {k: tensors[f"adam.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
             on_device = {k: v.to(self.device).clone() for k, v in state.items()}
@@ -297,9 +299,9 @@ def fit(
     """Train a model in place, one `TrainingStep` per optimiser step.
 
     Args:
-        model: the CDVAE, property model or latent prior to train; or the settings of a new CDVAE; or the path of a
-            training state, to go on from (its settings then hold, but for `steps` or `epochs` where given, which move
-            the end of the schedule).
+        model: the CDVAE, property model, composition model or latent prior to train; or the settings of a new CDVAE;
+            or the path of a training state, to go on from (its settings then hold, but for `steps` or `epochs` where
+            given, which move the end of the schedule).
         dataset: crystals without a label take part in every term but the property's.
         encoder: for a latent prior, the trained CDVAE whose latents of the data set it learns.
         epochs, steps: the length of the whole run, one of the two.
@@ -358,6 +360,8 @@ def fit(
     if isinstance(model, CDVAE):
         model.prior = None  # of latents that will be others
     model.train().requires_grad_(True)
+    if isinstance(model, DiffusionPrior) and model.composition_model is not None:
+        model.composition_model.eval().requires_grad_(False)  # learned before
     run = Run(model, dataset, chosen, fuse, encoder, fabric)
     if tensors is not None:
         run.restore(tensors, done)

@@ -9,11 +9,13 @@ from typing import Any
 
 from cdvae_lab.cdvae import load
 from cdvae_lab.cli import arguments
+from cdvae_lab.composition_model import CompositionModel
 from cdvae_lab.errors import SettingError
 from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.training import fit
 from cdvae_lab.trajectory import last, progress
 
+COMPOSITIONS = 256  # a step
 PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network"}
 
 
@@ -25,6 +27,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model with its prior")
     parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
     parser.add_argument("--steps", type=int, default=10000, metavar="N", help="optimiser steps (default %(default)s)")
+    parser.add_argument("--composition-steps", type=int, default=0, metavar="N", help=(
+        "first fit a model of the data's compositions for so many steps, from which the prior draws a composition and "
+        "then z given it: for data of many compositions (default 0: no such model)"
+    ))  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, default=1024, metavar="N", help="latents a step (default %(default)s)"
     )
@@ -42,14 +48,22 @@ def run(args: argparse.Namespace) -> int:
 
     A small diffusion model over z, fitted in a minute or so on a GPU. MODEL itself is not changed.
     """
+    if args.composition_steps < 0:
+        raise SettingError(f"--composition-steps must be 0 or more, not {args.composition_steps}")
     if args.out.exists():
         raise SettingError(f"{args.out}: is there already; choose another --out")
     device = arguments.device(args)
     model = load(args.model, device)
-    config = DiffusionPriorConfig(model.config.latent_dim, **arguments.given(args, DiffusionPriorConfig))
+    chosen = arguments.given(args, DiffusionPriorConfig)
+    prior = DiffusionPrior(DiffusionPriorConfig(model.config.latent_dim, **chosen)).to(device)
     dataset = arguments.read_data(args, args.data)
     print(dataset.summary(), file=sys.stderr)
-    prior = DiffusionPrior(config).to(device)
+    if args.composition_steps:
+        compositions = CompositionModel.for_dataset(dataset, args.seed).to(device)
+        settings = {"steps": args.composition_steps, "batch_size": COMPOSITIONS, "lr": 2e-3, "ema_decay": 0.998}
+        fitted = last(progress(fit(compositions, dataset, seed=args.seed, **settings)))
+        print(f"compositions: {fitted.loss:.3f} nats each, in training", file=sys.stderr)
+        prior = DiffusionPrior.for_compositions(fitted.averaged(), model.config.latent_dim, **chosen)
     settings = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
     done = last(progress(fit(prior, dataset, encoder=model, **settings)))
     model.prior = done.averaged()

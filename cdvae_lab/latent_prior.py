@@ -92,6 +92,8 @@ class DiffusionPriorConfig:
             al. 2022, algorithm 2); 0 follows the probability flow. The flow keeps every error of the network, and
             fresh noise lets later steps mend it.
         sigma_score: the noise level at which the score is taken: coarse enough to reach from crystal to crystal.
+        posterior_share: of the posteriors' deviation, in what it learns from. 1: their samples; less: latents
+            nearer their means, of which the heads read number of atoms and composition more surely.
         composition: of the model of compositions that it carries and is conditional on; None if it is not conditional.
     """
 
@@ -103,6 +105,7 @@ class DiffusionPriorConfig:
     steps: int = 48
     churn: float = 20.0
     sigma_score: float = 0.2
+    posterior_share: float = 1.0
     composition: CompositionModelConfig | None = None
 
     def __post_init__(self) -> None:
@@ -112,6 +115,8 @@ class DiffusionPriorConfig:
             raise SettingError(
                 "DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, steps >= 2 and churn >= 0"
             )
+        if not 0 < self.posterior_share <= 1:
+            raise SettingError(f"DiffusionPriorConfig: posterior_share must be in (0, 1], not {self.posterior_share}")
         if not 0 < self.sigma_min <= self.sigma_score < self.sigma_max:
             raise SettingError("DiffusionPriorConfig needs 0 < sigma_min <= sigma_score < sigma_max")
 

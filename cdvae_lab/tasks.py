@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -92,7 +93,8 @@ class LatentTask:
         self.model = prior
         self.terms: tuple[str, ...] = ("prior",)
         self.sizes = torch.ones(len(dataset), dtype=torch.int64)
-        self.mu, self.log_var = encode_all(encoder, dataset)
+        self.mu, log_var = encode_all(encoder, dataset)
+        self.log_var = log_var + 2 * math.log(prior.config.posterior_share)
         prior.standardise_with(self.mu, self.log_var)
         self.known: Tensor | None = None
         if prior.composition_model is not None:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cdvae_lab import convert
 from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
+from cdvae_lab.cycle import Decoded, decode
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import LatentPrior
+from cdvae_lab.latent_prior import DiffusionPrior, LatentPrior
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
@@ -36,6 +39,13 @@ def add(commands: Any) -> None:
         "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other "
         "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
+    parser.add_argument("--tries", type=int, default=1, metavar="N", help=(
+        "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
+    ))  # fmt: skip
+    parser.add_argument("--within", type=float, metavar="X", help=(
+        "of its z, in deviations of the posterior: near enough not to be tried again (default: a bit more than the "
+        "distance of z as the prior draws it)"
+    ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
     arguments.add_sampler(parser)
     arguments.add_device(parser)
@@ -49,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.n < 1:
         raise SettingError(f"-n must be at least 1, not {args.n}")
+    if args.tries < 1:
+        raise SettingError(f"--tries must be at least 1, not {args.tries}")
     with arguments.processes(args) as processes:
         return _generate(args, processes)
 
@@ -58,6 +70,9 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
+    if args.tries > 1:
+        args.within = usual_distance(model, prior) + 1 if args.within is None else args.within
+        claim |= {"tries": args.tries, "within": args.within}
     if processes.first:
         claim_folder(args.out, claim | {"prior": drawn_from})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
@@ -70,19 +85,17 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     runs = runs[processes.rank :: processes.size]
     processes.total()  # nobody writes before all have seen what is missing
     written = valid = 0
-    frames = _frames(model, args, schedule, prior, runs)
-    for frame in progress(frames, runs=len(runs)) if processes.first else frames:
-        if not frame.finished:
-            continue
-        crystals = frame.crystals.to("cpu")
+    frames = (_tried if args.tries > 1 else _frames)(model, args, schedule, prior, runs)
+    if processes.first:
+        frames = progress(frames, runs=len(runs))
+    for numbers, crystals in zip(runs, (f.crystals.to("cpu") for f in frames if f.finished), strict=True):
         if args.format == "npz":
-            first = int(frame.numbers[0])
-            crystals.save_npz(args.out / f"crystals_{first:05d}_{first + len(crystals) - 1:05d}.npz")
+            crystals.save_npz(args.out / f"crystals_{numbers[0]:05d}_{numbers[-1]:05d}.npz")
             written += len(crystals)
             valid += int(structure_validity(crystals).sum())
             continue
         usable = convert.is_usable(crystals)
-        chosen = [names[number] for number in frame.numbers[usable.to(frame.numbers.device)].tolist()]
+        chosen = [names[number] for number, it_is in zip(numbers, usable.tolist(), strict=True) if it_is]
         if not chosen:
             continue
         crystals = crystals[usable]
@@ -141,6 +154,25 @@ def _frames(
     settings: dict[str, Any] = {"seed": args.seed, "sampler": schedule, "prior": prior, "fuse": bool(args.fuse)}
     for run in runs:
         yield from denoise(model, n=len(run), first_number=run[0], **settings)
+
+
+def _tried(
+    model: CDVAE, args: argparse.Namespace, schedule: Schedule, prior: LatentPrior, runs: list[range]
+) -> Iterator[Decoded]:
+    settings: dict[str, Any] = {"tries": args.tries, "within": args.within, "batch_size": args.batch_size}
+    settings |= {"seed": args.seed, "sampler": schedule, "fuse": bool(args.fuse)}
+    for run in runs:
+        z = prior.sample(args.seed, torch.tensor(run, device=model.device))
+        yield from decode(model, z.to(model.lattice_mean.dtype), first_number=run[0], **settings)
+
+
+def usual_distance(model: CDVAE, prior: LatentPrior) -> float:
+    """How far a crystal encodes from a z that is a sample of its posterior, in deviations of the posterior.
+
+    A learned prior may draw from narrower ones.
+    """
+    share = prior.config.posterior_share if isinstance(prior, DiffusionPrior) else 1.0
+    return share * model.config.latent_dim**0.5
 
 
 def claim_folder(folder: Path, settings: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ from cdvae_lab.training import fit
 from cdvae_lab.trajectory import last, progress
 
 COMPOSITIONS = 256  # a step
-PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network"}
+PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "posterior_share": (
+    "of the posteriors' deviation, in the latents that it learns: 1 for samples of them, less for nearer their means"
+)}  # fmt: skip
 
 
 def add(commands: Any) -> None:

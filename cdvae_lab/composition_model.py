@@ -247,18 +247,19 @@ class CompositionModel(nn.Module):
         size, units = first // c.max_atoms + 1, first % c.max_atoms + 1
         shape = (len(numbers), c.max_elements)
         ranks = torch.full(shape, len(c.elements), device=numbers.device)
-        written = Written(size, units, ranks, torch.zeros_like(ranks))
+        atoms = torch.zeros_like(ranks)
+        written = Written(size, units, ranks, atoms)  # of which the places fill
         for place in range(c.max_elements):
             remaining, common = written.before()
             more = remaining[:, place] > 0
             h = self._network(written, remaining, None)
             rank = _drawn(self._elements(h, written, remaining, common)[:, place], draw[:, place + 1, 0])
-            written.ranks[:, place] = torch.where(more, rank, len(c.elements))
+            ranks[:, place] = torch.where(more, rank, len(c.elements))
             count = _drawn(self._counts(h, self._real(written), remaining, common)[:, place], draw[:, place + 1, 1])
-            written.counts[:, place] = torch.where(more, count + 1, 0)
+            atoms[:, place] = torch.where(more, count + 1, 0)
         counts = torch.zeros(len(numbers), HEAVIEST + 1, dtype=torch.int64, device=numbers.device)
-        named = nn.functional.pad(self.numbers, (0, 1))[written.ranks]
-        return counts.scatter_add_(1, named, written.counts * units[:, None])[:, 1:]
+        named = nn.functional.pad(self.numbers, (0, 1))[ranks]
+        return counts.scatter_add_(1, named, atoms * units[:, None])[:, 1:]
 
     def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
         """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
@@ -271,7 +272,8 @@ class CompositionModel(nn.Module):
 
     def _embedded(self) -> Float[Tensor, "elements width"]:
         """Every element, and after them none."""
-        return self.own.weight + nn.functional.pad(self.shared(self.table.to(self.bias.dtype)), (0, 0, 0, 1))
+        shared = self.shared(self.table.to(self.bias.dtype))
+        return self.own.weight + nn.functional.pad(shared, (0, 0, 0, 1))
 
     def _network(
         self,
@@ -283,10 +285,10 @@ class CompositionModel(nn.Module):
         start = (self.sizes(written.size) + self.units(written.units))[:, None]
         past = self._embedded()[written.ranks[:, :-1]] + self.counts(written.counts[:, :-1])
         h = torch.cat([start, past], 1) + self.remaining(remaining.clamp_min(0)) + self.places.weight
-        keep = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
-        h = h * keep[:, None, -1]
+        factor = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
+        h = h * factor[:, None, -1]
         for i, block in enumerate(self.blocks):
-            h = block(h, keep[:, 2 * i : 2 * i + 2])
+            h = block(h, factor[:, 2 * i : 2 * i + 2])
         return self.norm(h)
 
     def _first(self) -> Float[Tensor, " pairs"]:
@@ -344,6 +346,29 @@ def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor,
     """Atoms of the elements Z = 1..100 in each crystal (`crystals.atomic_numbers`; 0 is no atom)."""
     counts = torch.zeros(len(atomic_numbers), HEAVIEST + 1, dtype=torch.int64, device=atomic_numbers.device)
     return counts.scatter_add_(1, atomic_numbers.long(), torch.ones_like(atomic_numbers, dtype=torch.int64))[:, 1:]
+
+
+def counts_of(formula: str) -> Int[Tensor, " elements"]:
+    """Atoms of the elements Z = 1..100 in a cell with the atoms that a formula names: "Sr2Ti2O6" has ten of them.
+
+    Raises:
+        SettingError: for what is no formula, or has fractions or elements beyond Z = 100.
+    """
+    from pymatgen.core import Composition, Element
+
+    counts = torch.zeros(HEAVIEST, dtype=torch.int64)
+    try:
+        amounts = Composition(formula).get_el_amt_dict()
+        numbers = [Element(symbol).Z for symbol in amounts]
+    except ValueError as error:
+        raise SettingError(f"{formula!r} is no chemical formula ({error}); give one like SrTiO3") from error
+    for number, amount in zip(numbers, amounts.values(), strict=True):
+        if number > HEAVIEST or amount != int(amount):
+            raise SettingError(f"{formula!r}: needs whole numbers of atoms, of elements up to Z = {HEAVIEST}")
+        counts[number - 1] = int(amount)
+    if not int(counts.sum()):
+        raise SettingError(f"{formula!r} names no atoms; give a formula like SrTiO3")
+    return counts
 
 
 def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:

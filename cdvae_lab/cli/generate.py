@@ -15,7 +15,7 @@ from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import LatentPrior
+from cdvae_lab.latent_prior import DiffusionPrior, LatentPrior
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
@@ -37,6 +37,10 @@ def add(commands: Any) -> None:
         "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
+    parser.add_argument("--formula", metavar="FORMULA", help=(
+        "draw z of crystals with these atoms in the cell, Sr2Ti2O6 say, from a prior that was fitted with "
+        "--composition-steps; the decoder keeps to it mostly, not always (default: all that the prior has)"
+    ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
     arguments.add_processes(parser)
@@ -57,6 +61,11 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
+    if args.formula is not None:
+        if not isinstance(prior, DiffusionPrior):
+            raise SettingError(f"--formula: needs a learned prior, and {args.model} is drawn from N(0, I) here")
+        prior = prior.given(args.formula)
+        drawn_from = f"{drawn_from} given {args.formula}"
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if processes.first:
         claim_folder(args.out, claim | {"prior": drawn_from})

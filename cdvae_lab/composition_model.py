@@ -220,7 +220,8 @@ class CompositionModel(nn.Module):
         """
         remaining, common = written.before()
         h = self._network(written, remaining, keep)
-        first = self._first()[(written.size - 1) * self.config.max_atoms + written.units - 1]
+        pair = (written.size - 1) * self.config.max_atoms + written.units - 1
+        first = nn.functional.embedding(pair, self._first()[:, None])[:, 0]
         element = self._elements(h, written, remaining, common).gather(2, self._real(written)[..., None])
         count = self._counts(h, self._real(written), remaining, common)
         count = count.gather(2, (written.counts - 1).clamp_min(0)[..., None])
@@ -283,7 +284,7 @@ class CompositionModel(nn.Module):
     ) -> Float[Tensor, "crystals places width"]:
         """What is known at every place of the sequence: number of atoms, formula units, and what stands before."""
         start = (self.sizes(written.size) + self.units(written.units))[:, None]
-        past = self._embedded()[written.ranks[:, :-1]] + self.counts(written.counts[:, :-1])
+        past = nn.functional.embedding(written.ranks[:, :-1], self._embedded()) + self.counts(written.counts[:, :-1])
         h = torch.cat([start, past], 1) + self.remaining(remaining.clamp_min(0)) + self.places.weight
         factor = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
         h = h * factor[:, None, -1]
@@ -332,7 +333,7 @@ class CompositionModel(nn.Module):
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places counts"]:
         """log p of the count of the element that was chosen at every place; of those only that can end well."""
-        logits = self.count_head(self.to_count(h) + self._embedded()[rank])
+        logits = self.count_head(self.to_count(h) + nn.functional.embedding(rank, self._embedded()))
         count = torch.arange(1, self.config.max_atoms + 1, device=h.device)
         left = self._left(rank, torch.arange(h.shape[1], device=h.device)[None])[..., None]
         rest = remaining[..., None] - count

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from pymatgen.core import Element
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.composition_model import (
     CompositionModel,
     CompositionModelConfig,
@@ -20,7 +22,10 @@ from cdvae_lab.composition_model import (
 )
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.latent_prior import DiffusionPrior
+from cdvae_lab.tasks import task_for
 from cdvae_lab.training import fit
+from tests.small_model import SMALL as SMALL_CDVAE
 
 SMALL = {"hidden_dim": 16, "blocks": 2, "heads": 2}
 
@@ -152,6 +157,29 @@ def test_a_resumed_run_is_the_uninterrupted_one(random_dataset: Dataset, tmp_pat
     assert [step.loss for step in rest] == [step.loss for step in whole[3:]]
     for a, b in zip(rest[-1].averaged().parameters(), whole[-1].averaged().parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class NoValues(TorchDispatchMode):
+    """Refuses what would wait for a GPU: looking at a value, or a shape that depends on one."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device(random_dataset: Dataset) -> None:
+    model = CompositionModel.for_dataset(random_dataset, **SMALL)
+    prior = DiffusionPrior.for_compositions(model, 8, hidden_dim=16, blocks=1)
+    encoder = CDVAE.for_dataset(random_dataset, **SMALL_CDVAE).eval()
+    index, step = torch.arange(6), torch.tensor(2)
+    for one in (model, prior):
+        task = task_for(one, random_dataset, encoder if one is prior else None)
+        with NoValues():
+            (loss,) = task.losses(index, slice(0, None), step, 1, 0, 0).values()
+            loss.backward()
+        assert torch.isfinite(loss)
+    with pytest.raises(AssertionError), NoValues():
+        float(torch.ones(()))
 
 
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:

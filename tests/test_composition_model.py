@@ -203,7 +203,7 @@ def test_other_data_are_refused(random_dataset: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_atoms": 0}, {"elements": ()}, {"elements": (6, 6)}, {"elements": (101,)}, {"heads": 3}, {"dropout": 1.0}],
+    [{"max_atoms": 0}, {"elements": ()}, {"elements": (6, 6)}, {"elements": (101,)}, {"heads": 5}, {"dropout": 1.0}],
     ids=str,
 )
 def test_settings_out_of_range(wrong: dict) -> None:

@@ -375,7 +375,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
     try:
         model = CDVAE(CDVAEConfig(**header["config"]))
         if "prior" in header:
-            model.prior = DiffusionPrior(DiffusionPriorConfig(**header["prior"]))
+            model.prior = DiffusionPrior(DiffusionPriorConfig.from_header(**header["prior"]))
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(

@@ -54,7 +54,7 @@ class CompositionModelConfig:
     max_atoms: int
     max_elements: int
     elements: Sequence[int]
-    hidden_dim: int = 128
+    hidden_dim: int = 96
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.2
@@ -121,7 +121,11 @@ class Block(nn.Module):
 
 
 class CompositionModel(nn.Module):
-    """A distribution over compositions. Build one with `CompositionModel.for_dataset` and train it with `fit`."""
+    """A distribution over compositions. Build one with `CompositionModel.for_dataset` and train it with `fit`.
+
+    For the 26,000 crystals of MP-20 5,000 steps of 256 at a learning rate of 2e-3 are enough (`ema_decay=0.998`), six
+    minutes on one CPU core: after 4,000 the validation data gain nothing more. Fewer crystals need fewer steps.
+    """
 
     numbers: Tensor
     table: Tensor
@@ -220,7 +224,8 @@ class CompositionModel(nn.Module):
         """
         remaining, common = written.before()
         h = self._network(written, remaining, keep)
-        first = self._first()[(written.size - 1) * self.config.max_atoms + written.units - 1]
+        pair = (written.size - 1) * self.config.max_atoms + written.units - 1
+        first = nn.functional.embedding(pair, self._first()[:, None])[:, 0]
         element = self._elements(h, written, remaining, common).gather(2, self._real(written)[..., None])
         count = self._counts(h, self._real(written), remaining, common)
         count = count.gather(2, (written.counts - 1).clamp_min(0)[..., None])
@@ -247,18 +252,19 @@ class CompositionModel(nn.Module):
         size, units = first // c.max_atoms + 1, first % c.max_atoms + 1
         shape = (len(numbers), c.max_elements)
         ranks = torch.full(shape, len(c.elements), device=numbers.device)
-        written = Written(size, units, ranks, torch.zeros_like(ranks))
+        atoms = torch.zeros_like(ranks)
+        written = Written(size, units, ranks, atoms)  # of which the places fill
         for place in range(c.max_elements):
             remaining, common = written.before()
             more = remaining[:, place] > 0
             h = self._network(written, remaining, None)
             rank = _drawn(self._elements(h, written, remaining, common)[:, place], draw[:, place + 1, 0])
-            written.ranks[:, place] = torch.where(more, rank, len(c.elements))
+            ranks[:, place] = torch.where(more, rank, len(c.elements))
             count = _drawn(self._counts(h, self._real(written), remaining, common)[:, place], draw[:, place + 1, 1])
-            written.counts[:, place] = torch.where(more, count + 1, 0)
+            atoms[:, place] = torch.where(more, count + 1, 0)
         counts = torch.zeros(len(numbers), HEAVIEST + 1, dtype=torch.int64, device=numbers.device)
-        named = nn.functional.pad(self.numbers, (0, 1))[written.ranks]
-        return counts.scatter_add_(1, named, written.counts * units[:, None])[:, 1:]
+        named = nn.functional.pad(self.numbers, (0, 1))[ranks]
+        return counts.scatter_add_(1, named, atoms * units[:, None])[:, 1:]
 
     def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
         """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
@@ -271,7 +277,8 @@ class CompositionModel(nn.Module):
 
     def _embedded(self) -> Float[Tensor, "elements width"]:
         """Every element, and after them none."""
-        return self.own.weight + nn.functional.pad(self.shared(self.table.to(self.bias.dtype)), (0, 0, 0, 1))
+        shared = self.shared(self.table.to(self.bias.dtype))
+        return self.own.weight + nn.functional.pad(shared, (0, 0, 0, 1))
 
     def _network(
         self,
@@ -281,12 +288,12 @@ class CompositionModel(nn.Module):
     ) -> Float[Tensor, "crystals places width"]:
         """What is known at every place of the sequence: number of atoms, formula units, and what stands before."""
         start = (self.sizes(written.size) + self.units(written.units))[:, None]
-        past = self._embedded()[written.ranks[:, :-1]] + self.counts(written.counts[:, :-1])
+        past = nn.functional.embedding(written.ranks[:, :-1], self._embedded()) + self.counts(written.counts[:, :-1])
         h = torch.cat([start, past], 1) + self.remaining(remaining.clamp_min(0)) + self.places.weight
-        keep = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
-        h = h * keep[:, None, -1]
+        factor = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
+        h = h * factor[:, None, -1]
         for i, block in enumerate(self.blocks):
-            h = block(h, keep[:, 2 * i : 2 * i + 2])
+            h = block(h, factor[:, 2 * i : 2 * i + 2])
         return self.norm(h)
 
     def _first(self) -> Float[Tensor, " pairs"]:
@@ -330,7 +337,7 @@ class CompositionModel(nn.Module):
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places counts"]:
         """log p of the count of the element that was chosen at every place; of those only that can end well."""
-        logits = self.count_head(self.to_count(h) + self._embedded()[rank])
+        logits = self.count_head(self.to_count(h) + nn.functional.embedding(rank, self._embedded()))
         count = torch.arange(1, self.config.max_atoms + 1, device=h.device)
         left = self._left(rank, torch.arange(h.shape[1], device=h.device)[None])[..., None]
         rest = remaining[..., None] - count
@@ -344,6 +351,29 @@ def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor,
     """Atoms of the elements Z = 1..100 in each crystal (`crystals.atomic_numbers`; 0 is no atom)."""
     counts = torch.zeros(len(atomic_numbers), HEAVIEST + 1, dtype=torch.int64, device=atomic_numbers.device)
     return counts.scatter_add_(1, atomic_numbers.long(), torch.ones_like(atomic_numbers, dtype=torch.int64))[:, 1:]
+
+
+def counts_of(formula: str) -> Int[Tensor, " elements"]:
+    """Atoms of the elements Z = 1..100 in a cell with the atoms that a formula names: "Sr2Ti2O6" has ten of them.
+
+    Raises:
+        SettingError: for what is no formula, or has fractions or elements beyond Z = 100.
+    """
+    from pymatgen.core import Composition, Element
+
+    counts = torch.zeros(HEAVIEST, dtype=torch.int64)
+    try:
+        amounts = Composition(formula).get_el_amt_dict()
+        numbers = [Element(symbol).Z for symbol in amounts]
+    except ValueError as error:
+        raise SettingError(f"{formula!r} is no chemical formula ({error}); give one like SrTiO3") from error
+    for number, amount in zip(numbers, amounts.values(), strict=True):
+        if number > HEAVIEST or amount != int(amount):
+            raise SettingError(f"{formula!r}: needs whole numbers of atoms, of elements up to Z = {HEAVIEST}")
+        counts[number - 1] = int(amount)
+    if not int(counts.sum()):
+        raise SettingError(f"{formula!r} names no atoms; give a formula like SrTiO3")
+    return counts
 
 
 def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab import noise
-from cdvae_lab.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig
+from cdvae_lab.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig, counts_of
 from cdvae_lab.errors import SettingError
 from cdvae_lab.noise import Stream
 
@@ -109,8 +109,6 @@ class DiffusionPriorConfig:
     composition: CompositionModelConfig | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.composition, dict):  # as a file has it
-            object.__setattr__(self, "composition", CompositionModelConfig(**self.composition))
         if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2 or self.churn < 0:
             raise SettingError(
                 "DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, steps >= 2 and churn >= 0"
@@ -119,6 +117,12 @@ class DiffusionPriorConfig:
             raise SettingError(f"DiffusionPriorConfig: posterior_share must be in (0, 1], not {self.posterior_share}")
         if not 0 < self.sigma_min <= self.sigma_score < self.sigma_max:
             raise SettingError("DiffusionPriorConfig needs 0 < sigma_min <= sigma_score < sigma_max")
+
+    @classmethod
+    def from_header(cls, **fields: Any) -> DiffusionPriorConfig:
+        """The settings that a file holds as JSON."""
+        composition = fields.pop("composition", None)
+        return cls(**fields, composition=composition and CompositionModelConfig(**composition))
 
 
 NOISE_FEATURES = 32
@@ -304,17 +308,44 @@ class DiffusionPrior(nn.Module):
         u = self.denoised(w * (1 + sigma**2).sqrt(), sigma.expand(len(w)), known)
         return u * self.std + self.mean
 
-    def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
-        """The gradient of log p(z), p blurred with `sigma_score` (Karras et al., eq. 3)."""
+    def given(self, formula: str) -> GivenFormula:
+        """The prior of crystals with the atoms of a formula in their cell, p(z | composition): `prior.given("SrTiO3")`.
+
+        Raises:
+            SettingError: for what is no formula, or none that the prior knows.
+        """
+        counts = counts_of(formula).to(self.mean.device)
+        self.known(counts[None])
+        return GivenFormula(self, counts)
+
+    def score(
+        self,
+        z: Float[Tensor, "crystals latent"],
+        composition: Int[Tensor, "crystals elements"] | None = None,
+    ) -> Float[Tensor, "crystals latent"]:
+        """The gradient of log p(z), p blurred with `sigma_score` (Karras et al., eq. 3).
+
+        Args:
+            composition: of log p(z | composition) instead; atoms of the elements Z = 1..100 in the cell.
+        """
         sigma = torch.full_like(z[:, 0], self.config.sigma_score)
         u = (z - self.mean) / self.std
-        return (self.denoised(u, sigma) - u) / self.config.sigma_score**2 / self.std
+        known = None if composition is None else self.known(composition)
+        return (self.denoised(u, sigma, known) - u) / self.config.sigma_score**2 / self.std
 
-    def log_prob(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
+    def log_prob(
+        self,
+        z: Float[Tensor, "crystals latent"],
+        composition: Int[Tensor, "crystals elements"] | None = None,
+    ) -> Float[Tensor, " crystals"]:
         """log p(z), p blurred with `sigma_min`, along the probability flow (Song et al. 2021, eq. 39), in nats.
 
         The divergence is estimated with a few fixed random directions: good to a nat or so.
+
+        Args:
+            composition: log p(z | composition) instead; atoms of the elements Z = 1..100 in the cell.
         """
+        known = None if composition is None else self.known(composition)
         angles = self._angles(z.device).flip(0)
         total = (1 + self.config.sigma_min**2) ** 0.5
         w = (z.detach() - self.mean) / self.std / total
@@ -324,9 +355,9 @@ class DiffusionPrior(nn.Module):
             signs = noise.uniform(0, Stream.PROBE, probe, 0, (dim,), z.dtype).sub(0.5).sign()
             gained = torch.zeros_like(w[:, 0])
             for now, then in itertools.pairwise(angles):
-                slope, divergence = self._slope_and_divergence(w, now, signs)
+                slope, divergence = self._slope_and_divergence(w, now, signs, known)
                 ahead = w + (then - now) * slope
-                slope_ahead, divergence_ahead = self._slope_and_divergence(ahead, then, signs)
+                slope_ahead, divergence_ahead = self._slope_and_divergence(ahead, then, signs, known)
                 w = w + (then - now) * 0.5 * (slope + slope_ahead)
                 gained = gained + (then - now) * 0.5 * (divergence + divergence_ahead)
         at_end = -0.5 * (w.square().sum(-1) + dim * math.log(2 * math.pi))
@@ -352,13 +383,42 @@ class DiffusionPrior(nn.Module):
         return -self.network(w, torch.tan(angle).expand(len(w)), known)
 
     def _slope_and_divergence(
-        self, w: Float[Tensor, "crystals latent"], angle: Float[Tensor, ""], signs: Float[Tensor, "probes latent"]
+        self,
+        w: Float[Tensor, "crystals latent"],
+        angle: Float[Tensor, ""],
+        signs: Float[Tensor, "probes latent"],
+        known: Float[Tensor, "crystals known"] | None,
     ) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, " crystals"]]:
         """dw / dtheta and its divergence by Hutchinson's estimate."""
 
         def along(sign: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
-            slope, change = torch.func.jvp(lambda x: self._slope(x, angle), (w,), (sign.expand_as(w),))[:2]
+            slope, change = torch.func.jvp(lambda x: self._slope(x, angle, known), (w,), (sign.expand_as(w),))[:2]
             return slope, (change * sign).sum(-1)
 
         slopes, divergences = torch.func.vmap(along)(signs)
         return slopes[0], divergences.mean(0)
+
+
+@dataclass(frozen=True)
+class GivenFormula:
+    """A `DiffusionPrior` of which the composition is given; of `DiffusionPrior.given`.
+
+    Attributes:
+        prior: a conditional one.
+        counts: atoms of the elements Z = 1..100 in the cell.
+    """
+
+    prior: DiffusionPrior
+    counts: Int[Tensor, " elements"]
+
+    def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
+        """One z for each crystal number, on the numbers' device."""
+        return self.prior.sample(seed, numbers, self.counts.expand(len(numbers), -1))
+
+    def log_prob(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
+        """log p(z | composition), in nats, as `DiffusionPrior.log_prob`."""
+        return self.prior.log_prob(z, self.counts.expand(len(z), -1))
+
+    def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
+        """The gradient of log p(z | composition), as `DiffusionPrior.score`."""
+        return self.prior.score(z, self.counts.expand(len(z), -1))

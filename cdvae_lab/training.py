@@ -44,7 +44,7 @@ Trainable = CDVAE | PropertyModel | DiffusionPrior | CompositionModel
 KINDS: dict[str, tuple[Any, Any]] = {
     "CDVAE": (CDVAE, CDVAEConfig),
     "PropertyModel": (PropertyModel, PropertyModelConfig),
-    "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig),
+    "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig.from_header),
     "CompositionModel": (CompositionModel, CompositionModelConfig),
 }
 

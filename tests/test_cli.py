@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pymatgen.core import Element
 from safetensors.torch import load_file
 
 from cdvae_lab import cdvae, cli, datasets
@@ -226,6 +227,28 @@ def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: 
     assert "another prior" in capsys.readouterr().err
     assert cli.main([*generate, str(state), "--out", str(tmp_path / "none"), "--prior", "learned"]) == 2
     assert "has no learned prior" in capsys.readouterr().err
+
+
+def test_a_prior_of_compositions_is_learned(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "with_prior.safetensors"
+    fitting = ["prior", str(state), *DATA, "--out", str(out), "--steps", "5", "--batch-size", "8", "--hidden-dim", "8"]
+    assert cli.main([*fitting, "--composition-steps", "-1"]) == 2
+    assert cli.main([*fitting, "--composition-steps", "4"]) == 0
+    assert "nats each" in capsys.readouterr().err
+    prior = cdvae.load(out).prior
+    assert prior is not None
+    assert prior.composition_model is not None
+    generate = ["generate", str(out), "-n", "2", "--steps", "3", "--format", "npz", "--out"]
+    assert cli.main([*generate, str(tmp_path / "all")]) == 0
+    symbol = Element.from_Z(prior.composition_model.config.elements[0]).symbol
+    assert cli.main([*generate, str(tmp_path / "one"), "--formula", symbol]) == 0
+    every, one = (Crystals.load_npz(next((tmp_path / name).glob("*.npz"))) for name in ("all", "one"))
+    assert not torch.equal(every.lattice, one.lattice)
+    capsys.readouterr()
+    for wrong in (["Og"], ["SrTi?"], [symbol, "--prior", "normal"]):
+        assert cli.main([*generate, str(tmp_path / "none"), "--formula", *wrong]) == 2
+    assert cli.main([*generate, str(tmp_path / "one"), "--formula", f"{symbol}2"]) == 2
+    assert "another prior" in capsys.readouterr().err
 
 
 def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from cdvae_lab import assets
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig, fingerprint, load
+from cdvae_lab.composition_model import CompositionModel, element_counts
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.denoising import denoise
 from cdvae_lab.errors import SettingError
 from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
 from cdvae_lab.optimization import optimize
+from cdvae_lab.storage import read_tensors
 from cdvae_lab.training import fit
 
 DIM = 6
@@ -217,3 +220,121 @@ def test_a_prior_is_fitted_to_an_encoder_of_its_size(random_dataset: Dataset) ->
         fit(prior, random_dataset, steps=1)
     with pytest.raises(SettingError, match="encoder"):
         fit(model, random_dataset, encoder=model, steps=1)
+
+
+# The prior that draws the composition first
+
+
+def elements_model(dataset: Dataset) -> CDVAE:
+    """Latents that say the composition and little else: C, O and Ti, and the number of atoms, in four numbers."""
+    model = small_model(dataset)
+    shares = model.config.max_atoms + 1 + 6
+    with torch.no_grad():
+        for part in (model.to_mu, model.to_log_var):
+            part.weight.zero_()
+            part.bias.zero_()
+        model.to_log_var.bias.fill_(-6.0)
+        assert model.direct_to_mu is not None
+        weight = model.direct_to_mu.weight
+        weight.zero_()
+        for row, z in enumerate((6, 8, 22)):
+            weight[row, shares + z - 1] = 3
+        weight[3, : model.config.max_atoms + 1] = torch.arange(model.config.max_atoms + 1.0)
+    return model
+
+
+def compositions_of(dataset: Dataset, steps: int) -> CompositionModel:
+    model = CompositionModel.for_dataset(dataset, hidden_dim=16, blocks=1, heads=2, dropout=0.0)
+    return list(fit(model, dataset, steps=steps, batch_size=20, warm_up=10, lr=2e-2, ema_decay=0.9))[-1].averaged()
+
+
+def test_a_conditional_prior_draws_z_of_the_composition(random_dataset: Dataset, tmp_path: Path) -> None:
+    model = elements_model(random_dataset)
+    prior = DiffusionPrior.for_compositions(compositions_of(random_dataset, 200), 8, hidden_dim=64, blocks=2)
+    learned = copy.deepcopy(prior.composition_model)
+    assert learned is not None
+    steps = list(fit(prior, random_dataset, encoder=model, steps=600, batch_size=20, warm_up=20, lr=3e-3))
+    model.prior = steps[-1].averaged()
+    again = load(model.save(tmp_path / "m.safetensors")).prior
+    assert again is not None
+    assert again.config == prior.config
+    assert again.composition_model is not None
+    for a, b in zip(learned.parameters(), again.composition_model.parameters(), strict=True):
+        assert torch.equal(a, b)  # fitting the prior leaves it as it is
+
+    counts = element_counts(random_dataset.crystals.atomic_numbers)
+    with torch.no_grad():
+        mu = model.encode(random_dataset.crystals).mu[:, :4]
+    numbers = torch.arange(100, 100 + len(counts))
+    given = again.sample(0, numbers, counts)[:, :4]
+    away = ((given - mu) / mu.std(0)).square().mean().sqrt()
+    shuffled = ((given - mu.roll(1, 0)) / mu.std(0)).square().mean().sqrt()
+    assert away < 0.35 < 1 < shuffled
+    # By default the composition is drawn, of the same number and seed.
+    drawn = again.sample(5, numbers)
+    assert torch.equal(drawn, again.sample(5, numbers, again.composition_model.sample(5, numbers)))
+    torch.testing.assert_close(again.sample(5, numbers[3:4]), drawn[3:4], atol=1e-4, rtol=1e-4)
+    # The marginal density rates a latent of the data above one that is far from them.
+    z = torch.nn.functional.pad(mu[:2], (0, 4))
+    assert (again.log_prob(z) > again.log_prob(z + 4 * again.std * again.active)).all()
+    # One formula alone.
+    carbon = again.given("C3")
+    assert isinstance(carbon, LatentPrior)
+    z = carbon.sample(2, numbers)
+    six = torch.zeros(len(z), 100, dtype=torch.int64)
+    six[:, 5] = 3
+    assert torch.equal(z, again.sample(2, numbers, six))
+    assert z[:, 0].min() > 2 > 0.8 > z[:, 1:3].abs().median()
+    assert carbon.log_prob(z).mean() > again.given("TiO2").log_prob(z).mean() + 2
+    oxide = again.given("TiO2")
+    of_oxide = oxide.sample(2, numbers)
+    assert carbon.score(of_oxide)[:, 0].mean() > 3 * oxide.score(of_oxide)[:, 0].abs().mean()  # towards more carbon
+    strange = torch.zeros(1, 100, dtype=torch.int64)
+    strange[0, 12] = 1
+    with pytest.raises(SettingError, match="none of this prior's"):
+        again.sample(0, numbers[:1], strange)
+
+
+def test_told_nothing_it_is_the_network_of_the_marginal(random_dataset: Dataset) -> None:
+    prior = DiffusionPrior.for_compositions(compositions_of(random_dataset, 1), 8, hidden_dim=16, blocks=1)
+    torch.nn.init.normal_(prior.leave.weight)
+    w, sigma = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5)
+    known = prior.known(element_counts(random_dataset.crystals.atomic_numbers[:4]))
+    assert torch.equal(prior.network(w, sigma), prior.network(w, sigma, 0 * known))
+    assert not torch.allclose(prior.network(w, sigma), prior.network(w, sigma, known))
+
+
+def test_a_resumed_fit_is_the_uninterrupted_one(random_dataset: Dataset, tmp_path: Path) -> None:
+    model, compositions = small_model(random_dataset), compositions_of(random_dataset, 1)
+    settings = {"encoder": model, "steps": 6, "batch_size": 10, "warm_up": 2}
+    torch.manual_seed(0)
+    prior = DiffusionPrior.for_compositions(compositions, 8, hidden_dim=16, blocks=1)
+    whole = list(fit(copy.deepcopy(prior), random_dataset, **settings))
+    for step in fit(prior, random_dataset, **settings):
+        if step.step == 2:
+            step.save(tmp_path / "half.safetensors")
+            break
+    rest = list(fit(tmp_path / "half.safetensors", random_dataset, encoder=model))
+    assert [step.loss for step in rest] == [step.loss for step in whole[2:]]
+    end, expected = rest[-1].averaged().state_dict(), whole[-1].averaged().state_dict()
+    assert end.keys() == expected.keys()
+    assert all(torch.equal(end[name], expected[name]) for name in end)
+    assert any(name.startswith("composition_model.") for name in end)
+
+
+def test_a_prior_without_compositions_takes_none(gaussian: DiffusionPrior, random_dataset: Dataset) -> None:
+    with pytest.raises(SettingError, match="composition-steps"):
+        gaussian.sample(0, torch.arange(20), element_counts(random_dataset.crystals.atomic_numbers))
+
+
+# Of seed 0, before priors knew compositions.
+BEFORE = [[1.8167195, -0.7905934], [-0.0420615, 2.5198646], [-1.4024128, -0.7010724]]
+
+
+def test_a_file_from_before_draws_what_it_drew() -> None:
+    """The bundled model of carbon, whose prior has no compositions."""
+    model = load("carbon_24")
+    assert model.prior is not None
+    assert "composition" not in read_tensors(assets.path("carbon_24.safetensors"), "model", 1)[2]["prior"]
+    z = model.prior.sample(0, torch.arange(3))
+    torch.testing.assert_close(z[:, :2], torch.tensor(BEFORE), rtol=1e-4, atol=1e-4)

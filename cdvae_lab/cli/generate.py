@@ -47,6 +47,10 @@ def add(commands: Any) -> None:
         "distance of z as the prior draws it)"
     ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
+    parser.add_argument("--formula", metavar="FORMULA", help=(
+        "draw z of crystals with these atoms in the cell, Sr2Ti2O6 say, from a prior that was fitted with "
+        "--composition-steps; the decoder keeps to it mostly, not always (default: all that the prior has)"
+    ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
     arguments.add_processes(parser)
@@ -69,6 +73,11 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
+    if args.formula is not None:
+        if not isinstance(prior, DiffusionPrior):
+            raise SettingError(f"--formula: needs a learned prior, and {args.model} is drawn from N(0, I) here")
+        prior = prior.given(args.formula)
+        drawn_from = f"{drawn_from} given {args.formula}"
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if args.tries > 1:
         args.within = usual_distance(model, prior) + 1 if args.within is None else args.within

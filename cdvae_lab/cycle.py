@@ -9,6 +9,7 @@ comes very near its z, a wrong one does not, and the two are easier to tell apar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ WITHIN, WITHIN_REFINED = 2.0, 0.3  # see `decode`
 BACK_TO = (float("inf"), 0.5, 1.0, 2.0)
 
 STEP = 0.03  # Å, of `refine`, at its beginning
+BETA_1, BETA_2 = 0.9, 0.99
 STRAIN = 0.2  # 1/Å: what its cells stretch while its atoms move
 MARGIN = 0.5  # Å beyond the cutoff in which it looks for neighbours, once: its cells change little
 REFINED_AT_ONCE = 256
@@ -83,7 +85,7 @@ def latent_distance(
 def refine(
     model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int = 100
 ) -> tuple[Crystals, Float[Tensor, " crystals"]]:
-    """Slide atoms and cells so that the crystals encode nearer to given latents: descent of `latent_distance` by Adam.
+    """Slide atoms and cells so that the crystals encode nearer to given latents: descent of `latent_distance`.
 
     Elements stay what they are. It mends small errors of a right arrangement; a wrong one it leaves wrong. It is for a
     z that is a posterior mean: a sample of the posterior, or of the prior, holds noise that no crystal encodes to.
@@ -113,8 +115,8 @@ def _refined(
     eye = torch.eye(3, device=z.device, dtype=z.dtype)
     shift = torch.zeros_like(crystals.frac_coords).requires_grad_()
     stretch = torch.zeros_like(crystals.lattice).requires_grad_()
-    descent = torch.optim.Adam([shift, stretch], lr=STEP)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
+    moment = torch.zeros_like(torch.cat([shift, stretch], 1))
+    power = torch.zeros_like(moment[:, :1, :1])
     best, nearest = crystals, torch.full_like(z[:, 0], torch.inf)
     for step in range(steps + 1):
         with torch.enable_grad():
@@ -124,8 +126,8 @@ def _refined(
                 lattice=crystals.lattice @ (eye + strain),
             )
             squared = ((model.encode(moved, images).mu - z).square() * precision).sum(-1)
-            # By its logarithm every crystal has a say, however far it is.
-            shift.grad, stretch.grad = torch.autograd.grad(torch.log1p(squared).sum(), [shift, stretch])
+            # By its logarithm a crystal is as steep far away as it is near.
+            slope = torch.cat(torch.autograd.grad(torch.log1p(squared).sum(), [shift, stretch]), 1)
         with torch.no_grad():
             better = squared < nearest
             nearest = torch.where(better, squared, nearest)
@@ -133,9 +135,15 @@ def _refined(
                 frac_coords=torch.where(better[:, None, None], moved.frac_coords, best.frac_coords),
                 lattice=torch.where(better[:, None, None], moved.lattice, best.lattice),
             )
-        if step < steps:
-            descent.step()
-            falling.step()
+            # Adam, but with one second moment for the whole crystal: with one for each coordinate those that z says
+            # nothing of (symmetry forbids a slope) would wander with the rounding errors.
+            moment = BETA_1 * moment + (1 - BETA_1) * slope
+            power = BETA_2 * power + (1 - BETA_2) * slope.square().amax((1, 2), keepdim=True)
+            unbiased = (power / (1 - BETA_2 ** (step + 1))).sqrt().clamp_min(1e-12)
+            rate = STEP * 0.5 * (1 + math.cos(math.pi * step / steps))
+            change = rate * moment / (1 - BETA_1 ** (step + 1)) / unbiased
+            shift -= change[:, :-3]
+            stretch -= change[:, -3:]
     best = best.replace(frac_coords=lat.wrap(best.frac_coords))
     return best, latent_distance(model, best, z)
 

@@ -379,7 +379,7 @@ def counts_of(formula: str) -> Int[Tensor, " elements"]:
 def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:
     """Atomic numbers of the atoms that are counted, in ascending order, padded with 0 (waits for the device)."""
     sites = max(int(counts.sum(1).max()), 1)
-    last = counts @ torch.ones_like(counts[:1]).expand(counts.shape[1], -1).triu()
+    last = counts.cumsum(1)
     site = torch.arange(sites, device=counts.device)
     number = (last[:, None] <= site[:, None]).sum(-1) + 1
     return torch.where(site < last[:, -1:], number, 0)

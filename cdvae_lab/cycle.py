@@ -156,6 +156,7 @@ def decode(
     within: float | None = None,
     back_to: Sequence[float] = BACK_TO,
     refine_steps: int = 0,
+    atomic_numbers: Int[Tensor, "crystals sites"] | None = None,
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
@@ -177,6 +178,7 @@ def decode(
             sqrt(latent_dim) more or so. By default 2, or 0.3 where crystals are refined.
         back_to: noise levels, Å, at which the tries begin, in turn; infinity begins anew.
         refine_steps: of `refine`, after every try; 0 leaves crystals as the sampler gives them.
+        atomic_numbers: what to begin with instead of the atoms that z says, as in `denoising.start`.
         seed, sampler, first_number, fuse, settings: of `denoise`.
         batch_size: crystals at a time.
         state: what an interrupted run yielded last, to go on from.
@@ -201,10 +203,10 @@ def decode(
     numbers = torch.arange(first_number, first_number + len(z), device=model.device)
     if state is None:
         z = z.detach().to(model.device)
-        crystals = start(model, z, numbers, seed, schedule).crystals
+        crystals = start(model, z, numbers, seed, schedule, atomic_numbers=atomic_numbers).crystals
         none = torch.zeros(len(z), dtype=torch.int64, device=model.device)
         state = Decoded(crystals, torch.full_like(z[:, 0], torch.inf), none, z, len(z))
-    return _rounds(model, state, numbers, schedule, seed, tries, within, tuple(back_to), refine_steps, batch_size, fuse)
+    return _rounds(model, state, numbers, schedule, seed, tries, within, tuple(back_to), refine_steps, atomic_numbers, batch_size, fuse)
 
 
 def _rounds(
@@ -217,6 +219,7 @@ def _rounds(
     within: float,
     back_to: tuple[float, ...],
     refine_steps: int,
+    atoms: Int[Tensor, "crystals sites"] | None,
     batch_size: int,
     fuse: bool,
 ) -> Iterator[Decoded]:
@@ -228,7 +231,8 @@ def _rounds(
         attempt = int(state.tries[pending].min())
         pending = pending[state.tries[pending] == attempt]
         part = pending[state.crystals.num_atoms[pending].argsort(stable=True)[:batch_size]]
-        frame = start(model, state.z[part], numbers[part], seed + attempt, schedule)
+        given = None if atoms is None else atoms[part]
+        frame = start(model, state.z[part], numbers[part], seed + attempt, schedule, atomic_numbers=given)
         if attempt:
             frame = go_back(frame, state.crystals[part], back_to[attempt % len(back_to)])
         for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B007, B020

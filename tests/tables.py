@@ -13,6 +13,10 @@ from cdvae_lab.storage import atomic_path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+WHERE = (
+    "`lab.score_table(task)` gives each of them in Python; [evaluation](notebooks/06_evaluation.ipynb) says how to read "
+    "them, and where each number misleads."
+)
 HEADS = {
     "reconstruction": (
         "**Reconstruction** of the test file. Match rate and RMSE by the paper's judge, which counts what fails "
@@ -31,7 +35,7 @@ HEADS = {
 
 def block() -> str:
     """What stands between the marks: legend, the tables, and how our rows were made."""
-    parts = [_wrapped(LEGEND)]
+    parts = [_wrapped(LEGEND), _wrapped(WHERE)]
     for task in METRICS:
         table = score_table(task)
         parts += [_wrapped(HEADS[task]), table.markdown()]

@@ -174,7 +174,7 @@ def test_report_cards_show_the_same_numbers(tmp_path: Path) -> None:
     expected = [{key: mean_of(row[key]) for key in keys} for row in rows]
     assert card.bundled == [{"system": name} | row for name, row in zip(names, expected, strict=True)]
     name = names[0]
-    (line,) = (line for line in card.table().splitlines() if line.startswith(name))
+    line = next(line for line in card.table().splitlines() if line.startswith(name))
     assert line.removeprefix(name).split() == [f"{expected[0][key]:.2f}" for key in keys]
     assert name in write_evaluation(card, tmp_path).read_text(encoding="utf-8")
     assert json.loads((tmp_path / "report.json").read_text())["bundled"] == card.bundled

@@ -14,8 +14,8 @@ from cdvae_lab.storage import atomic_path
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 WHERE = (
-    "`lab.score_table(task)` gives each of them in Python; [evaluation](notebooks/06_evaluation.ipynb) says how to read "
-    "them, and where each number misleads."
+    "`lab.score_table(task)` gives each of them in Python; [evaluation](notebooks/06_evaluation.ipynb) says how to "
+    "read them, and where each number misleads."
 )
 HEADS = {
     "reconstruction": (

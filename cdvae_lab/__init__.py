@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
     from cdvae_lab.metrics.card import ReportCard
     from cdvae_lab.metrics.evaluation import evaluate
+    from cdvae_lab.metrics.tables import ScoreTable, score_table
     from cdvae_lab.optimization import LatentStep, load_steps, optimize, save_steps
     from cdvae_lab.property_model import PropertyModel, load_property_model
     from cdvae_lab.render import picture
@@ -106,6 +107,7 @@ __all__ = [
     "PropertyModel",
     "PropertyOptimizer",
     "ReportCard",
+    "ScoreTable",
     "SettingError",
     "StandardNormal",
     "TrainingMonitor",
@@ -159,6 +161,7 @@ __all__ = [
     "record",
     "render",
     "save_steps",
+    "score_table",
     "training",
     "trajectory",
 ]
@@ -189,6 +192,7 @@ _HOME = {
         "property_model": ["PropertyModel", "load_property_model"],
         "metrics.card": ["ReportCard"],
         "metrics.evaluation": ["evaluate"],
+        "metrics.tables": ["ScoreTable", "score_table"],
         "render": ["picture"],
         "training": ["TrainingStep", "fit"],
         "trajectory": ["Trajectory", "every", "last", "progress", "record"],

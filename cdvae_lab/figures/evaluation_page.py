@@ -62,7 +62,7 @@ def _published(card: ReportCard) -> str:
     )
     ours: dict = {"system": "these crystals"} | {score.key: score.value for score in card.columns}
     lines = []
-    for number, row in enumerate((ours, *card.published)):
+    for number, row in enumerate((ours, *card.published, *card.bundled)):
         cells = "".join(
             f"<td>{written(row.get(s.key), s.unit).removesuffix(s.unit).strip()}</td>" for s in card.columns
         )
@@ -70,7 +70,8 @@ def _published(card: ReportCard) -> str:
     source = html.escape(published_scores()["source"])
     return (
         f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        f'<p class="note">The other rows are published numbers: {source}.</p>'
+        '<p class="note">The rows of cdvae_lab are of its bundled models; '
+        f"the others are published numbers: {source}.</p>"
     )
 
 

@@ -96,6 +96,16 @@ class ReportCard:
         return published_scores()[self.task].get(self.data, [])
 
     @property
+    def bundled(self) -> list[dict[str, Any]]:
+        """The rows of the bundled models for this task and data, as `published`; means over seeds."""
+        keys = {key for row in self.published for key in row}
+        return [
+            {key: mean_of(value) for key, value in row.items() if key in keys and key != "system"}
+            | {"system": f"cdvae_lab{row['system'].removeprefix('ours')}"}
+            for row in our_scores()[self.task].get(self.data, [])
+        ]
+
+    @property
     def columns(self) -> list[Score]:
         """The scores that a paper has too."""
         keys = {key for row in self.published for key in row}
@@ -132,14 +142,17 @@ class ReportCard:
             textwrap.wrap(f"{score.name}, {score.unit}" if score.unit else score.name, 14) for score in self.columns
         ]
         height = max(map(len, heads))
-        lines = [
-            f"{'':<16}" + "".join(f"{(head[i] if i < len(head) else ''):>15}" for head in heads) for i in range(height)
-        ]
         ours: dict[str, Any] = {"system": "these crystals"} | {score.key: score.value for score in self.columns}
-        for row in (ours, *self.published):
+        systems = (ours, *self.published, *self.bundled)
+        wide = max(16, *(len(row["system"]) + 1 for row in systems))
+        lines = [
+            f"{'':<{wide}}" + "".join(f"{(head[i] if i < len(head) else ''):>15}" for head in heads)
+            for i in range(height)
+        ]
+        for row in systems:
             cells = (written(row.get(score.key), score.unit).removesuffix(" %") for score in self.columns)
             cells = (cell.removesuffix(f" {score.unit}") for cell, score in zip(cells, self.columns, strict=True))
-            lines.append(f"{row['system']:<16}" + "".join(f"{cell:>15}" for cell in cells))
+            lines.append(f"{row['system']:<{wide}}" + "".join(f"{cell:>15}" for cell in cells))
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,6 +178,7 @@ class ReportCard:
             "notes": list(self.notes),
             "published": self.published,
             "published_source": published_scores()["source"],
+            "bundled": self.bundled,
         }
 
     def write(self, folder: str | Path) -> Path:
@@ -217,6 +231,22 @@ def written(value: float | int | None, unit: str) -> str:
 def published_scores() -> dict[str, Any]:
     """The numbers of the papers, by task and data set; shares in per cent. Bundled as published_scores.json."""
     return json.loads(assets.path("published_scores.json").read_text(encoding="utf-8"))
+
+
+@cache
+def our_scores() -> dict[str, Any]:
+    """The numbers of the bundled models, in the layout of `published_scores`. Bundled as our_scores.json.
+
+    A row says further which `model` it is of, the `seeds`, how many `crystals` each, `seconds`, `hardware`, the
+    `command` and a `note`. A number is one, or of several seeds {"mean", "std", "values"}.
+    `python -m tests.collect_scores` adds rows from report cards.
+    """
+    return json.loads(assets.path("our_scores.json").read_text(encoding="utf-8"))
+
+
+def mean_of(score: float | Mapping[str, Any]) -> float:
+    """A number of `our_scores`, or its mean over seeds."""
+    return score["mean"] if isinstance(score, Mapping) else score
 
 
 def chemical_formulas(crystals: Crystals) -> list[str]:

@@ -23,7 +23,7 @@ from cdvae_lab.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
 from cdvae_lab.compiled import Graphed, fast_matmul, one_thread
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import LatentPrior, StandardNormal
+from cdvae_lab.latent_prior import LatentPrior, StandardNormal, drawn_atoms
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import Stream, geometric_levels
 
@@ -216,7 +216,8 @@ def denoise(
         sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
             `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`; or one of these with
             settings that have a name: "preview", "standard", "paper" (`NAMED`).
-        prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without.
+        prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without. If
+            it draws a composition first, crystals begin with that, and `types="assigned"` keeps to it.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
         settings: the sampler's, as above, and `types`: "argmax" (default), the likeliest element at every site, as in
@@ -248,6 +249,7 @@ def denoise(
         return _run(model, frame if seed is None else replace(frame, seed=seed), fuse)
     seed = seed or 0
     schedule = choose_schedule(model, sampler, **settings)
+    atoms = None
     if z is None:
         assert n is not None
         if n < 1:
@@ -255,11 +257,12 @@ def denoise(
         numbers = torch.arange(first_number, first_number + n, device=model.device)
         prior = prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
         z = prior.sample(seed, numbers).to(model.lattice_mean.dtype)
+        atoms = drawn_atoms(prior, seed, numbers)
     if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
     z = z.detach().to(model.device)
     numbers = torch.arange(first_number, first_number + len(z), device=model.device)
-    return _run(model, start(model, z, numbers, seed, schedule), fuse, yield_first=True)
+    return _run(model, start(model, z, numbers, seed, schedule, atomic_numbers=atoms), fuse, yield_first=True)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab import noise
-from cdvae_lab.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig, counts_of
+from cdvae_lab.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig, atoms_of, counts_of
 from cdvae_lab.errors import SettingError
 from cdvae_lab.noise import Stream
 
@@ -422,3 +422,14 @@ class GivenFormula:
     def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
         """The gradient of log p(z | composition), as `DiffusionPrior.score`."""
         return self.prior.score(z, self.counts.expand(len(z), -1))
+
+
+def drawn_atoms(
+    prior: LatentPrior, seed: int, numbers: Int[Tensor, " crystals"]
+) -> Int[Tensor, "crystals sites"] | None:
+    """The atoms for which a prior draws each z, padded with 0; None where it draws z alone."""
+    if isinstance(prior, GivenFormula):
+        return atoms_of(prior.counts.expand(len(numbers), -1))
+    if isinstance(prior, DiffusionPrior) and prior.composition_model is not None:
+        return atoms_of(prior.composition_model.sample(seed, numbers))
+    return None

@@ -22,6 +22,7 @@ from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
+from cdvae_lab.composition_model import atoms_of, element_counts
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.cycle import latent_distance
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
@@ -168,6 +169,49 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
     assert cli.main([*common, "--out", str(one), "--tries", "0"]) == 2
 
 
+def test_what_does_not_encode_back_can_be_given_up(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        "reconstruct",
+        str(state),
+        "synthetic_perovskites",
+        "--steps",
+        "3",
+        "--limit",
+        "5",
+        "--jobs",
+        "1",
+        "--refine",
+        "2",
+    ]
+    names = ("all", "some", "none")
+    all_of_them, some, none = (tmp_path / f"{name}.csv" for name in names)
+    assert cli.main([*common, "--out", str(all_of_them)]) == 0
+    assert "refined by 2 steps" in capsys.readouterr().out
+
+    def decoded(path: Path) -> tuple[Crystals, Crystals]:
+        tensors = load_file(path.with_suffix(".safetensors"))
+        fields = ("frac_coords", "atomic_numbers", "lattice")
+        truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in fields)) for side in ("truth", "predicted"))
+        return truth, predicted
+
+    model = cdvae.load(state)
+    truth, predicted = decoded(all_of_them)
+    distance = latent_distance(model, predicted, model.encode(truth).mu)
+    limit = float(distance.sort().values[1:3].mean())
+    assert cli.main([*common, "--out", str(some), "--withhold", str(limit)]) == 0
+    kept = torch.isfinite(decoded(some)[1].frac_coords).all(-1).all(-1)
+    assert torch.equal(kept, distance <= limit)
+    assert [row.split(",")[3] for row in some.read_text().splitlines()[1:]] == [str(bool(k)) for k in kept]
+    capsys.readouterr()
+    assert cli.main([*common, "--out", str(none), "--withhold", "0"]) == 0
+    assert "given up" in capsys.readouterr().out
+    assert {row.split(",")[5] for row in none.read_text().splitlines()[1:]} == {"False"}
+    assert cli.main([*common, "--out", str(none), "--withhold", "1"]) == 2
+    assert cli.main([*common, "--out", str(none), "--withhold", "-1"]) == 2
+
+
 def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "search"
     command = ["optimize", str(state), "synthetic_perovskites", "--split", "val", "--limit", "3", "--out", str(out)]
@@ -249,6 +293,26 @@ def test_a_prior_of_compositions_is_learned(state: Path, tmp_path: Path, capsys:
         assert cli.main([*generate, str(tmp_path / "none"), "--formula", *wrong]) == 2
     assert cli.main([*generate, str(tmp_path / "one"), "--formula", f"{symbol}2"]) == 2
     assert "another prior" in capsys.readouterr().err
+
+
+def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: Path) -> None:
+    out = tmp_path / "with_prior.safetensors"
+    fitting = ["prior", str(state), *DATA, "--out", str(out), "--steps", "3", "--batch-size", "8", "--hidden-dim", "8"]
+    assert cli.main([*fitting, "--composition-steps", "3"]) == 0
+    model = cdvae.load(out)
+    assert model.prior is not None
+    assert model.prior.composition_model is not None
+    drawn = element_counts(atoms_of(model.prior.composition_model.sample(7, torch.arange(4))))
+    for name, more in (("once", []), ("twice", ["--tries", "2", "--within", "0"])):
+        generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]
+        assert cli.main([*generate, "--types", "assigned", "--format", "npz", "--out", str(tmp_path / name)]) == 0
+        crystals = read_source(tmp_path / name).crystals
+        assert torch.equal(element_counts(crystals.atomic_numbers), drawn)
+    once, twice = (read_source(tmp_path / name).crystals for name in ("once", "twice"))
+    z = model.prior.sample(7, torch.arange(4))
+    distances = [latent_distance(model, c.to("cpu", torch.float32), z) for c in (once, twice)]
+    assert (distances[1] <= distances[0] + 1e-3).all()
+    assert cli.main([*generate, "--format", "npz", "--out", str(tmp_path / "twice")]) == 2  # other settings
 
 
 def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

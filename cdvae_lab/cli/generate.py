@@ -18,7 +18,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cycle import Decoded, decode
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import DiffusionPrior, LatentPrior
+from cdvae_lab.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, drawn_atoms
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     arguments.add_prior(parser, "what z is drawn from")
     parser.add_argument("--formula", metavar="FORMULA", help=(
         "draw z of crystals with these atoms in the cell, Sr2Ti2O6 say, from a prior that was fitted with "
-        "--composition-steps; the decoder keeps to it mostly, not always (default: all that the prior has)"
+        "--composition-steps; with --types assigned always these (default: all that the prior has)"
     ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
@@ -171,8 +171,10 @@ def _tried(
     settings: dict[str, Any] = {"tries": args.tries, "within": args.within, "batch_size": args.batch_size}
     settings |= {"seed": args.seed, "sampler": schedule, "fuse": bool(args.fuse)}
     for run in runs:
-        z = prior.sample(args.seed, torch.tensor(run, device=model.device))
-        yield from decode(model, z.to(model.lattice_mean.dtype), first_number=run[0], **settings)
+        numbers = torch.tensor(run, device=model.device)
+        z = prior.sample(args.seed, numbers).to(model.lattice_mean.dtype)
+        atoms = drawn_atoms(prior, args.seed, numbers)
+        yield from decode(model, z, first_number=run[0], atomic_numbers=atoms, **settings)
 
 
 def usual_distance(model: CDVAE, prior: LatentPrior) -> float:
@@ -180,6 +182,8 @@ def usual_distance(model: CDVAE, prior: LatentPrior) -> float:
 
     A learned prior may draw from narrower ones.
     """
+    if isinstance(prior, GivenFormula):
+        prior = prior.prior
     share = prior.config.posterior_share if isinstance(prior, DiffusionPrior) else 1.0
     return share * model.config.latent_dim**0.5
 

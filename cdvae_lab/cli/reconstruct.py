@@ -7,6 +7,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def add(commands: Any) -> None:
         f"of its z, in deviations of the posterior: near enough not to be tried again (default {WITHIN:g}, with "
         f"--refine {WITHIN_REFINED:g})"
     ))  # fmt: skip
+    parser.add_argument("--withhold", type=float, metavar="X", help=(
+        "of its z: a crystal that is farther in the end is given up and counts as not reconstructed (default: none is)"
+    ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
     arguments.add_data(parser, "val")
     arguments.add_sampler(parser)
@@ -81,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
     if args.tries < 1 or args.refine < 0:
         raise SettingError(f"--tries must be at least 1 and --refine at least 0, not {args.tries} and {args.refine}")
+    if args.withhold is not None and not args.withhold >= 0:
+        raise SettingError(f"--withhold must be at least 0, not {args.withhold}")
     if args.model is None or not args.source:
         raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
     out = args.out or Path("reconstruction.csv")
@@ -97,10 +103,12 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     truth, ids, data = read_crystals(args, model, processes)
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
-    if args.tries > 1 or args.refine:
+    if checks(args):
         about |= {"tries": args.tries, "within": args.within}
     if args.refine:
         about |= {"refine": args.refine}
+    if args.withhold is not None:
+        about |= {"withhold": args.withhold}
     parts: list[Crystals] = []
     seconds = 0.0
     if store.is_file():
@@ -115,7 +123,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         [range(len(truth))[start + rank * size :][:size] for rank in range(processes.size)]
         for start in range(done, len(truth), size * processes.size)
     ]
-    steps = _tried if args.tries > 1 or args.refine else _frames
+    steps = _tried if checks(args) else _frames
     frames = steps(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
     if processes.first:
         frames = progress(frames, runs=len(rounds))
@@ -129,6 +137,11 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         parts = [predicted]
         seconds_so_far = round(seconds + time.monotonic() - started, 2)
         write_store(store, truth, predicted, about | {"seconds": seconds_so_far, "device": device_name(model.device)})
+
+
+def checks(args: argparse.Namespace) -> bool:
+    """Whether what is decoded is encoded again."""
+    return args.tries > 1 or args.refine > 0 or args.withhold is not None
 
 
 def device_name(device: torch.device) -> str:
@@ -211,7 +224,7 @@ def _tried(
 ) -> Iterator[Decoded]:
     for batch in filter(None, batches):
         crystals = truth[batch.start : batch.stop].trim()
-        yield from decode_again(
+        for state in decode_again(
             model,
             posterior_latents(model, crystals, args.sampled, args.seed, batch.start),
             tries=args.tries,
@@ -222,7 +235,13 @@ def _tried(
             first_number=batch.start,
             batch_size=args.batch_size,
             fuse=bool(args.fuse),
-        )
+        ):
+            if state.finished and args.withhold is not None:
+                # Without positions a crystal is invalid, and matches nothing.
+                there = (state.distance <= args.withhold)[:, None, None]
+                frac_coords = torch.where(there, state.crystals.frac_coords, torch.nan)
+                state = replace(state, crystals=state.crystals.replace(frac_coords=frac_coords))
+            yield state
 
 
 def formulas(crystals: Crystals) -> list[str]:
@@ -264,6 +283,7 @@ def score(store: Path, out: Path, jobs: int) -> int:
             rms.append(value)
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
     tries = f"at most {about['tries']} tries, " if "tries" in about else ""
+    tries += f"those beyond {about['withhold']:g} given up, " if "withhold" in about else ""
     tries += f"refined by {about['refine']} steps, " if "refine" in about else ""
     print(
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "

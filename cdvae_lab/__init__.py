@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from cdvae_lab.composition_model import CompositionModel, CompositionModelConfig, load_composition_model
     from cdvae_lab.convert import read
     from cdvae_lab.crystals import Crystals
-    from cdvae_lab.cycle import Decoded, decode, latent_distance
+    from cdvae_lab.cycle import Decoded, decode, latent_distance, refine
     from cdvae_lab.datasets import Dataset
     from cdvae_lab.denoising import DenoisingFrame, denoise, reconstruct
     from cdvae_lab.errors import (
@@ -159,6 +159,7 @@ __all__ = [
     "read",
     "reconstruct",
     "record",
+    "refine",
     "render",
     "save_steps",
     "score_table",
@@ -174,7 +175,7 @@ _HOME = {
         "composition_model": ["CompositionModel", "CompositionModelConfig", "load_composition_model"],
         "convert": ["read"],
         "crystals": ["Crystals"],
-        "cycle": ["Decoded", "decode", "latent_distance"],
+        "cycle": ["Decoded", "decode", "latent_distance", "refine"],
         "datasets": ["Dataset"],
         "denoising": ["DenoisingFrame", "denoise", "reconstruct"],
         "errors": [

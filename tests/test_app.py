@@ -166,7 +166,7 @@ class TestModels:
         app.selection.choose(a_pick(model))
         old = app.player
         path = another(model, tmp_path)
-        assert app._models.options == ("carbon_24", "perov_5")
+        assert app._models.options == ("carbon_24", "mp_20", "perov_5")
         app._path.value = str(path)
         assert app.player is not old
         assert app.player.model is app.model

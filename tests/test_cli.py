@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from cdvae_lab import cdvae, cli, datasets
 from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.cli.about import lines
 from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
@@ -302,6 +303,10 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     model = cdvae.load(out)
     assert model.prior is not None
     assert model.prior.composition_model is not None
+    said = dict(lines(model))["prior"]
+    assert said.startswith("learned, ")
+    assert said.endswith("the composition is drawn first")
+    assert dict(lines(cdvae.load(state)))["prior"] == "N(0, I)"
     drawn = element_counts(atoms_of(model.prior.composition_model.sample(7, torch.arange(4))))
     for name, more in (("once", []), ("twice", ["--tries", "2", "--within", "0"])):
         generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]

@@ -55,7 +55,8 @@ def lines(model: CDVAE) -> list[tuple[str, str]]:
     found.append(("crystals", f"up to {c.max_atoms} atoms of {len(symbols)} elements: {' '.join(symbols)}"))
     noise = f"{c.sigma_max:g} to {c.sigma_min:g} Å in coordinates"
     found.append(("noise", f"{noise}, {c.type_sigma_max:g} to {c.type_sigma_min:g} in types"))
-    found.append(("neighbours", f"{c.num_neighbors} within {c.cutoff:g} Å"))
+    found.append(("neighbours", f"{c.num_neighbors or 'all'} within {c.cutoff:g} Å"))
+    found.append(("prior", prior_of(model)))
     if "steps" in about:
         fit = about.get("fit", {})
         found.append(("training", (
@@ -67,6 +68,15 @@ def lines(model: CDVAE) -> list[tuple[str, str]]:
     if "version" in about:
         found.append(("made with", f"cdvae_lab {about['version']}"))
     return found
+
+
+def prior_of(model: CDVAE) -> str:
+    """What z of new crystals is drawn from."""
+    prior = model.prior
+    if prior is None:
+        return "N(0, I)"
+    said = f"learned, {int(prior.active.sum())} of {prior.config.latent_dim} numbers in use"
+    return said if prior.composition_model is None else f"{said}; the composition is drawn first"
 
 
 def add_export(commands: Any) -> None:

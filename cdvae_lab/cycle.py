@@ -206,7 +206,20 @@ def decode(
         crystals = start(model, z, numbers, seed, schedule, atomic_numbers=atomic_numbers).crystals
         none = torch.zeros(len(z), dtype=torch.int64, device=model.device)
         state = Decoded(crystals, torch.full_like(z[:, 0], torch.inf), none, z, len(z))
-    return _rounds(model, state, numbers, schedule, seed, tries, within, tuple(back_to), refine_steps, atomic_numbers, batch_size, fuse)
+    return _rounds(
+        model,
+        state,
+        numbers,
+        schedule,
+        seed,
+        tries,
+        within,
+        tuple(back_to),
+        refine_steps,
+        atomic_numbers,
+        batch_size,
+        fuse,
+    )
 
 
 def _rounds(

@@ -38,7 +38,7 @@ from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.optimization import PERCENTILES, optimization
 from cdvae_lab.metrics.result_cache import ResultCache
 from cdvae_lab.metrics.sources import read_source
-from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.property_model import PropertyModel, PropertyModelConfig, load_property_model
 from cdvae_lab.trajectory import last, progress
 
 CUTOFF = Cutoffs(0.2, 4.0)
@@ -510,9 +510,12 @@ def test_a_judge_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_
     found, name = judge_named(str(judge.save(tmp_path / "judge.safetensors")))
     assert name == "the property model judge.safetensors"
     assert torch.equal(found(srtio3), judge(srtio3))
+    bundled, name = judge_named("perov_5")
+    assert torch.equal(bundled(srtio3), load_property_model("perov_5")(srtio3))
+    assert name == "the property model of perov_5"
     model = load("perov_5")
-    head, name = judge_named("perov_5")
+    head, name = judge_named(str(model.save(tmp_path / "model.safetensors")))
     assert torch.equal(head(srtio3), model.predict_property(model.encode(srtio3).mu))
-    assert "perov_5" in name
+    assert name == f"the property head of {tmp_path / 'model.safetensors'}"
     with pytest.raises(SettingError, match="comes with cdvae_lab"):
         judge_named("nobody")

@@ -267,7 +267,7 @@ def load_steps(path: str | Path, model: CDVAE | None = None, prior: LatentPrior 
 
     Args:
         model: what they are going to be used with, to be sure that they belong together; they come on its device.
-        prior: that of the run, if it was not N(0, I): a prior is not written into the file.
+        prior: that of the run, if it was neither N(0, I) nor the model's learned one: the file does not hold it.
 
     Raises:
         CheckpointError: if it is missing, truncated, not ours, of another version or of another model.
@@ -276,6 +276,8 @@ def load_steps(path: str | Path, model: CDVAE | None = None, prior: LatentPrior 
     _, tensors, header = read_tensors(path, "search", FORMAT_VERSION)
     try:
         own = header["prior"] != "standard normal"
+        if own and prior is None and model is not None:
+            prior = model.prior
         if own != (prior is not None):
             needed = "has a prior of its own, which the file does not hold: give it" if own else "has N(0, I) as prior"
             raise SettingError(f"{path}: the run {needed}; load_steps(path, prior={'...' if own else 'None'})")

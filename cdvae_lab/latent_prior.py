@@ -389,14 +389,20 @@ class DiffusionPrior(nn.Module):
         signs: Float[Tensor, "probes latent"],
         known: Float[Tensor, "crystals known"] | None,
     ) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, " crystals"]]:
-        """dw / dtheta and its divergence by Hutchinson's estimate."""
+        """dw / dtheta and its divergence by Hutchinson's estimate.
 
-        def along(sign: Float[Tensor, " latent"]) -> tuple[Tensor, Tensor]:
-            slope, change = torch.func.jvp(lambda x: self._slope(x, angle, known), (w,), (sign.expand_as(w),))[:2]
-            return slope, (change * sign).sum(-1)
-
-        slopes, divergences = torch.func.vmap(along)(signs)
-        return slopes[0], divergences.mean(0)
+        By reverse-mode differentiation: torch keeps forward-mode levels for all threads in common, and a widget's
+        threads ask for densities at the same time.
+        """
+        probes = len(signs)
+        with torch.enable_grad():
+            # A copy of every latent for each probe: one call, one backward.
+            copies = w.repeat(probes, 1).requires_grad_()
+            slopes = self._slope(copies, angle, None if known is None else known.repeat(probes, 1))
+            directions = signs.repeat_interleave(len(w), 0)
+            (change,) = torch.autograd.grad(slopes, copies, directions)
+        divergences = (change * directions).sum(-1).view(probes, len(w))
+        return slopes[: len(w)].detach(), divergences.mean(0)
 
 
 @dataclass(frozen=True)

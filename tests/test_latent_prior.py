@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -338,3 +339,14 @@ def test_a_file_from_before_draws_what_it_drew() -> None:
     assert "composition" not in read_tensors(assets.path("carbon_24.safetensors"), "model", 1)[2]["prior"]
     z = model.prior.sample(0, torch.arange(3))
     torch.testing.assert_close(z[:, :2], torch.tensor(BEFORE), rtol=1e-4, atol=1e-4)
+
+
+def test_several_threads_ask_for_densities_at_the_same_time() -> None:
+    """As a widget does: its worker computes while the kernel draws."""
+    prior = load("carbon_24").prior
+    assert prior is not None
+    z = prior.sample(0, torch.arange(2))
+    alone = prior.log_prob(z)
+    with ThreadPoolExecutor(3) as threads:
+        for density in threads.map(lambda _: prior.log_prob(z), range(9)):
+            torch.testing.assert_close(density, alone)

@@ -93,8 +93,9 @@ def test_run_stop_go_on_scrub(page: LabPage) -> None:
     page.kernel("player.index = 20")
     at(page, 20)
     early = page.shot(STAGE, ROOT / "out" / "browser" / "player_early.png")
-    kinds = "print(sorted(player.frames[{}].crystals.atomic_numbers.unique().tolist()))"
-    assert page.kernel(kinds.format(20)) != page.kernel(kinds.format(600))
+    # Only atoms move: the composition of this model is settled from the first step on.
+    moved = "print(float((player.frames[{}].crystals.frac_coords - player.frames[600].crystals.frac_coords).abs().max()))"
+    assert float(page.kernel(moved.format(20))) > 0.05
     assert difference(last, early) > 0.01
     page.kernel("player.view.show_all(player.view.frames, index=20)")
     page.sleep(1)

@@ -23,7 +23,7 @@ from cdvae_lab.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
 from cdvae_lab.compiled import Graphed, fast_matmul, one_thread
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import LatentPrior, StandardNormal, drawn_atoms
+from cdvae_lab.latent_prior import LatentPrior, StandardNormal, draw
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import Stream, geometric_levels
 
@@ -256,8 +256,8 @@ def denoise(
             raise SettingError(f"n, the number of crystals, must be at least 1, not {n}")
         numbers = torch.arange(first_number, first_number + n, device=model.device)
         prior = prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
-        z = prior.sample(seed, numbers).to(model.lattice_mean.dtype)
-        atoms = drawn_atoms(prior, seed, numbers)
+        z, atoms = draw(prior, seed, numbers)
+        z = z.to(model.lattice_mean.dtype)
     if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
     z = z.detach().to(model.device)

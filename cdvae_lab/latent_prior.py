@@ -430,12 +430,17 @@ class GivenFormula:
         return self.prior.score(z, self.counts.expand(len(z), -1))
 
 
-def drawn_atoms(
+def draw(
     prior: LatentPrior, seed: int, numbers: Int[Tensor, " crystals"]
-) -> Int[Tensor, "crystals sites"] | None:
-    """The atoms for which a prior draws each z, padded with 0; None where it draws z alone."""
+) -> tuple[Float[Tensor, "crystals latent"], Int[Tensor, "crystals sites"] | None]:
+    """One z for each crystal number, as `sample`, and the atoms that it is for, padded with 0.
+
+    None where a prior draws z alone.
+    """
     if isinstance(prior, GivenFormula):
-        return atoms_of(prior.counts.expand(len(numbers), -1))
-    if isinstance(prior, DiffusionPrior) and prior.composition_model is not None:
-        return atoms_of(prior.composition_model.sample(seed, numbers))
-    return None
+        prior, counts = prior.prior, prior.counts.expand(len(numbers), -1)
+    elif isinstance(prior, DiffusionPrior) and prior.composition_model is not None:
+        counts = prior.composition_model.sample(seed, numbers)
+    else:
+        return prior.sample(seed, numbers), None
+    return prior.sample(seed, numbers, counts), atoms_of(counts)

@@ -18,7 +18,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cycle import Decoded, decode
 from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, drawn_atoms
+from cdvae_lab.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, draw
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.parallel import Processes
 from cdvae_lab.storage import atomic_path
@@ -171,10 +171,8 @@ def _tried(
     settings: dict[str, Any] = {"tries": args.tries, "within": args.within, "batch_size": args.batch_size}
     settings |= {"seed": args.seed, "sampler": schedule, "fuse": bool(args.fuse)}
     for run in runs:
-        numbers = torch.tensor(run, device=model.device)
-        z = prior.sample(args.seed, numbers).to(model.lattice_mean.dtype)
-        atoms = drawn_atoms(prior, args.seed, numbers)
-        yield from decode(model, z, first_number=run[0], atomic_numbers=atoms, **settings)
+        z, atoms = draw(prior, args.seed, torch.tensor(run, device=model.device))
+        yield from decode(model, z.to(model.lattice_mean.dtype), first_number=run[0], atomic_numbers=atoms, **settings)
 
 
 def usual_distance(model: CDVAE, prior: LatentPrior) -> float:

@@ -133,11 +133,13 @@ def objective(
     nearer = posterior.mu + noise.uniform(seed, Stream.NEARER, numbers, step, (1,), dtype) * (z - posterior.mu)
     of_nearer = model.aggregates(nearer.detach())
 
+    size, lattice, shares = crystals.num_atoms, model.standardised_lattice(crystals), composition(crystals, dtype)
+
     def of_heads(given: Aggregates) -> dict[str, Float[Tensor, ""]]:
         return {
-            "num_atoms": num_atoms_loss(given.num_atoms_logits, crystals.num_atoms),
-            "lattice": lattice_loss(given.lattice_parameters, model.standardised_lattice(crystals)),
-            "composition": composition_loss(given.composition_logits, composition(crystals, dtype)),
+            "num_atoms": num_atoms_loss(given.num_atoms_logits, size),
+            "lattice": lattice_loss(given.lattice_parameters, lattice),
+            "composition": composition_loss(given.composition_logits, shares),
         }
 
     heads, more = of_heads(aggregates), of_heads(of_nearer)

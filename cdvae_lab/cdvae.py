@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from cdvae_lab import assets, convert
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, SettingError
+from cdvae_lab.errors import CrystalError, DatasetError, SettingError
 from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.noise import geometric_levels
 from cdvae_lab.painn import PaiNN
-from cdvae_lab.storage import read_tensors, stored_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
@@ -372,16 +372,11 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
         tensors = weights
-    try:
+    with refusing_others(path, "a CDVAE"):
         model = CDVAE(CDVAEConfig(**header["config"]))
         if "prior" in header:
             model.prior = DiffusionPrior(DiffusionPriorConfig.from_header(**header["prior"]))
         model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: its tensors or settings are not those of a CDVAE of this version "
-            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
-        ) from error
     model.metadata = header["model"]
     return model.to(device).eval().requires_grad_(False)
 

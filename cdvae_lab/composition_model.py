@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab import noise
-from cdvae_lab.errors import CheckpointError, SettingError
+from cdvae_lab.errors import SettingError
 from cdvae_lab.noise import Stream
-from cdvae_lab.storage import read_tensors, stored_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
@@ -418,13 +418,8 @@ def load_composition_model(path: str | Path, device: str | torch.device = "cpu")
         CheckpointError: if the file is missing, truncated, not ours or of another version.
     """
     _, tensors, header = read_tensors(path, "composition model", FORMAT_VERSION)
-    try:
+    with refusing_others(path, "a composition model"):
         model = CompositionModel(CompositionModelConfig(**header["config"]))
         model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: its tensors or settings are not those of a composition model of this version "
-            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
-        ) from error
     model.metadata = header["model"]
     return model.to(device).eval().requires_grad_(False)

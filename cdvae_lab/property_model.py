@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from cdvae_lab import assets
 from cdvae_lab import lattice as lat
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.neighbors import MAX_REACH, periodic_images
 from cdvae_lab.painn import PaiNN
-from cdvae_lab.storage import read_tensors, stored_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets import Dataset
@@ -143,13 +143,8 @@ def load_property_model(name_or_path: str | Path, device: str | torch.device = "
     if not path.is_file() and path.suffix != ".safetensors":
         path = assets.path(f"{name_or_path}_property.safetensors")
     _, tensors, header = read_tensors(path, "property model", FORMAT_VERSION)
-    try:
+    with refusing_others(path, "a property model"):
         model = PropertyModel(PropertyModelConfig(**header["config"]))
         model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: its tensors or settings are not those of a property model of this version "
-            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
-        ) from error
     model.metadata = header["model"]
     return model.to(device).eval().requires_grad_(False)

@@ -68,6 +68,22 @@ def write_tensors(path: str | Path, kind: str, version: int, tensors: Mapping[st
     return Path(path)
 
 
+@contextlib.contextmanager
+def refusing_others(path: str | Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong where tensors and settings of a file are put into a model into a CheckpointError.
+
+    Args:
+        what: the file should hold, "a CDVAE".
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: its tensors or settings are not those of {what} of this version "
+            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
+        ) from error
+
+
 def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -> tuple[str, dict[str, Tensor], dict]:
     """Read a file of `write_tensors`: its kind, tensors and metadata.
 

@@ -33,7 +33,7 @@ from cdvae_lab.neighbors import periodic_images
 from cdvae_lab.painn import PaiNN
 from cdvae_lab.parallel import Processes
 from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
-from cdvae_lab.storage import read_tensors, write_tensors
+from cdvae_lab.storage import read_tensors, refusing_others, write_tensors
 from cdvae_lab.tasks import task_for
 
 if TYPE_CHECKING:
@@ -435,16 +435,11 @@ def _read_state(path: str | Path) -> tuple[Trainable, dict[str, Tensor], dict]:
             f"{path}: a released model, without the optimiser's state; to train it further load it first: "
             "fit(cdvae_lab.load(path), dataset)"
         )
-    try:
+    with refusing_others(path, "a training state"):
         make, config = KINDS[metadata.get("of", "CDVAE")]
         model = make(config(**metadata["config"]))
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         model.metadata = metadata["model"]
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: its tensors or settings are not those of a training state of this version "
-            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
-        ) from error
     return model, tensors, metadata
 
 

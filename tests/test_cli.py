@@ -135,34 +135,26 @@ def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.C
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+FIVE = ["synthetic_perovskites", "--steps", "3", "--limit", "5", "--jobs", "1"]
+
+
+def decoded(path: Path) -> tuple[Crystals, Crystals]:
+    """True and decoded crystals that `reconstruct --out PATH` kept beside its table."""
+    tensors = load_file(path.with_suffix(".safetensors"))
+    fields = ("frac_coords", "atomic_numbers", "lattice")
+    truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in fields)) for side in ("truth", "predicted"))
+    return truth, predicted
+
+
 def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = [
-        "reconstruct",
-        str(state),
-        "synthetic_perovskites",
-        "--steps",
-        "3",
-        "--limit",
-        "5",
-        "--batch-size",
-        "2",
-        "--jobs",
-        "1",
-    ]
+    common = ["reconstruct", str(state), *FIVE, "--batch-size", "2"]
     one, three = tmp_path / "one.csv", tmp_path / "three.csv"
     assert cli.main([*common, "--out", str(one)]) == 0
     assert cli.main([*common, "--out", str(three), "--tries", "3", "--within", "0"]) == 0
     assert "at most 3 tries" in capsys.readouterr().out
     model = cdvae.load(state)
-    tensors = [load_file(path.with_suffix(".safetensors")) for path in (one, three)]
-    truth = Crystals(*(tensors[0][f"truth.{name}"] for name in ("frac_coords", "atomic_numbers", "lattice")))
-    z = model.encode(truth).mu
-    once, best = (
-        latent_distance(
-            model, Crystals(*(t[f"predicted.{n}"] for n in ("frac_coords", "atomic_numbers", "lattice"))), z
-        )
-        for t in tensors
-    )
+    z = model.encode(decoded(one)[0]).mu
+    once, best = (latent_distance(model, decoded(path)[1], z) for path in (one, three))
     assert (best <= once + 1e-5).all()
     assert (best < once - 1e-5).any()
     assert cli.main([*common, "--out", str(three), "--tries", "2", "--within", "0"]) == 2
@@ -173,29 +165,11 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
 def test_what_does_not_encode_back_can_be_given_up(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [
-        "reconstruct",
-        str(state),
-        "synthetic_perovskites",
-        "--steps",
-        "3",
-        "--limit",
-        "5",
-        "--jobs",
-        "1",
-        "--refine",
-        "2",
-    ]
+    common = ["reconstruct", str(state), *FIVE, "--refine", "2"]
     names = ("all", "some", "none")
     all_of_them, some, none = (tmp_path / f"{name}.csv" for name in names)
     assert cli.main([*common, "--out", str(all_of_them)]) == 0
     assert "refined by 2 steps" in capsys.readouterr().out
-
-    def decoded(path: Path) -> tuple[Crystals, Crystals]:
-        tensors = load_file(path.with_suffix(".safetensors"))
-        fields = ("frac_coords", "atomic_numbers", "lattice")
-        truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in fields)) for side in ("truth", "predicted"))
-        return truth, predicted
 
     model = cdvae.load(state)
     truth, predicted = decoded(all_of_them)

@@ -24,13 +24,10 @@ class Graphed:
     Args:
         function: must not wait for the device nor depend on values for its shapes.
         device: where it runs.
-        fuse: also compile it with torch.compile (minutes for a large function; worth it for long runs).
     """
 
-    def __init__(
-        self, function: Callable[..., tuple[Tensor, ...]], device: torch.device, fuse: bool | None = None
-    ) -> None:
-        self.plain = torch.compile(function, dynamic=False) if fuse else function
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device) -> None:
+        self.plain = function
         self.on_gpu = device.type == "cuda"
         self.calls: dict[tuple, int] = {}
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]]] = {}

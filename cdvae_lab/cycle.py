@@ -83,7 +83,7 @@ def latent_distance(
 
 
 def refine(
-    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int = 100
+    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int = 100, fuse: bool = False
 ) -> tuple[Crystals, Float[Tensor, " crystals"]]:
     """Slide atoms and cells so that the crystals encode nearer to given latents: descent of `latent_distance`.
 
@@ -92,12 +92,15 @@ def refine(
 
     Args:
         steps: of the descent; each takes the time of two or three calls of the decoder.
+        fuse: compile the model's encoder with torch.compile, for good: for many crystals on a GPU.
 
     Returns:
         The nearest crystals on the way, and their `latent_distance`.
     """
     if steps < 1:
         raise SettingError(f"refine: steps must be at least 1, not {steps}")
+    if fuse:
+        model.encoder.fuse()
     parts = [
         _refined(model, crystals[part], z[part], steps)
         for part in torch.arange(len(crystals), device=z.device).split(REFINED_AT_ONCE)
@@ -252,7 +255,7 @@ def _rounds(
             pass  # the last one counts
         decoded, distance = frame.crystals, latent_distance(model, frame.crystals, frame.z)
         if refine_steps:
-            decoded, distance = refine(model, decoded, frame.z, refine_steps)
+            decoded, distance = refine(model, decoded, frame.z, refine_steps, fuse)
         better = (distance < state.distance[part]) | (attempt == 0)
         which = torch.arange(len(state.z), device=part.device)
         which[part] = torch.where(better, len(which) + torch.arange(len(part), device=part.device), part)

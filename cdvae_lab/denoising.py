@@ -219,7 +219,8 @@ def denoise(
         prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without. If
             it draws a composition first, crystals begin with that, and `types="assigned"` keeps to it.
         first_number: number of the first crystal; crystals of other numbers have other noise.
-        fuse: compile the step with torch.compile: about half a minute before the first frame, for long runs on a GPU.
+        fuse: compile the model's decoder with torch.compile, for good: about a minute before the first frame, for long
+            runs on a GPU.
         settings: the sampler's, as above, and `types`: "argmax" (default), the likeliest element at every site, as in
             the paper, or "assigned", the composition that z says, assigned anew to the sites at every step.
 
@@ -386,7 +387,10 @@ def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = Fa
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
-    step = Graphed(make_step(model, frame.seed, schedule.keep_types, schedule.keep_composition), device, fuse)
+    if fuse:
+        # Its parts and not the step: they serve batches of any size, where a step would be compiled for each anew.
+        model.decoder.fuse()
+    step = Graphed(make_step(model, frame.seed, schedule.keep_types, schedule.keep_composition), device)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
         yield frame

@@ -197,7 +197,12 @@ class PaiNN(nn.Module):
         self.basis_of_all = pair_basis_of_all
 
     def fuse(self) -> None:
-        """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share."""
+        """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share.
+
+        From the next call on, and for good; a second time changes nothing.
+        """
+        if self.basis_of_all is not pair_basis_of_all:
+            return
         from torch._dynamo import config  # slow to import
 
         # Kinds of blocks times sizes of crystals, with and without gradients: beyond it dynamo gives up, and silently.

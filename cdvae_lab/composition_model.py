@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class CompositionModelConfig:
         elements: atomic numbers of those that occur, in the order in which a formula names them.
         hidden_dim, blocks, heads: of its transformer.
         dropout: share of the channels that training switches off.
+        temperature: of its choices, whose logarithms of probability it divides. 1: what the data taught; below it,
+            what is usual more often, which is less new.
     """
 
     max_atoms: int
@@ -58,6 +61,7 @@ class CompositionModelConfig:
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.2
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))  # JSON has lists only
@@ -67,6 +71,8 @@ class CompositionModelConfig:
             )
         if self.hidden_dim % self.heads or not 0 <= self.dropout < 1:
             raise SettingError("CompositionModelConfig needs hidden_dim a multiple of heads, and 0 <= dropout < 1")
+        if not 0 < self.temperature < math.inf:
+            raise SettingError(f"CompositionModelConfig: temperature must be above 0, not {self.temperature}")
         known = set(self.elements)
         if not known or len(known) < len(self.elements) or not known <= set(range(1, HEAVIEST + 1)):
             raise SettingError(f"CompositionModelConfig.elements must be different atomic numbers of 1 to {HEAVIEST}")
@@ -303,7 +309,7 @@ class CompositionModel(nn.Module):
         possible = size[:, None] % size == 0
         if min(c.max_elements, len(c.elements)) == 1:
             possible = size[:, None] == size  # a formula unit is one atom
-        return self.first.masked_fill(~possible, -torch.inf).flatten().log_softmax(0)
+        return self._log_p(self.first.flatten(), possible.flatten())
 
     def _left(self, rank: Int[Tensor, "..."], place: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """How many elements may follow one."""
@@ -327,7 +333,7 @@ class CompositionModel(nn.Module):
         whole = torch.gcd(common, remaining) == 1
         possible = (rank > last[..., None]) & ((self._left(rank, place) > 0) | whole[..., None])
         # Where the formula is complete nothing is asked, but all -inf would put NaN into gradients.
-        return logits.masked_fill(~(possible | (remaining <= 0)[..., None]), -torch.inf).log_softmax(-1)
+        return self._log_p(logits, possible | (remaining <= 0)[..., None])
 
     def _counts(
         self,
@@ -344,7 +350,13 @@ class CompositionModel(nn.Module):
         divisor = torch.gcd(torch.gcd(common[..., None], count), rest.clamp_min(0))
         # Two more elements can always bring the divisor to 1, one only if the rest does, which it takes whole.
         possible = torch.where(rest > 0, (left > 1) | ((left == 1) & (divisor == 1)), (rest == 0) & (divisor == 1))
-        return logits.masked_fill(~(possible | (remaining <= 0)[..., None]), -torch.inf).log_softmax(-1)
+        return self._log_p(logits, possible | (remaining <= 0)[..., None])
+
+    def _log_p(
+        self, logits: Float[Tensor, "*places classes"], possible: Bool[Tensor, "*places classes"]
+    ) -> Float[Tensor, "*places classes"]:
+        """log p of each choice, of those that are possible."""
+        return (logits / self.config.temperature).masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
 def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor, "crystals elements"]:

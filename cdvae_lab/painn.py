@@ -81,7 +81,8 @@ def pair_basis_of_all(
     """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbours to jump.
 
     On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as
-    large as (pairs, images) is ever written. On a CPU only the images within the cutoff, one in ten or so, are used.
+    large as (pairs, images) is ever written. Only the images within the cutoff, one in ten or so, are used on a CPU,
+    and where there are gradients of the positions, for which a GPU would write all of that after all.
 
     Args:
         images: of `periodic_images` for these lattices and at least this cutoff.
@@ -102,7 +103,7 @@ def pair_basis_of_all(
         gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
         return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
 
-    if delta.device.type == "cpu":
+    if delta.device.type == "cpu" or delta.requires_grad:
         pairs = delta.reshape(len(delta), -1, 3)
         squared = (pairs**2).sum(-1)[..., None] + (shift**2).sum(-1)[:, None] + 2 * pairs @ shift.transpose(1, 2)
         near = squared <= cutoff**2
@@ -221,7 +222,9 @@ class PaiNN(nn.Module):
             num_neighbors: of the nearest images within `cutoff` (Å); 0 for all.
         """
         if num_neighbors == 0:
-            return self.basis_of_all(crystals, images, self.centres, cutoff)
+            # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
+            basis_of_all = pair_basis_of_all if crystals.frac_coords.requires_grad else self.basis_of_all
+            return basis_of_all(crystals, images, self.centres, cutoff)
         return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centres)
 
     def forward(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdvae_lab import lattice as lat
@@ -24,12 +24,14 @@ from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule, choose_schedule, denoise, start
 from cdvae_lab.errors import SettingError
-from cdvae_lab.neighbors import periodic_images
+from cdvae_lab.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.noise import Stream
 
 WITHIN, WITHIN_REFINED = 2.0, 0.3  # see `decode`
 # Å. Where the tries begin, in turn: anew, or from the best so far, blurred so far that it can become another.
 BACK_TO = (float("inf"), 0.5, 1.0, 2.0)
+
+TOO_CLOSE = 0.5  # Å; atoms nearer to each other are no crystal
 
 STEP = 0.03  # Å, of `refine`, at its beginning
 BETA_1, BETA_2 = 0.9, 0.99
@@ -44,7 +46,8 @@ class Decoded:
 
     Attributes:
         crystals: of those tries; before the first, the start of one.
-        distance: of each from its z (`latent_distance`); infinite before the first try.
+        distance: of each from its z (`latent_distance`); infinite before the first try, and with two atoms closer than
+            0.5 Å.
         tries: how often each was decoded.
         z: what they are decoded from.
         left: how many crystals will be tried again; 0 in the last one.
@@ -178,7 +181,8 @@ def decode(
         tries: at most so many for each.
         within: a crystal whose `latent_distance` is smaller is not tried again. Decoded from its posterior mean a right
             crystal has 0 to 4 and a wrong one 4 to 30; from a sample of the posterior, or of the prior, both have
-            sqrt(latent_dim) more or so. By default 2, or 0.3 where crystals are refined.
+            sqrt(latent_dim) more or so. By default 2, or 0.3 where crystals are refined. A crystal with two atoms
+            closer than 0.5 Å is always tried again, however near it encodes; with infinity, only such are.
         back_to: noise levels, Å, at which the tries begin, in turn; infinity begins anew.
         refine_steps: of `refine`, after every try; 0 leaves crystals as the sampler gives them.
         atomic_numbers: what to begin with instead of the atoms that z says, as in `denoising.start`.
@@ -240,7 +244,7 @@ def _rounds(
     fuse: bool,
 ) -> Iterator[Decoded]:
     while True:
-        pending = ((state.tries < tries) & (state.distance > within)).nonzero()[:, 0]
+        pending = _unfinished(state.distance, state.tries, within, tries).nonzero()[:, 0]
         if len(pending) == 0:
             return
         # What is next follows from the state alone, so that a run can go on from any of them.
@@ -256,6 +260,7 @@ def _rounds(
         decoded, distance = frame.crystals, latent_distance(model, frame.crystals, frame.z)
         if refine_steps:
             decoded, distance = refine(model, decoded, frame.z, refine_steps, fuse)
+        distance = torch.where(_too_close(decoded), torch.inf, distance)
         better = (distance < state.distance[part]) | (attempt == 0)
         which = torch.arange(len(state.z), device=part.device)
         which[part] = torch.where(better, len(which) + torch.arange(len(part), device=part.device), part)
@@ -263,9 +268,21 @@ def _rounds(
         distances, counts = state.distance.clone(), state.tries.clone()
         distances[part] = torch.where(better, distance, distances[part])
         counts[part] += 1
-        left = int(((counts < tries) & (distances > within)).sum())
+        left = int(_unfinished(distances, counts, within, tries).sum())
         state = replace(state, crystals=crystals, distance=distances, tries=counts, left=left)
         yield state
+
+
+def _unfinished(
+    distance: Float[Tensor, " crystals"], count: Int[Tensor, " crystals"], within: float, tries: int
+) -> Bool[Tensor, " crystals"]:
+    return (count < tries) & ((distance > within) | distance.isinf())
+
+
+def _too_close(crystals: Crystals) -> Bool[Tensor, " crystals"]:
+    """Whether two atoms have nearly the same place, or the cell is as thin as that."""
+    images = periodic_images(crystals.lattice, TOO_CLOSE)
+    return nearest_neighbors(crystals, images, 1, TOO_CLOSE).mask.flatten(1).any(1)
 
 
 def go_back(frame: DenoisingFrame, crystals: Crystals, sigma: float) -> DenoisingFrame:

@@ -1,14 +1,19 @@
 """Decoding that checks itself: what a distance is, and that more tries are never worse."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cdvae_lab import cycle
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import denoise, reconstruct
+from cdvae_lab.denoising import DenoisingFrame, denoise, reconstruct
 from cdvae_lab.errors import SettingError
 from cdvae_lab.lattice import minimum_image
+from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.trajectory import last
 from tests.small_model import SMALL
 
@@ -17,7 +22,7 @@ from tests.small_model import SMALL
 def model() -> CDVAE:
     torch.manual_seed(1)
     model = CDVAE(CDVAEConfig(max_atoms=6, **SMALL)).eval().requires_grad_(False)
-    model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
+    model.lattice_mean.copy_(torch.tensor([3.2, 3.2, 3.2, 90, 90, 90]))
     model.elements.zero_()
     model.elements[[8, 22, 38]] = True
     model.to_mu.weight.mul_(20)
@@ -82,6 +87,34 @@ def test_what_is_near_enough_is_not_tried_again(model: CDVAE, z: torch.Tensor) -
     state = last(cycle.decode(model, z, tries=3, within=within, steps=4))
     assert torch.equal(state.tries == 1, first <= within)
     assert torch.equal(state.distance[first <= within], first[first <= within])
+
+
+def test_atoms_in_one_place_are_tried_again_however_near_they_encode(
+    model: CDVAE, z: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"within": math.inf, "back_to": ANEW, "steps": 4}
+    second = last(cycle.decode(model, z, tries=1, seed=1, back_to=ANEW, steps=4))
+    collapsed = [1, 4]
+
+    def once_collapsed(model: CDVAE, frame: DenoisingFrame, fuse: bool) -> Iterator[DenoisingFrame]:
+        for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B020
+            if frame.finished and frame.seed == 0:
+                frac_coords = frame.crystals.frac_coords.clone()
+                which = torch.isin(frame.numbers, torch.tensor(collapsed))
+                frac_coords[which, 1] = frac_coords[which, 0] + 1  # another image of the same place
+                frame = replace(frame, crystals=frame.crystals.replace(frac_coords=frac_coords))
+            yield frame
+
+    monkeypatch.setattr(cycle, "denoise", once_collapsed)
+    one = last(cycle.decode(model, z, tries=1, **settings))
+    assert structure_validity(one.crystals).logical_not().nonzero()[:, 0].tolist() == collapsed
+    assert one.distance.isinf().nonzero()[:, 0].tolist() == collapsed
+    two = last(cycle.decode(model, z, tries=2, **settings))
+    assert two.tries.tolist() == [1, 2, 1, 1, 2]
+    assert structure_validity(two.crystals).all()
+    torch.testing.assert_close(
+        two.crystals[collapsed].trim().frac_coords, second.crystals[collapsed].trim().frac_coords
+    )
 
 
 def test_a_run_goes_on_from_any_state(model: CDVAE, z: torch.Tensor) -> None:

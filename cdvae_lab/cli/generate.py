@@ -43,8 +43,8 @@ def add(commands: Any) -> None:
         "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
     ))  # fmt: skip
     parser.add_argument("--within", type=float, metavar="X", help=(
-        "of its z, in deviations of the posterior: near enough not to be tried again (default: a bit more than the "
-        "distance of z as the prior draws it)"
+        "of its z, in deviations of the posterior: near enough not to be tried again, unless two atoms are closer than "
+        "0.5 Å (inf: only these are; default: a bit more than the distance of z as the prior draws it)"
     ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
     parser.add_argument("--formula", metavar="FORMULA", help=(

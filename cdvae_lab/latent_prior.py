@@ -10,9 +10,10 @@ Both fulfil one protocol: `denoise` draws from it, `optimize` is pulled towards 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -317,6 +318,24 @@ class DiffusionPrior(nn.Module):
         counts = counts_of(formula).to(self.mean.device)
         self.known(counts[None])
         return GivenFormula(self, counts)
+
+    def at_temperature(self, temperature: float) -> DiffusionPrior:
+        """A copy that draws compositions at another temperature (`CompositionModelConfig`), and z as before.
+
+        Raises:
+            SettingError: if the prior draws no compositions, or for a temperature out of range.
+        """
+        if self.composition_model is None:
+            raise SettingError(
+                "this prior draws no compositions, which alone have a temperature; fit one that does: "
+                "`cdvae-lab prior --composition-steps N`"
+            )
+        other = copy.deepcopy(self)
+        assert other.composition_model is not None
+        composition = replace(self.composition_model.config, temperature=temperature)
+        other.config = replace(self.config, composition=composition)
+        other.composition_model.config = composition
+        return other
 
     def score(
         self,

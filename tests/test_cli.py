@@ -261,6 +261,10 @@ def test_a_prior_of_compositions_is_learned(state: Path, tmp_path: Path, capsys:
     assert cli.main([*generate, str(tmp_path / "all")]) == 0
     symbol = Element.from_Z(prior.composition_model.config.elements[0]).symbol
     assert cli.main([*generate, str(tmp_path / "one"), "--formula", symbol]) == 0
+    assert cli.main([*generate, str(tmp_path / "cold"), "--temperature", "0.001"]) == 0
+    assert cli.main([*generate, str(tmp_path / "all"), "--temperature", "0.001"]) == 2
+    for wrong in (["0"], ["0.5", "--prior", "normal"], ["0.5", "--formula", symbol]):
+        assert cli.main([*generate, str(tmp_path / "none"), "--temperature", *wrong]) == 2
     every, one = (Crystals.load_npz(next((tmp_path / name).glob("*.npz"))) for name in ("all", "one"))
     assert not torch.equal(every.lattice, one.lattice)
     capsys.readouterr()

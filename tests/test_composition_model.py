@@ -30,9 +30,12 @@ from tests.small_model import SMALL as SMALL_CDVAE
 SMALL = {"hidden_dim": 16, "blocks": 2, "heads": 2}
 
 
-def random_model(most_atoms: int, most_elements: int, elements: tuple[int, ...]) -> CompositionModel:
+def random_model(
+    most_atoms: int, most_elements: int, elements: tuple[int, ...], temperature: float = 1.0
+) -> CompositionModel:
     """One whose probabilities are far from even."""
-    model = CompositionModel(CompositionModelConfig(most_atoms, most_elements, elements, **SMALL)).double().eval()
+    config = CompositionModelConfig(most_atoms, most_elements, elements, temperature=temperature, **SMALL)
+    model = CompositionModel(config).double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -59,11 +62,12 @@ TINY = [
 ]
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize(("most_atoms", "most_elements", "elements"), TINY)
 def test_the_probabilities_of_all_compositions_add_up_to_one(
-    most_atoms: int, most_elements: int, elements: tuple[int, ...]
+    most_atoms: int, most_elements: int, elements: tuple[int, ...], temperature: float
 ) -> None:
-    model = random_model(most_atoms, most_elements, elements)
+    model = random_model(most_atoms, most_elements, elements, temperature)
     counts = every_composition(most_atoms, elements)
     possible = (counts > 0).sum(1) <= most_elements
     assert torch.equal(model.is_possible(counts), possible)
@@ -72,8 +76,9 @@ def test_the_probabilities_of_all_compositions_add_up_to_one(
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-12)
 
 
-def test_samples_are_as_frequent_as_they_are_probable() -> None:
-    model = random_model(6, 3, (22, 8, 6))
+@pytest.mark.parametrize("temperature", [0.8, 1.0])
+def test_samples_are_as_frequent_as_they_are_probable(temperature: float) -> None:
+    model = random_model(6, 3, (22, 8, 6), temperature)
     counts = every_composition(6, (22, 8, 6))
     p, n = model.log_prob(counts).exp(), 20000
     drawn = model.sample(1, torch.arange(n))
@@ -85,6 +90,16 @@ def test_samples_are_as_frequent_as_they_are_probable() -> None:
     freedom = int(often.sum())
     assert freedom > 20
     assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_temperature_is_the_power_of_a_choice() -> None:
+    # Of one element the first choice is the only one: the number of atoms.
+    model, cold = random_model(6, 1, (6,)), random_model(6, 1, (6,), temperature=0.5)
+    counts = every_composition(6, (6,))
+    p = model.log_prob(counts).exp()
+    torch.testing.assert_close(cold.log_prob(counts).exp(), p**2 / (p**2).sum())
+    frozen = random_model(6, 3, (22, 8, 6), temperature=1e-3).sample(0, torch.arange(50))
+    assert len(frozen.unique(dim=0)) == 1
 
 
 def test_a_crystal_number_has_its_composition_in_every_batch() -> None:
@@ -203,7 +218,15 @@ def test_other_data_are_refused(random_dataset: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_atoms": 0}, {"elements": ()}, {"elements": (6, 6)}, {"elements": (101,)}, {"heads": 5}, {"dropout": 1.0}],
+    [
+        {"max_atoms": 0},
+        {"elements": ()},
+        {"elements": (6, 6)},
+        {"elements": (101,)},
+        {"heads": 5},
+        {"dropout": 1.0},
+        {"temperature": 0.0},
+    ],
     ids=str,
 )
 def test_settings_out_of_range(wrong: dict) -> None:

@@ -296,6 +296,26 @@ def test_a_conditional_prior_draws_z_of_the_composition(random_dataset: Dataset,
         again.sample(0, numbers[:1], strange)
 
 
+def test_a_prior_at_another_temperature_draws_other_compositions(random_dataset: Dataset, tmp_path: Path) -> None:
+    model = elements_model(random_dataset)
+    prior = DiffusionPrior.for_compositions(compositions_of(random_dataset, 20), 8, hidden_dim=16, blocks=1)
+    numbers = torch.arange(200)
+    cold = prior.at_temperature(1e-9)
+    usual, one = (p.composition_model.sample(0, numbers) for p in (prior, cold) if p.composition_model is not None)
+    assert len(one.unique(dim=0)) == 1 < len(usual.unique(dim=0))
+    assert torch.equal(cold.sample(0, numbers), prior.sample(0, numbers, one))
+    model.prior = cold
+    again = load(model.save(tmp_path / "m.safetensors")).prior
+    assert again is not None
+    assert torch.equal(again.sample(0, numbers), cold.sample(0, numbers))
+    assert prior.config.composition is not None
+    assert prior.config.composition.temperature == 1
+    with pytest.raises(SettingError, match="temperature"):
+        prior.at_temperature(0)
+    with pytest.raises(SettingError, match="no compositions"):
+        DiffusionPrior(DiffusionPriorConfig(8)).at_temperature(0.5)
+
+
 def test_told_nothing_it_is_the_network_of_the_marginal(random_dataset: Dataset) -> None:
     prior = DiffusionPrior.for_compositions(compositions_of(random_dataset, 1), 8, hidden_dim=16, blocks=1)
     torch.nn.init.normal_(prior.leave.weight)

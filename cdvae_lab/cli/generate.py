@@ -51,6 +51,10 @@ def add(commands: Any) -> None:
         "draw z of crystals with these atoms in the cell, Sr2Ti2O6 say, from a prior that was fitted with "
         "--composition-steps; with --types assigned always these (default: all that the prior has)"
     ))  # fmt: skip
+    parser.add_argument("--temperature", type=float, metavar="X", help=(
+        "at which such a prior draws compositions: below 1 usual ones more often, above it unusual ones (default: the "
+        "prior's own, 1 unless it was saved with another)"
+    ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
     arguments.add_processes(parser)
@@ -73,6 +77,13 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
+    if args.temperature is not None:
+        if not isinstance(prior, DiffusionPrior):
+            raise SettingError(f"--temperature: needs a learned prior, and {args.model} is drawn from N(0, I) here")
+        if args.formula is not None:
+            raise SettingError("--temperature is of compositions that are drawn; with --formula none is")
+        prior = prior.at_temperature(args.temperature)
+        drawn_from = f"{drawn_from} at temperature {args.temperature:g}"
     if args.formula is not None:
         if not isinstance(prior, DiffusionPrior):
             raise SettingError(f"--formula: needs a learned prior, and {args.model} is drawn from N(0, I) here")

@@ -311,7 +311,7 @@ def test_a_prior_at_another_temperature_draws_other_compositions(random_dataset:
     assert prior.config.composition is not None
     assert prior.config.composition.temperature == 1
     with pytest.raises(SettingError, match="temperature"):
-        prior.at_temperature(0)
+        prior.at_temperature(0.0)
     with pytest.raises(SettingError, match="no compositions"):
         DiffusionPrior(DiffusionPriorConfig(8)).at_temperature(0.5)
 

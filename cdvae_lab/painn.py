@@ -27,6 +27,8 @@ MESSAGE_SCALE = 0.25
 SOFT_LENGTH = 0.01
 # Numbers in the largest tensor of `pair_basis_of_all` on a GPU where it is not compiled.
 AT_ONCE = 1 << 26
+# Numbers of all pairs and images above which it is not compiled: seldom, but then, a compiler may write them down.
+COMPILED_AT_MOST = 1 << 33
 RECOMPILE_LIMIT = 64
 
 
@@ -222,8 +224,13 @@ class PaiNN(nn.Module):
             num_neighbors: of the nearest images within `cutoff` (Å); 0 for all.
         """
         if num_neighbors == 0:
+            pairs = crystals.atomic_numbers.numel() * crystals.num_sites
             # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
-            basis_of_all = pair_basis_of_all if crystals.frac_coords.requires_grad else self.basis_of_all
+            plain = (
+                crystals.frac_coords.requires_grad
+                or pairs * images.shape[1] * len(self.centres) > COMPILED_AT_MOST  # one very thin cell is enough
+            )
+            basis_of_all = pair_basis_of_all if plain else self.basis_of_all
             return basis_of_all(crystals, images, self.centres, cutoff)
         return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centres)
 

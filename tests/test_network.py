@@ -13,13 +13,13 @@ import torch
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-from cdvae_lab import assets, cdvae
+from cdvae_lab import assets, cdvae, painn
 from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.datasets import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.neighbors import nearest_neighbors, periodic_images
-from cdvae_lab.painn import envelope, pair_basis, pair_basis_of_all
+from cdvae_lab.painn import PaiNN, envelope, pair_basis, pair_basis_of_all
 from cdvae_lab.storage import write_tensors
 
 SMALL = {
@@ -511,3 +511,26 @@ def test_all_images_are_those_of_a_long_enough_list(crystals: Crystals) -> None:
     torch.testing.assert_close(every.radial, listed.radial, rtol=0, atol=1e-12)
     torch.testing.assert_close(every.directional, listed.directional, rtol=0, atol=1e-12)
     assert every.radial.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("why", ["gradients of the positions", "too many images"])
+def test_what_does_not_suit_a_compiler_is_not_compiled(
+    crystals: Crystals, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = PaiNN(8, 1, 6, 7.0).double()
+    images = periodic_images(crystals.lattice, 7.0)
+    expected = network.see(crystals, images, 0, 7.0)
+
+    def compiled(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(network, "basis_of_all", compiled)
+    with pytest.raises(AssertionError, match="compiled"):
+        network.see(crystals, images, 0, 7.0)
+    if why == "too many images":
+        monkeypatch.setattr(painn, "COMPILED_AT_MOST", 1000)
+    else:
+        crystals = crystals.replace(frac_coords=crystals.frac_coords.clone().requires_grad_())
+    seen = network.see(crystals, images, 0, 7.0)
+    assert torch.equal(seen.radial, expected.radial)
+    assert torch.equal(seen.directional, expected.directional)

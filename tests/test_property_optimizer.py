@@ -58,7 +58,7 @@ def trace(figure: object, name: str) -> object:
 class TestTheSearch:
     def test_it_is_that_of_optimize(self, search: PropertyOptimizer, model: CDVAE) -> None:
         search.run(wait=True)
-        expected = list(lab.optimize(model, 3, seed=2, steps=20, lr=5e-3, prior_weight=0.1))
+        expected = list(lab.optimize(model, 3, seed=2, steps=20, lr=2e-2, prior_weight=0.01))
         assert_same(search.steps, expected)
         assert search.index == 20
 
@@ -95,7 +95,7 @@ class TestTheSearch:
         search._looks.target.value = "value"
         search._looks.value.value = 1.5
         search.start_anew(wait=True)
-        expected = list(lab.optimize(model, whole[12].z, target=1.5, steps=20, lr=5e-3, prior_weight=0.1))
+        expected = list(lab.optimize(model, whole[12].z, target=1.5, steps=20, lr=2e-2, prior_weight=0.01))
         assert_same(search.steps, expected)
         search.back()
         assert_same(search.steps, whole)

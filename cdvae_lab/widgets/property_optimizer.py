@@ -50,7 +50,7 @@ class PropertyOptimizer(Panel):
         judge: takes Crystals and returns a value for each, in the property's unit; best not this model.
         selection: shared with other widgets.
         seed: of the prior's latents and of the decoder's noise.
-        target, steps, lr, prior_weight: as in `optimize`; a pull of 0.1 and 400 steps of 0.005 by default.
+        target, steps, lr, prior_weight: as in `optimize`; a pull of 0.01 and 400 steps of 0.02 by default.
         decode_every: steps.
         decode_steps: of the decoder's sampler; few are quick, 200 are what `denoise` takes.
 
@@ -71,8 +71,8 @@ class PropertyOptimizer(Panel):
         seed: int = 0,
         target: str | float | int = "min",
         steps: int = 400,
-        lr: float = 5e-3,
-        prior_weight: float | int = 0.1,
+        lr: float = 2e-2,
+        prior_weight: float | int = 0.01,
         decode_every: int = 50,
         decode_steps: int = 100,
     ) -> None:

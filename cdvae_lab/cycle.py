@@ -21,6 +21,7 @@ from torch import Tensor
 from cdvae_lab import lattice as lat
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
+from cdvae_lab.convert import MIN_DISTANCE
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.denoising import DenoisingFrame, Schedule, choose_schedule, denoise, start
 from cdvae_lab.errors import SettingError
@@ -30,8 +31,6 @@ from cdvae_lab.noise import Stream
 WITHIN, WITHIN_REFINED = 2.0, 0.3  # see `decode`
 # Å. Where the tries begin, in turn: anew, or from the best so far, blurred so far that it can become another.
 BACK_TO = (float("inf"), 0.5, 1.0, 2.0)
-
-TOO_CLOSE = 0.5  # Å; atoms nearer to each other are no crystal
 
 STEP = 0.03  # Å, of `refine`, at its beginning
 BETA_1, BETA_2 = 0.9, 0.99
@@ -281,8 +280,8 @@ def _unfinished(
 
 def _too_close(crystals: Crystals) -> Bool[Tensor, " crystals"]:
     """Whether two atoms have nearly the same place, or the cell is as thin as that."""
-    images = periodic_images(crystals.lattice, TOO_CLOSE)
-    return nearest_neighbors(crystals, images, 1, TOO_CLOSE).mask.flatten(1).any(1)
+    images = periodic_images(crystals.lattice, MIN_DISTANCE)
+    return nearest_neighbors(crystals, images, 1, MIN_DISTANCE).mask.flatten(1).any(1)
 
 
 def go_back(frame: DenoisingFrame, crystals: Crystals, sigma: float) -> DenoisingFrame:

@@ -77,17 +77,13 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
+    if args.temperature is not None and args.formula is not None:
+        raise SettingError("--temperature is of compositions that are drawn; with --formula none is")
     if args.temperature is not None:
-        if not isinstance(prior, DiffusionPrior):
-            raise SettingError(f"--temperature: needs a learned prior, and {args.model} is drawn from N(0, I) here")
-        if args.formula is not None:
-            raise SettingError("--temperature is of compositions that are drawn; with --formula none is")
-        prior = prior.at_temperature(args.temperature)
+        prior = _learned(prior, "--temperature", args.model).at_temperature(args.temperature)
         drawn_from = f"{drawn_from} at temperature {args.temperature:g}"
     if args.formula is not None:
-        if not isinstance(prior, DiffusionPrior):
-            raise SettingError(f"--formula: needs a learned prior, and {args.model} is drawn from N(0, I) here")
-        prior = prior.given(args.formula)
+        prior = _learned(prior, "--formula", args.model).given(args.formula)
         drawn_from = f"{drawn_from} given {args.formula}"
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if args.tries > 1:
@@ -135,6 +131,13 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     if written < len(missing):
         print(f"{len(missing) - written:,} had no finite cell or positions and were left out", file=sys.stderr)
     return 0
+
+
+def _learned(prior: LatentPrior, flag: str, model: str) -> DiffusionPrior:
+    """The prior, if it is one that a flag is of. Raises SettingError if not."""
+    if not isinstance(prior, DiffusionPrior):
+        raise SettingError(f"{flag}: needs a learned prior, and {model} is drawn from N(0, I) here")
+    return prior
 
 
 def _in_batches(folder: Path) -> set[int]:

@@ -105,7 +105,7 @@ def pair_basis_of_all(
         gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
         return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
 
-    if delta.device.type == "cpu" or delta.requires_grad:
+    if delta.device.type == "cpu" or _differentiated(crystals):
         pairs = delta.reshape(len(delta), -1, 3)
         squared = (pairs**2).sum(-1)[..., None] + (shift**2).sum(-1)[:, None] + 2 * pairs @ shift.transpose(1, 2)
         near = squared <= cutoff**2
@@ -129,6 +129,11 @@ def pair_basis_of_all(
     parts = [summed_over(slice(start, start + at_once)) for start in range(0, shift.shape[1], at_once)]
     radial, along = zip(*parts, strict=True)
     return PairBasis(torch.stack(radial).sum(0), torch.stack(along).sum(0))
+
+
+def _differentiated(crystals: Crystals) -> bool:
+    """Whether there are gradients of the positions or the cell."""
+    return crystals.frac_coords.requires_grad or crystals.lattice.requires_grad
 
 
 class Block(nn.Module):
@@ -227,7 +232,7 @@ class PaiNN(nn.Module):
             pairs = crystals.atomic_numbers.numel() * crystals.num_sites
             # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
             plain = (
-                crystals.frac_coords.requires_grad
+                _differentiated(crystals)
                 or pairs * images.shape[1] * len(self.centres) > COMPILED_AT_MOST  # one very thin cell is enough
             )
             basis_of_all = pair_basis_of_all if plain else self.basis_of_all

@@ -41,6 +41,7 @@ class Stream(enum.IntEnum):
     FORMULA = 10
     DROPOUT = 11
     NEARER = 12
+    ROUND = 13
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -38,6 +38,19 @@ SMALL_BATCH = 1000  # crystals; up to here one CPU thread is as fast as two
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
+def check_target(target: str | float | int) -> None:
+    """Refuse what is neither "min" nor "max" nor a finite number.
+
+    Raises:
+        SettingError: naming it.
+    """
+    if isinstance(target, str):
+        if target not in ("min", "max"):
+            raise SettingError(f"target must be 'min', 'max' or a number, not {target!r}")
+    elif not math.isfinite(target):
+        raise SettingError(f"target must be 'min', 'max' or a finite number, not {target}")
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised for each crystal: the property's part, and minus prior_weight times log p(z).
@@ -56,11 +69,7 @@ class Objective:
     prior: LatentPrior
 
     def __post_init__(self) -> None:
-        if isinstance(self.target, str):
-            if self.target not in ("min", "max"):
-                raise SettingError(f"target must be 'min', 'max' or a number, not {self.target!r}")
-        elif not math.isfinite(self.target):
-            raise SettingError(f"target must be 'min', 'max' or a finite number, not {self.target}")
+        check_target(self.target)
         if not 0 < self.lr < math.inf:
             raise SettingError(f"lr must be above 0, not {self.lr}")
         if not 0 <= self.prior_weight < math.inf:
@@ -149,7 +158,7 @@ def optimize(
             raise SettingError(
                 "a step brings its own settings; give only steps beside it, or start anew: optimize(model, step.z, ...)"
             )
-        _check_latents(model, step.z)
+        check_latents(model, step.z)
         step = replace(step, num_steps=steps or step.num_steps)
         if step.finished:
             raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more steps than that")
@@ -157,11 +166,22 @@ def optimize(
     dtype = model.lattice_mean.dtype
     prior = prior or model.prior or StandardNormal(model.config.latent_dim, dtype)
     objective = Objective(target, lr, prior_weight, prior)
-    z = _latents(model, start, prior, seed).detach().to(model.device, dtype)
-    _check_latents(model, z)
+    z = latents_of(model, start, prior, seed)
     zero = torch.zeros_like(z)
     prediction, gradient = evaluate(model, z, objective)
     return _run(model, LatentStep(0, steps or STEPS, z, prediction, gradient, zero, zero, objective), yield_first=True)
+
+
+def latents_of(model: CDVAE, start: Any, prior: LatentPrior, seed: int) -> Float[Tensor, "crystals latent"]:
+    """Where a search starts: posterior means of crystals, latents as they are, or so many from the prior.
+
+    Raises:
+        CrystalError: for crystals that the model cannot take.
+        SettingError: for a number of crystals below 1, or latents of another size.
+    """
+    z = _latents(model, start, prior, seed).detach().to(model.device, model.lattice_mean.dtype)
+    check_latents(model, z)
+    return z
 
 
 def _latents(model: CDVAE, start: Any, prior: LatentPrior, seed: int) -> Tensor:
@@ -180,9 +200,19 @@ def _latents(model: CDVAE, start: Any, prior: LatentPrior, seed: int) -> Tensor:
         return model.encode(crystals).mu
 
 
-def _check_latents(model: CDVAE, z: Tensor) -> None:
+def check_latents(model: CDVAE, z: Tensor) -> None:
+    """Refuse latents that are not this model's. Raises SettingError with their shape."""
     if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
+
+
+def as_minimum(
+    model: CDVAE, prediction: Float[Tensor, " crystals"], target: str | float | int
+) -> Float[Tensor, " crystals"]:
+    """What is small where the target is reached: the property in its deviations, or its squared distance in them."""
+    if isinstance(target, str):
+        return prediction / model.property_std * (1 if target == "min" else -1)
+    return ((prediction - target) / model.property_std).square()
 
 
 def evaluate(
@@ -193,11 +223,7 @@ def evaluate(
     with torch.inference_mode(False), torch.enable_grad():
         z = z.detach().clone().requires_grad_()
         prediction = model.predict_property(z)
-        if isinstance(objective.target, str):
-            loss = prediction / model.property_std * (1 if objective.target == "min" else -1)
-        else:
-            loss = ((prediction - objective.target) / model.property_std).square()
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        (gradient,) = torch.autograd.grad(as_minimum(model, prediction, objective.target).sum(), z)
     if objective.prior_weight:
         with torch.no_grad():
             gradient = gradient - objective.prior_weight * objective.prior.score(z.detach())

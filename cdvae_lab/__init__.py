@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         denoising,
         errors,
         figures,
+        guided_optimization,
         interpolation,
         latent_map,
         latent_prior,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         NonFiniteLossError,
         SettingError,
     )
+    from cdvae_lab.guided_optimization import Guidance, GuidedStep, optimize_guided
     from cdvae_lab.interpolation import LatentPath, decode_path, interpolate, latent_path
     from cdvae_lab.latent_map import LatentMap, load_map
     from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
@@ -96,6 +98,8 @@ __all__ = [
     "DenoisingFrame",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "Guidance",
+    "GuidedStep",
     "InterpolationView",
     "LabError",
     "LatentMap",
@@ -132,6 +136,7 @@ __all__ = [
     "every",
     "figures",
     "fit",
+    "guided_optimization",
     "interpolate",
     "interpolation",
     "last",
@@ -152,6 +157,7 @@ __all__ = [
     "npz",
     "optimization",
     "optimize",
+    "optimize_guided",
     "painn",
     "picture",
     "progress",
@@ -186,6 +192,7 @@ _HOME = {
             "NonFiniteLossError",
             "SettingError",
         ],
+        "guided_optimization": ["Guidance", "GuidedStep", "optimize_guided"],
         "interpolation": ["LatentPath", "decode_path", "interpolate", "latent_path"],
         "latent_map": ["LatentMap", "load_map"],
         "latent_prior": ["DiffusionPrior", "DiffusionPriorConfig", "LatentPrior", "StandardNormal"],

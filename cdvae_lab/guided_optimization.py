@@ -30,13 +30,14 @@ from torch import Tensor
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import RHO, DiffusionPrior
+from cdvae_lab.latent_prior import RHO, DiffusionPrior, LatentPrior
 from cdvae_lab.noise import Stream
 from cdvae_lab.optimization import as_minimum, check_latents, check_target, latents_of
 
 ROUNDS = 10
-NOISE_LEVEL = 2.0
-GUIDANCE = 30.0
+NOISE_LEVEL = 4.0
+GUIDANCE = 10.0
+STEPS_PER_ROUND = 20
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def optimize_guided(
     rounds: int | None = None,
     guidance: float | int = GUIDANCE,
     noise_level: float | int = NOISE_LEVEL,
-    steps_per_round: int = 20,
-    prior: DiffusionPrior | None = None,
+    steps_per_round: int = STEPS_PER_ROUND,
+    prior: LatentPrior | None = None,
     seed: int = 0,
 ) -> Iterator[GuidedStep]:
     """Lead the prior from latents to where the model predicts another property; yields the start, then every step.
@@ -148,7 +149,8 @@ def optimize_guided(
     if rounds is not None and rounds < 1:
         raise SettingError(f"rounds must be at least 1, not {rounds}")
     if step is not None:
-        if (target, guidance, noise_level, steps_per_round, prior, seed) != ("min", GUIDANCE, NOISE_LEVEL, 20, None, 0):
+        defaults = ("min", GUIDANCE, NOISE_LEVEL, STEPS_PER_ROUND, None, 0)
+        if (target, guidance, noise_level, steps_per_round, prior, seed) != defaults:
             raise SettingError(
                 "a step brings its own settings; give only rounds beside it, or start anew: "
                 "optimize_guided(model, step.z, ...)"
@@ -158,11 +160,11 @@ def optimize_guided(
         if step.finished:
             raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more rounds than that")
         return _run(model, step)
-    prior = prior or model.prior  # type: ignore[assignment]
+    prior = prior or model.prior
     if not isinstance(prior, DiffusionPrior):
         raise SettingError(
-            "guided diffusion needs a learned prior, which this model has not: fit one with `cdvae-lab prior`, or "
-            "follow the gradient with optimize()"
+            "guided diffusion needs a learned prior: that of a bundled model, or one that `cdvae-lab prior` fitted; "
+            "optimize() does without"
         )
     settings = Guidance(target, guidance, noise_level, steps_per_round, seed, prior)
     z = latents_of(model, start, prior, seed)

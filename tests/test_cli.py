@@ -27,6 +27,7 @@ from cdvae_lab.composition_model import atoms_of, element_counts
 from cdvae_lab.crystals import Crystals
 from cdvae_lab.cycle import latent_distance
 from cdvae_lab.denoising import Schedule, denoise, reconstruct
+from cdvae_lab.guided_optimization import optimize_guided
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.metrics.sources import read_source
 from cdvae_lab.optimization import load_steps
@@ -218,6 +219,40 @@ def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: 
     judged = ["evaluate", "optimization", "--crystals", str(out), "--starts", "3", "--reference", "perov_5"]
     assert cli.main([*judged, "--judge", str(state), "--out", str(tmp_path / "report")]) == 0
     assert "SR5" in capsys.readouterr().out
+
+
+def test_a_guided_search_is_decoded_after_each_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "search"
+    command = ["optimize", "perov_5", "synthetic_perovskites", "--split", "val", "--limit", "2", "--out", str(out)]
+    command += ["--steps", "2", "--guidance", "5", "--rounds", "2"]
+    assert cli.main(command) == 0
+    files = sorted(out.glob("decoded_*.npz"))
+    assert [file.name for file in files] == [f"decoded_{i:03d}.npz" for i in range(3)]
+    assert "step 40: predicted" in capsys.readouterr().err
+    model = cdvae.load("perov_5")
+    start = datasets.load("synthetic_perovskites", "val")[:2].crystals
+    z = last(optimize_guided(model, start, guidance=5, rounds=2)).z
+    decoded = last(denoise(model, z=z, steps=2)).crystals.trim()
+    assert torch.equal(Crystals.load_npz(files[2]).trim().atomic_numbers, decoded.atomic_numbers)
+
+    before = files[1].read_bytes()
+    files[1].unlink()
+    assert cli.main(command) == 0
+    assert files[1].read_bytes() == before
+    capsys.readouterr()
+    assert cli.main([*command, "--noise-level", "1"]) == 2
+    assert "another noise_level" in capsys.readouterr().err
+    assert cli.main([*command, "--lr", "0.1"]) == 2
+    assert "--lr does nothing with --guidance" in capsys.readouterr().err
+    elsewhere = [*command[:8], str(tmp_path / "b")]
+    for flags, message in (
+        (["--rounds", "3"], "--rounds is of guided diffusion: give --guidance too"),
+        (["--guidance", "5", "--prior", "normal"], "needs a learned prior"),
+        (["--guidance", "-5"], "guidance must be 0 or more"),
+    ):
+        assert cli.main([*elsewhere, *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_paper_decodes_eleven_times() -> None:

@@ -7,15 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cdvae import fingerprint, load
+from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import claim_folder, coefficients
 from cdvae_lab.cli.reconstruct import read_crystals
+from cdvae_lab.crystals import Crystals
 from cdvae_lab.cycle import decode
 from cdvae_lab.errors import SettingError
-from cdvae_lab.optimization import load_steps, optimize, save_steps
+from cdvae_lab.guided_optimization import NOISE_LEVEL, ROUNDS, optimize_guided
+from cdvae_lab.latent_prior import LatentPrior
+from cdvae_lab.optimization import STEPS, LatentStep, load_steps, optimize, save_steps
 from cdvae_lab.parallel import Processes
 from cdvae_lab.trajectory import last, progress
+
+DEFAULTS = {
+    "search_steps": STEPS, "lr": 1e-3, "prior_weight": 0.0, "decodings": 11, "noise_level": NOISE_LEVEL,
+    "rounds": ROUNDS,
+}  # fmt: skip
+GRADIENT = ("search_steps", "lr", "prior_weight", "decodings")
+GUIDED = ("guidance", "noise_level", "rounds")
 
 
 def add(commands: Any) -> None:
@@ -33,14 +43,28 @@ def add(commands: Any) -> None:
     ))  # fmt: skip
     group = parser.add_argument_group("search")
     group.add_argument("--target", default="min", metavar="T", help="min (default), max, or a value to reach")
-    group.add_argument("--search-steps", type=int, default=5000, metavar="N", help="of Adam (default %(default)s)")
-    group.add_argument("--lr", type=float, default=1e-3, metavar="X", help="of Adam (default %(default)s)")
-    group.add_argument("--prior-weight", type=float, default=0.0, metavar="X", help=(
+    group.add_argument(
+        "--search-steps", type=int, default=DEFAULTS["search_steps"], metavar="N", help="of Adam (default %(default)s)"
+    )
+    group.add_argument("--lr", type=float, default=DEFAULTS["lr"], metavar="X", help="of Adam (default %(default)s)")
+    group.add_argument("--prior-weight", type=float, default=DEFAULTS["prior_weight"], metavar="X", help=(
         "pull towards the prior: a nat's worth in standard deviations of the property (default 0, as in the paper)"
     ))  # fmt: skip
     arguments.add_prior(group, "whose pull")
-    group.add_argument("--decodings", type=int, default=11, metavar="N", help=(
+    group.add_argument("--decodings", type=int, default=DEFAULTS["decodings"], metavar="N", help=(
         "how often crystals are decoded, the start and the end included (default %(default)s, as in the paper)"
+    ))  # fmt: skip
+    group = parser.add_argument_group("guided diffusion, in place of the search along the gradient")
+    group.add_argument("--guidance", type=float, metavar="X", help=(
+        "the learned prior moves z and the predicted property leads it: nats of log p(z) that a standard deviation of "
+        "the property is worth (try 10 to 30; not given: the gradient is followed)"
+    ))  # fmt: skip
+    group.add_argument("--noise-level", type=float, default=DEFAULTS["noise_level"], metavar="X", help=(
+        "of the noise that a round begins with, in deviations of the latents; small stays near the start "
+        "(default %(default)s)"
+    ))  # fmt: skip
+    group.add_argument("--rounds", type=int, default=DEFAULTS["rounds"], metavar="N", help=(
+        "of noising and denoising, after each of which crystals are decoded (default %(default)s)"
     ))  # fmt: skip
     arguments.add_data(parser, "test")
     arguments.add_sampler(parser)
@@ -52,25 +76,23 @@ def run(args: argparse.Namespace) -> int:
 
     What is there already is not done again, so that the same command goes on after an interruption.
     """
-    if not 2 <= args.decodings <= args.search_steps + 1:
-        raise SettingError(f"--decodings must be from 2 to one more than --search-steps, not {args.decodings}")
+    check(args)
     goal = target(args.target)
     model = load(args.model, arguments.device(args))
     schedule = arguments.schedule(args, model)
     prior, pulls = arguments.prior(args, model)
     crystals, ids, data = read_crystals(args, model, Processes())
     claim = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule), "prior": pulls}
-    claim |= {key: getattr(args, key) for key in ("seed", "target", "search_steps", "lr", "prior_weight", "decodings")}
-    claim_folder(args.out, claim)
-    path = args.out / "steps.safetensors"
-    if path.is_file():
-        stops = load_steps(path, model, None if pulls is None else prior)
+    claim |= {key: getattr(args, key) for key in ("seed", "target", *(GRADIENT if args.guidance is None else GUIDED))}
+    if args.guidance is None:
+        claim_folder(args.out, claim)
+        stops = along_the_gradient(args, model, crystals, goal, prior, pulls)
     else:
-        wanted = decoded_at(args.search_steps, args.decodings)
-        search = {"steps": args.search_steps, "lr": args.lr, "prior_weight": args.prior_weight, "prior": prior}
-        steps = progress(optimize(model, crystals, target=goal, **search))
-        stops = [step for step in steps if step.step in wanted]
-        save_steps(stops, path, model)
+        leads = {"guidance": args.guidance, "noise_level": args.noise_level, "rounds": args.rounds}
+        steps = optimize_guided(model, crystals, target=goal, prior=prior, seed=args.seed, **leads)
+        claim_folder(args.out, claim)
+        # Seconds, for hours of decoding, and the same again: not kept.
+        stops = [step for step in progress(steps) if step.round_finished]
     decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "fuse": bool(args.fuse)}
     for number, stop in enumerate(stops):
         store = args.out / f"decoded_{number:03d}.npz"
@@ -79,6 +101,38 @@ def run(args: argparse.Namespace) -> int:
         mean = float(stop.prediction.mean())
         print(f"step {stop.step}: predicted {mean:.4f} on average; {store}", file=sys.stderr)
     return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse flags of the one kind of search beside the other's, and a number of decodings that cannot be."""
+    of_the_other = GUIDED if args.guidance is None else GRADIENT
+    if wrong := [key for key in of_the_other if key != "guidance" and getattr(args, key) != DEFAULTS[key]]:
+        flag = "--" + wrong[0].replace("_", "-")
+        said = (
+            "is of guided diffusion: give --guidance too" if args.guidance is None else "does nothing with --guidance"
+        )
+        raise SettingError(f"{flag} {said}, or leave it away")
+    if args.guidance is None and not 2 <= args.decodings <= args.search_steps + 1:
+        raise SettingError(f"--decodings must be from 2 to one more than --search-steps, not {args.decodings}")
+
+
+def along_the_gradient(
+    args: argparse.Namespace,
+    model: CDVAE,
+    crystals: Crystals,
+    goal: str | float,
+    prior: LatentPrior | None,
+    pulls: str | None,
+) -> list[LatentStep]:
+    """The steps that are decoded, from the folder if they are there, or searched and kept."""
+    path = args.out / "steps.safetensors"
+    if path.is_file():
+        return load_steps(path, model, None if pulls is None else prior)
+    wanted = decoded_at(args.search_steps, args.decodings)
+    search = {"steps": args.search_steps, "lr": args.lr, "prior_weight": args.prior_weight, "prior": prior}
+    stops = [step for step in progress(optimize(model, crystals, target=goal, **search)) if step.step in wanted]
+    save_steps(stops, path, model)
+    return stops
 
 
 def target(text: str) -> str | float:

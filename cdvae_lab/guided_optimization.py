@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,9 +31,9 @@ from torch import Tensor
 from cdvae_lab import noise
 from cdvae_lab.cdvae import CDVAE
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import RHO, DiffusionPrior, LatentPrior
+from cdvae_lab.latent_prior import DiffusionPrior, LatentPrior, noise_levels
 from cdvae_lab.noise import Stream
-from cdvae_lab.optimization import as_minimum, check_latents, check_target, latents_of
+from cdvae_lab.optimization import check_latents, check_target, latents_of, slope
 
 ROUNDS = 10
 NOISE_LEVEL = 4.0
@@ -72,6 +73,12 @@ class Guidance:
             raise SettingError(f"noise_level must be above the prior's least, {least}, not {self.noise_level}")
         if self.steps_per_round < 2:
             raise SettingError(f"steps_per_round must be at least 2, not {self.steps_per_round}")
+
+    @cached_property
+    def levels(self) -> Float[Tensor, " levels"]:
+        """Noise levels of a round, in standard deviations of the latents: before each step, and 0 at the end."""
+        levels = noise_levels(self.noise_level, self.prior.config.sigma_min, self.steps_per_round, torch.float64)
+        return torch.cat([levels, levels.new_zeros(1)])
 
 
 @dataclass(frozen=True)
@@ -182,35 +189,19 @@ def advance(model: CDVAE, now: GuidedStep) -> GuidedStep:
     """
     settings, prior = now.guidance, now.guidance.prior
     done, place = divmod(now.step, settings.steps_per_round)
-    levels = _levels(settings).to(now.z)
-    sigma, then = levels[place], levels[place + 1]
+    sigma, then = settings.levels.to(now.z)[place : place + 2]
     with torch.no_grad():
         u = (now.noisy - prior.mean) / prior.std
         if place == 0:
             numbers = torch.arange(len(u), device=u.device)
             u = u + sigma * noise.normal(settings.seed, Stream.ROUND, numbers, done, u.shape[1:], u.dtype)
         clean = prior.denoised(u, sigma.expand(len(u)))
-        slope = _slope(model, clean * prior.std + prior.mean, settings.target) * prior.std
-        clean = clean - settings.guidance * sigma**2 / (1 + sigma**2) * slope
+        _, gradient = slope(model, clean * prior.std + prior.mean, settings.target)
+        clean = clean - settings.guidance * sigma**2 / (1 + sigma**2) * (gradient * prior.std)
         noisy = clean + then / sigma * (u - clean)
         z = clean * prior.std + prior.mean
         prediction = model.predict_property(z)
     return replace(now, step=now.step + 1, z=z, noisy=noisy * prior.std + prior.mean, prediction=prediction)
-
-
-def _slope(model: CDVAE, z: Tensor, target: str | float | int) -> Tensor:
-    # Whatever mode the caller is in; a gradient for z alone leaves nothing behind in the weights.
-    with torch.inference_mode(False), torch.enable_grad():
-        z = z.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(as_minimum(model, model.predict_property(z), target).sum(), z)
-    return slope
-
-
-def _levels(settings: Guidance) -> Float[Tensor, " levels"]:
-    """Noise levels of a round (spaced as in Karras et al., eq. 5), and 0."""
-    high, low = (sigma ** (1 / RHO) for sigma in (settings.noise_level, settings.prior.config.sigma_min))
-    levels = torch.linspace(high, low, settings.steps_per_round, dtype=torch.float64) ** RHO
-    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def _run(model: CDVAE, step: GuidedStep, yield_first: bool = False) -> Iterator[GuidedStep]:

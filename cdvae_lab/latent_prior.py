@@ -132,6 +132,13 @@ PROBES = 8  # random directions that estimate a divergence
 RHO = 7  # of the spacing of noise levels (Karras et al., eq. 5)
 
 
+def noise_levels(
+    highest: float, lowest: float, number: int, dtype: torch.dtype, device: torch.device | None = None
+) -> Float[Tensor, " levels"]:
+    """So many noise levels from the highest down to the lowest, denser below (Karras et al., eq. 5)."""
+    return torch.linspace(highest ** (1 / RHO), lowest ** (1 / RHO), number, device=device, dtype=dtype) ** RHO
+
+
 IDLE = 0.02  # a latent dimension with a smaller share of its variance between crystals says nothing of them
 
 
@@ -383,15 +390,13 @@ class DiffusionPrior(nn.Module):
         return at_end + gained - (self.std * total).log().sum()
 
     def _angles(self, device: torch.device) -> Float[Tensor, " levels"]:
-        """arctan of the noise levels, from sigma_max down to sigma_min (spaced as in Karras et al., eq. 5).
+        """arctan of the noise levels, from sigma_max down to sigma_min.
 
         With u = w sqrt(1 + sigma^2) and the angle theta = arctan(sigma) the probability flow is dw / dtheta = -F(w),
         which stands still for a Gaussian (Lu and Song 2024, "TrigFlow").
         """
         c = self.config
-        high, low = (sigma ** (1 / RHO) for sigma in (c.sigma_max, c.sigma_min))
-        levels = torch.linspace(high, low, c.steps + 1, device=device, dtype=self.mean.dtype) ** RHO
-        return torch.atan(levels)
+        return torch.atan(noise_levels(c.sigma_max, c.sigma_min, c.steps + 1, self.mean.dtype, device))
 
     def _slope(
         self,

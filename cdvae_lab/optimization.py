@@ -206,28 +206,34 @@ def check_latents(model: CDVAE, z: Tensor) -> None:
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
 
 
-def as_minimum(
-    model: CDVAE, prediction: Float[Tensor, " crystals"], target: str | float | int
-) -> Float[Tensor, " crystals"]:
-    """What is small where the target is reached: the property in its deviations, or its squared distance in them."""
-    if isinstance(target, str):
-        return prediction / model.property_std * (1 if target == "min" else -1)
-    return ((prediction - target) / model.property_std).square()
+def slope(
+    model: CDVAE, z: Float[Tensor, "crystals latent"], target: str | float | int
+) -> tuple[Float[Tensor, " crystals"], Float[Tensor, "crystals latent"]]:
+    """The predicted property, in its own unit, and the gradient with respect to z of what is small at the target.
+
+    That is the property in its deviations, or for a value as target its squared distance in them.
+    """
+    # Whatever mode the caller is in; a gradient for z alone leaves nothing behind in the weights.
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        prediction = model.predict_property(z)
+        if isinstance(target, str):
+            loss = prediction / model.property_std * (1 if target == "min" else -1)
+        else:
+            loss = ((prediction - target) / model.property_std).square()
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+    return prediction.detach(), gradient
 
 
 def evaluate(
     model: CDVAE, z: Float[Tensor, "crystals latent"], objective: Objective
 ) -> tuple[Float[Tensor, " crystals"], Float[Tensor, "crystals latent"]]:
     """The predicted property, in its own unit, and the gradient of the objective with respect to z."""
-    # Whatever mode the caller is in; a gradient for z alone leaves nothing behind in the weights.
-    with torch.inference_mode(False), torch.enable_grad():
-        z = z.detach().clone().requires_grad_()
-        prediction = model.predict_property(z)
-        (gradient,) = torch.autograd.grad(as_minimum(model, prediction, objective.target).sum(), z)
+    prediction, gradient = slope(model, z, objective.target)
     if objective.prior_weight:
         with torch.no_grad():
             gradient = gradient - objective.prior_weight * objective.prior.score(z.detach())
-    return prediction.detach(), gradient
+    return prediction, gradient
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ from cdvae_lab.parallel import Processes
 from cdvae_lab.trajectory import last, progress
 
 DEFAULTS = {
-    "search_steps": STEPS, "lr": 1e-3, "prior_weight": 0.0, "decodings": 11, "noise_level": NOISE_LEVEL,
-    "rounds": ROUNDS,
+    "search_steps": STEPS, "lr": 1e-3, "prior_weight": 0.0, "decodings": 11,
+    "guidance": None, "noise_level": NOISE_LEVEL, "rounds": ROUNDS,
 }  # fmt: skip
 GRADIENT = ("search_steps", "lr", "prior_weight", "decodings")
 GUIDED = ("guidance", "noise_level", "rounds")
@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
         "where to start: crystal files (.cif, POSCAR, .xyz), or one data set, as for `cdvae-lab reconstruct`"
     ))  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=(
-        "for the latents (steps.safetensors) and the crystals of each decoding (.npz), as `cdvae-lab evaluate "
-        "optimization --starts` wants them"
+        "for the crystals of each decoding (.npz), as `cdvae-lab evaluate optimization --starts` wants them, and the "
+        "latents along the gradient (steps.safetensors)"
     ))  # fmt: skip
     group = parser.add_argument_group("search")
     group.add_argument("--target", default="min", metavar="T", help="min (default), max, or a value to reach")
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         claim_folder(args.out, claim)
         stops = along_the_gradient(args, model, crystals, goal, prior, pulls)
     else:
-        leads = {"guidance": args.guidance, "noise_level": args.noise_level, "rounds": args.rounds}
+        leads = {key: getattr(args, key) for key in GUIDED}
         steps = optimize_guided(model, crystals, target=goal, prior=prior, seed=args.seed, **leads)
         claim_folder(args.out, claim)
         # Seconds, for hours of decoding, and the same again: not kept.
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Refuse flags of the one kind of search beside the other's, and a number of decodings that cannot be."""
     of_the_other = GUIDED if args.guidance is None else GRADIENT
-    if wrong := [key for key in of_the_other if key != "guidance" and getattr(args, key) != DEFAULTS[key]]:
+    if wrong := [key for key in of_the_other if getattr(args, key) != DEFAULTS[key]]:
         flag = "--" + wrong[0].replace("_", "-")
         said = (
             "is of guided diffusion: give --guidance too" if args.guidance is None else "does nothing with --guidance"

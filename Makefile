@@ -56,7 +56,7 @@ lint: $(TOOLS) ## check style, imports and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(TOOLS) ## measure training and denoising on this machine
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment, out/ and caches
 	rm -rf .venv out dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

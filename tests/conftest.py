@@ -11,8 +11,8 @@ import torch
 # Before anything imports the package: every annotated function then checks its arguments and what it returns.
 jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
-from cdvae_lab.crystals import Crystals  # noqa: E402
-from cdvae_lab.datasets import Dataset  # noqa: E402
+from cdvae_lab.crystals.batch import Crystals  # noqa: E402
+from cdvae_lab.datasets.tables import Dataset  # noqa: E402
 
 # One thread a process: the tests run in several, and sums come out the same on every machine.
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from cdvae_lab import assets
-from cdvae_lab.convert import read
+from cdvae_lab.io import assets
+from cdvae_lab.io.convert import read
 from cdvae_lab.metrics.validity import smallest_distance, structure_validity
 
 # Space group, density in g/cm^3, bonded neighbours of each atom, shortest bond in Å. The densities are those of
@@ -22,7 +22,7 @@ CARBON = {
 
 @pytest.mark.parametrize(("name", "group", "density", "neighbours", "bond"), [(k, *v) for k, v in CARBON.items()])
 def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neighbours: int, bond: float) -> None:
-    path = assets.path(f"examples/{name}.cif")
+    path = assets.asset_path(f"examples/{name}.cif")
     structure = Structure.from_file(path)
     assert {e.symbol for e in structure.composition.elements} == {"C"}
     assert structure.get_space_group_info(symprec=1e-3)[1] == group
@@ -44,12 +44,12 @@ def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neig
 
 @pytest.mark.parametrize("name", assets.names("examples/*.cif"))
 def test_every_example_names_its_source(name: str) -> None:
-    head = [line for line in assets.path(name).read_text().splitlines() if line.startswith("#")]
+    head = [line for line in assets.asset_path(name).read_text().splitlines() if line.startswith("#")]
     assert any("(19" in line or "(20" in line for line in head)
 
 
 @pytest.mark.parametrize("name", ["SrTiO3", "BaTiO3", "KTaO3", "CaTiO3"])
 def test_perovskites_are_cubic(name: str) -> None:
-    structure = Structure.from_file(assets.path(f"examples/{name}.cif"))
+    structure = Structure.from_file(assets.asset_path(f"examples/{name}.cif"))
     assert structure.get_space_group_info(symprec=1e-3)[1] == 221
     assert structure.composition.reduced_formula == name

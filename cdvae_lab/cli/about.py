@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cdvae import CDVAE, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.errors import SettingError
-from cdvae_lab.storage import read_tensors
-from cdvae_lab.training import STATE_VERSION
+from cdvae_lab.io.storage import read_tensors
+from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.training.loop import STATE_VERSION
 
 
 def add_info(commands: Any) -> None:

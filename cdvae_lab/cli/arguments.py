@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE, fingerprint
-from cdvae_lab.datasets import Dataset
-from cdvae_lab.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
+from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import LatentPrior, StandardNormal
-from cdvae_lab.parallel import Processes, launched
+from cdvae_lab.models.cdvae import CDVAE, fingerprint
+from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
+from cdvae_lab.runtime.distributed import Processes, launched
+from cdvae_lab.sampling.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
 
 
 def command(

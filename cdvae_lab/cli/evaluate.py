@@ -10,22 +10,23 @@ from typing import Any
 
 import torch
 
-from cdvae_lab import assets, datasets
-from cdvae_lab.cdvae import CDVAE, load
+from cdvae_lab import datasets
 from cdvae_lab.cli import arguments, reconstruct
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.datasets import Dataset
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.figures.evaluation_page import write_evaluation
-from cdvae_lab.metrics.card import ReportCard
+from cdvae_lab.evaluation.card import ReportCard
+from cdvae_lab.evaluation.run import TASKS, evaluate
+from cdvae_lab.evaluation.sources import Source, read_source
+from cdvae_lab.io import assets
+from cdvae_lab.io.storage import read_tensors
 from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
-from cdvae_lab.metrics.evaluation import TASKS, evaluate
-from cdvae_lab.metrics.optimization import Judge
-from cdvae_lab.metrics.sources import Source, read_source
-from cdvae_lab.property_model import FORMAT_VERSION as PROPERTY_VERSION
-from cdvae_lab.property_model import load_property_model
-from cdvae_lab.storage import read_tensors
-from cdvae_lab.trajectory import Trajectory, last, progress
+from cdvae_lab.metrics.success_rates import Judge
+from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.property_model import FORMAT_VERSION as PROPERTY_VERSION
+from cdvae_lab.models.property_model import load_property_model
+from cdvae_lab.pages.evaluation_report import write_evaluation
+from cdvae_lab.sampling.trajectory import Trajectory, last, progress
 
 
 def add(commands: Any) -> None:

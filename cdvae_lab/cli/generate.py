@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from cdvae_lab import convert
-from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
-from cdvae_lab.cycle import Decoded, decode
-from cdvae_lab.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, draw
+from cdvae_lab.io import convert
+from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import structure_validity
-from cdvae_lab.parallel import Processes
-from cdvae_lab.storage import atomic_path
-from cdvae_lab.trajectory import KEPT, progress
+from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.models.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, draw
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.decoding import Decoded, decode
+from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.sampling.trajectory import KEPT, progress
 
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz", "npz": ".npz"}
 

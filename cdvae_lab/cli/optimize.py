@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cdvae import CDVAE, fingerprint, load
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import claim_folder, coefficients
 from cdvae_lab.cli.reconstruct import read_crystals
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.cycle import decode
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.guided_optimization import NOISE_LEVEL, ROUNDS, optimize_guided
-from cdvae_lab.latent_prior import LatentPrior
-from cdvae_lab.optimization import STEPS, LatentStep, load_steps, optimize, save_steps
-from cdvae_lab.parallel import Processes
-from cdvae_lab.trajectory import last, progress
+from cdvae_lab.explore.guided import NOISE_LEVEL, ROUNDS, optimize_guided
+from cdvae_lab.explore.optimization import STEPS, LatentStep, load_steps, optimize, save_steps
+from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.models.latent_prior import LatentPrior
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.decoding import decode
+from cdvae_lab.sampling.trajectory import last, progress
 
 DEFAULTS = {
     "search_steps": STEPS, "lr": 1e-3, "prior_weight": 0.0, "decodings": 11,

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cdvae import load
 from cdvae_lab.cli import arguments
-from cdvae_lab.composition_model import CompositionModel
 from cdvae_lab.errors import SettingError
-from cdvae_lab.latent_prior import DiffusionPrior, DiffusionPriorConfig
-from cdvae_lab.training import fit
-from cdvae_lab.trajectory import last, progress
+from cdvae_lab.models.cdvae import load
+from cdvae_lab.models.composition_model import CompositionModel
+from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.sampling.trajectory import last, progress
+from cdvae_lab.training.loop import fit
 
 COMPOSITIONS = 256  # a step
 PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "posterior_share": (

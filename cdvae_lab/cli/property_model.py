@@ -12,12 +12,12 @@ import torch
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
-from cdvae_lab.datasets import Dataset
+from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.parallel import Processes
-from cdvae_lab.property_model import PropertyModel, PropertyModelConfig
-from cdvae_lab.training import FitSettings
-from cdvae_lab.trajectory import progress
+from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.training.loop import FitSettings
 
 NETWORK = {
     "hidden_dim": "width of the network",

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE, fingerprint, load, read_for
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import batch_size, coefficients
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.cycle import WITHIN, WITHIN_REFINED, Decoded
-from cdvae_lab.cycle import decode as decode_again
-from cdvae_lab.denoising import DenoisingFrame, Schedule, posterior_latents
-from cdvae_lab.denoising import reconstruct as decode_frames
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
-from cdvae_lab.parallel import Processes
-from cdvae_lab.storage import read_tensors, write_tensors
-from cdvae_lab.training import check_fits
-from cdvae_lab.trajectory import progress
+from cdvae_lab.io.storage import read_tensors, write_tensors
+from cdvae_lab.models.cdvae import CDVAE, fingerprint, load, read_for
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.decoding import WITHIN, WITHIN_REFINED, Decoded
+from cdvae_lab.sampling.decoding import decode as decode_again
+from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, posterior_latents
+from cdvae_lab.sampling.denoising import reconstruct as decode_frames
+from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.training.loop import check_fits
 
 STORE_VERSION = 1
 FIELDS = ("frac_coords", "atomic_numbers", "lattice")

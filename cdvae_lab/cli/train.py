@@ -17,15 +17,15 @@ import torch
 
 import cdvae_lab
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.cli import arguments
-from cdvae_lab.datasets import Dataset
+from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.losses import LossWeights
-from cdvae_lab.parallel import Processes
-from cdvae_lab.storage import atomic_path, read_tensors
-from cdvae_lab.training import STATE_VERSION, FitSettings, TrainingStep, fit, validation_losses
-from cdvae_lab.trajectory import progress
+from cdvae_lab.io.storage import atomic_path, read_tensors
+from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.training.loop import STATE_VERSION, FitSettings, TrainingStep, fit, validation_losses
+from cdvae_lab.training.losses import LossWeights
 
 FIT = {
     "steps": "optimiser steps of the whole run; the learning rate's schedule ends there",

@@ -6,7 +6,6 @@ Every figure comes in a light and a dark theme, in colours that colour-blind rea
 from __future__ import annotations
 
 from cdvae_lab.figures.evaluation import distance_curves, evaluation_figures, statistic_histogram
-from cdvae_lab.figures.evaluation_page import write_evaluation
 from cdvae_lab.figures.maps import GRID, POINTS, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.paths import along_path
 from cdvae_lab.figures.search import search_course
@@ -33,5 +32,4 @@ __all__ = [
     "statistic_histogram",
     "training_curve",
     "trajectory_strips",
-    "write_evaluation",
 ]

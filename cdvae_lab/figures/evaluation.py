@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdvae_lab.errors import SettingError
+from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.figures.style import THEMES, Theme, dress, with_unit
-from cdvae_lab.metrics.card import ReportCard
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

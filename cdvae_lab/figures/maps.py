@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
+from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
-from cdvae_lab.latent_map import LatentMap
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scattergl

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
+from cdvae_lab.explore.optimization import LatentStep
 from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
-from cdvae_lab.optimization import LatentStep
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdvae_lab.denoising import DenoisingFrame
 from cdvae_lab.figures.style import THEMES, Theme, dress
 from cdvae_lab.metrics.course import Course, course
 from cdvae_lab.metrics.validity import MIN_DISTANCE
-from cdvae_lab.trajectory import Trajectory
+from cdvae_lab.sampling.denoising import DenoisingFrame
+from cdvae_lab.sampling.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

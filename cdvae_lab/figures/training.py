@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from cdvae_lab.errors import CheckpointError
 from cdvae_lab.figures.style import COLOURS, THEMES, Theme
-from cdvae_lab.losses import TERMS
+from cdvae_lab.training.losses import TERMS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

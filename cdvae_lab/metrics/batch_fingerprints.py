@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cdvae_lab import lattice as lat
-from cdvae_lab.convert import is_usable, to_structures
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.io.convert import is_usable, to_structures
 from cdvae_lab.metrics.fingerprints import (
     COMPOSITION_LENGTH,
     STRUCTURE_LENGTH,

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.denoising import DenoisingFrame
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.validity import smallest_distance, structure_validity
+from cdvae_lab.sampling.denoising import DenoisingFrame
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cdvae_lab import lattice as lat
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics.fingerprints import standardised
 
 # Rows of a distance matrix at a time; bounds its memory.

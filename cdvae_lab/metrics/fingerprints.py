@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from cdvae_lab import assets
+from cdvae_lab.io import assets
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
 from cdvae_lab.metrics.validity import Formula
 
@@ -253,7 +253,7 @@ def composition_fingerprint(formula: Formula) -> Float[np.ndarray, " 132"]:
 def _scaler() -> tuple[np.ndarray, np.ndarray]:
     import json
 
-    data = json.loads(assets.path("magpie_scaler.json").read_text())
+    data = json.loads(assets.asset_path("magpie_scaler.json").read_text())
     return np.array(data["means"]), np.array(data["stds"])
 
 

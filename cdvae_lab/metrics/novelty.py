@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from cdvae_lab.convert import is_usable, to_structures
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.io.convert import is_usable, to_structures
 from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardised
 from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
 from cdvae_lab.metrics.validity import Formula, reduced_formulas

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from cdvae_lab.convert import is_usable, to_structures
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
+from cdvae_lab.io.convert import is_usable, to_structures
 from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals.batch import Crystals
 
 # A query takes at most this many keys.
 _KEYS = 500

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cdvae_lab import lattice as lat
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
 
 MIN_DISTANCE = 0.5  # Å
 MIN_VOLUME = 0.1  # Å^3

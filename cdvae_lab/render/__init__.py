@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.render.film import packed, write_html
+from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.render.legend import draw_caption, draw_legend
 from cdvae_lab.render.origin import FilmOrigin, at_atom
 from cdvae_lab.render.scene import Camera, Scene, bonded_pairs, image_atoms
 from cdvae_lab.render.spheres import confusable
 from cdvae_lab.render.style import THEMES, font_of
-from cdvae_lab.storage import atomic_path
 
 __all__ = [
     "ROTATE",
@@ -31,11 +30,9 @@ __all__ = [
     "gif",
     "grid",
     "image_atoms",
-    "packed",
     "picture",
     "png_bytes",
     "strip",
-    "write_html",
 ]
 
 ROTATE = (-24.0, 16.0)  # degrees: shows three faces of a cell whose c is upright, none of its edges hidden

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdvae_lab import lattice as lat
-from cdvae_lab.crystals import Crystals
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
 
 if TYPE_CHECKING:
-    from cdvae_lab.denoising import DenoisingFrame
+    from cdvae_lab.sampling.denoising import DenoisingFrame
 
 _LEFT = 0.8  # of the way to the origin, after each frame of a film
 _THERE = 0.004  # fractional; what is left then is not seen

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from cdvae_lab.widgets.app import App
-from cdvae_lab.widgets.interpolation_view import InterpolationView
-from cdvae_lab.widgets.latent_map_view import LatentMapView
-from cdvae_lab.widgets.panel import Panel
-from cdvae_lab.widgets.property_optimizer import PropertyOptimizer
-from cdvae_lab.widgets.runner import Runner
-from cdvae_lab.widgets.selection import Pick, Selection
-from cdvae_lab.widgets.training_monitor import TrainingMonitor
-from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
-from cdvae_lab.widgets.viewer import CrystalView
+from cdvae_lab.widgets.base.panel import Panel
+from cdvae_lab.widgets.base.runner import Runner
+from cdvae_lab.widgets.base.selection import Pick, Selection
+from cdvae_lab.widgets.interpolation.view import InterpolationView
+from cdvae_lab.widgets.latent_map.view import LatentMapView
+from cdvae_lab.widgets.monitor.view import TrainingMonitor
+from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
+from cdvae_lab.widgets.parts.crystal_view import CrystalView
+from cdvae_lab.widgets.player.view import TrajectoryPlayer
 
 __all__ = [
     "App",

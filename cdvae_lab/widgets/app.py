@@ -11,20 +11,20 @@ from typing import Any
 import ipywidgets
 
 from cdvae_lab import datasets
-from cdvae_lab.cdvae import CDVAE, load
-from cdvae_lab.crystals import Crystals
-from cdvae_lab.datasets import Dataset
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
-from cdvae_lab.latent_map import LatentMap
-from cdvae_lab.widgets import files
-from cdvae_lab.widgets.interpolation_view import InterpolationView
-from cdvae_lab.widgets.latent_map_view import LatentMapView, the_map
-from cdvae_lab.widgets.panel import Panel, field, row
-from cdvae_lab.widgets.property_optimizer import PropertyOptimizer
-from cdvae_lab.widgets.selection import Selection
-from cdvae_lab.widgets.selection_bar import SelectionBar
-from cdvae_lab.widgets.training_monitor import TrainingMonitor
-from cdvae_lab.widgets.trajectory_player import TrajectoryPlayer
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.widgets.base.panel import Panel, field, row
+from cdvae_lab.widgets.base.selection import Selection
+from cdvae_lab.widgets.interpolation.view import InterpolationView
+from cdvae_lab.widgets.latent_map.view import LatentMapView, the_map
+from cdvae_lab.widgets.monitor.view import TrainingMonitor
+from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
+from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.parts.selection_bar import SelectionBar
+from cdvae_lab.widgets.player.view import TrajectoryPlayer
 
 TABS = {
     "player": "Denoise",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cdvae_lab as lab
-from cdvae_lab import convert
+from cdvae_lab.io import convert
 from tests.browser.harness import ROOT, Browser, LabPage, LabServer
 
 MAKE = """
@@ -16,9 +16,10 @@ import ipywidgets
 import torch
 from pymatgen.core import Lattice, Structure
 import cdvae_lab as lab
-from cdvae_lab import convert, figures
+from cdvae_lab.io import convert
+from cdvae_lab import figures
 from cdvae_lab.widgets import CrystalView
-from cdvae_lab.widgets.plot import Plot
+from cdvae_lab.widgets.parts.plot import Plot
 places = [[0, 0, 0], [.5, .5, .5], [.5, .5, 0], [.5, 0, .5], [0, .5, .5]]
 green = Structure(Lattice.cubic(3.905), ['Sr', 'Ti', 'O', 'O', 'O'], places)
 violet = Structure(Lattice.cubic(5.6), ['Cs', 'La', 'S', 'S', 'S'], places)
@@ -100,10 +101,10 @@ def test_a_cube_is_seen_whole_and_as_pictures_show_it(page: LabPage, height: int
 
 def test_a_film_in_a_file_has_the_first_at_the_left(browser: Browser, tmp_path: Path) -> None:
     model = lab.load("perov_5")
-    examples = [convert.read(lab.assets.path(f"examples/{name}.cif")) for name in ("SrTiO3", "KTaO3")]
+    examples = [convert.read(lab.asset_path(f"examples/{name}.cif")) for name in ("SrTiO3", "KTaO3")]
     z = lab.encode(model, lab.Crystals.cat(examples))
     frames = list(lab.denoise(model, z=z, seed=0, steps=60))
-    page = browser.open_file(lab.render.write_html(frames, tmp_path / "run.html"))
+    page = browser.open_file(lab.pages.write_html(frames, tmp_path / "run.html"))
     page.wait("() => !asked")
     both = page.shot("#scene")
     half = both.shape[1] // 2

@@ -15,7 +15,7 @@ from tests.browser.harness import ROOT, Browser, LabPage, colours, difference
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = lab.denoise(lab.load("perov_5"), n=4, seed=3)
-    return lab.render.write_html(frames, tmp_path_factory.mktemp("film") / "run.html")
+    return lab.pages.write_html(frames, tmp_path_factory.mktemp("film") / "run.html")
 
 
 @pytest.fixture

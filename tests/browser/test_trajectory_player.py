@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.feel import SCRUB, while_computing
+from benchmarks.feel import SCRUB, while_computing
 from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
 
 MAKE = """

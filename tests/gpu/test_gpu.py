@@ -12,9 +12,9 @@ import torch
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product: deterministic cuBLAS
 
 import cdvae_lab as lab
-from cdvae_lab import noise
-from cdvae_lab.noise import Stream
-from tests.bench.__main__ import dataset, diamonds, perovskites
+from benchmarks.__main__ import dataset, diamonds, perovskites
+from cdvae_lab.models import noise
+from cdvae_lab.models.noise import Stream
 
 GPU = torch.device("cuda")
 SMALL = {"hidden_dim": 32, "latent_dim": 16, "encoder_blocks": 2, "decoder_blocks": 2, "head_dim": 32, "num_radial": 8}

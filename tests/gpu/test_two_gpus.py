@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.test_parallel import assert_two_take_the_steps_of_one
+from tests.runtime.test_distributed import assert_two_take_the_steps_of_one
 
 
 def test_two_gpus_take_the_steps_of_one(tmp_path: Path) -> None:

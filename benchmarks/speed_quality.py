@@ -1,0 +1,251 @@
+"""Speed at quality: how long each sampler takes for the same crystals, and how well it gives them back.
+
+    python -m benchmarks.speed_quality MODEL --data NAME --folder F --split val --limit 1000 --device cuda --out FOLDER
+    python -m benchmarks.speed_quality --score FOLDER
+
+The first decodes with every setting and times it, into FOLDER/times.json and a file of crystals each. It needs no
+pymatgen, so it runs where the GPU is; what is there is not done again. The second judges the crystals, prints a table
+and writes FOLDER/speed_quality.json and FOLDER/speed_quality.html; with --pictures also light and dark ones as PNG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdvae_lab.cli import arguments
+from cdvae_lab.cli.generate import coefficients
+from cdvae_lab.cli.reconstruct import device_name, read_store, write_store
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.errors import LabError, SettingError
+from cdvae_lab.io import npz
+from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.runtime.cuda_graphs import WARM_UP
+from cdvae_lab.sampling.denoising import NAMED, Schedule, choose_schedule, reconstruct
+from cdvae_lab.training.loop import check_fits
+
+SETTINGS = (
+    *(f"ancestral_{steps}" for steps in (25, 50, 100, 200)),
+    *(f"probability_flow_{steps}" for steps in (50, 100)),
+    *(f"langevin_{steps}" for steps in (1, 2, 10, 100)),
+)
+SETTLED = WARM_UP + 1  # calls after which a CUDA graph is captured
+
+
+def setting(name: str) -> tuple[str, dict[str, Any]]:
+    """Sampler and settings of "ancestral_50", "langevin_10" (steps per level), "ancestral_50_assigned", "preview".
+
+    Raises:
+        SettingError: for a name that is none of them.
+    """
+    short = name.removesuffix("_assigned")
+    types = {} if short == name else {"types": "assigned"}
+    if short in NAMED:
+        sampler, settings = NAMED[short]
+        return sampler, settings | types
+    sampler, _, number = short.rpartition("_")
+    if not sampler or not number.isdecimal():
+        raise SettingError(f"setting {name!r} is none; say ancestral_50, langevin_10_assigned or {', '.join(NAMED)}")
+    return sampler, {"steps_per_level" if sampler == "langevin" else "steps": int(number)} | types
+
+
+def read_truth(options: argparse.Namespace, model: CDVAE) -> tuple[Crystals, list[str], str]:
+    """The crystals, their ids and what they are of."""
+    if options.data.endswith(".npz"):
+        crystals = npz.load(options.data)[: options.limit].trim()
+        return crystals.to("cpu", torch.float32), [str(i) for i in range(len(crystals))], Path(options.data).stem
+    dataset = arguments.read_data(options, options.data)
+    check_fits(model, dataset)
+    return dataset.crystals, list(dataset.ids), f"{dataset.name} ({dataset.split})"
+
+
+def clock(device: torch.device) -> float:
+    """Now, when the device has done all that it was told, s."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def decode(
+    model: CDVAE, crystals: Crystals, schedule: Schedule, first: int, fuse: bool
+) -> tuple[Crystals, float, float]:
+    """One batch: the decoded crystals, seconds at the pace that its calls have once the first of them have prepared
+    everything, and seconds that it really took."""
+    started = settled = clock(model.device)
+    frame = None
+    for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, fuse=fuse):
+        if frame.step == SETTLED:
+            settled = clock(model.device)
+    ended = clock(model.device)
+    assert frame is not None
+    calls = len(schedule)
+    return frame.crystals.to("cpu"), (ended - settled) * calls / (calls - SETTLED), ended - started
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Decode with every setting that is not there yet."""
+    model = load(options.model, arguments.device(options))
+    truth, ids, data = read_truth(options, model)
+    batches = [range(i, min(i + options.batch_size, len(truth))) for i in range(0, len(truth), options.batch_size)]
+    about = {"model": fingerprint(model), "data": data, "crystals": len(truth), "batch_size": options.batch_size}
+    about |= {"fuse": bool(options.fuse), "device": device_name(model.device), "torch": str(torch.__version__)}
+    path = options.out / "times.json"
+    times = json.loads(path.read_text()) if path.is_file() else {"about": about, "settings": {}}
+    if other := [name for name, value in about.items() if times["about"].get(name) != value]:
+        raise SettingError(f"{path}: holds times with another {', '.join(other)}; choose another --out")
+    wanted = {name: setting(name) for name in options.settings}
+    schedules = {name: choose_schedule(model, sampler, **settings) for name, (sampler, settings) in wanted.items()}
+    if short := [name for name, schedule in schedules.items() if len(schedule) <= 2 * SETTLED]:
+        raise SettingError(f"{', '.join(short)}: too few calls to be timed; take more than {2 * SETTLED}")
+    warm = False
+    for name, schedule in schedules.items():
+        store = options.out / f"{name}.safetensors"
+        if name in times["settings"] and store.is_file():
+            continue
+        if not warm:
+            for rows in (batches[0], batches[-1]):
+                frames = reconstruct(model, truth[rows].trim(), sampler=schedule, fuse=bool(options.fuse))
+                for _ in itertools.islice(frames, SETTLED + 4):
+                    pass
+            warm = True
+        parts, steady, whole = [], 0.0, 0.0
+        for rows in batches:
+            part, *seconds = decode(model, truth[rows].trim(), schedule, rows[0], bool(options.fuse))
+            parts.append(part)
+            steady, whole = steady + seconds[0], whole + seconds[1]
+        header = {"model": about["model"], "data": data, "ids": ids, "sampler": coefficients(schedule), "seed": 0}
+        header |= {"sampled": False, "seconds": round(whole, 3), "device": about["device"]}
+        write_store(store, truth, Crystals.cat(parts), header)
+        sampler, settings = wanted[name]
+        per_1000 = 1000 / len(truth)
+        times["settings"][name] = {
+            "sampler": sampler,
+            "settings": settings,
+            "calls": len(schedule),
+            "seconds": steady * per_1000,
+            "seconds_with_start": whole * per_1000,
+        }
+        write_json(path, times)
+        sys.stdout.write(f"{name}: {len(schedule):,} calls, {steady * per_1000:.3g} s per 1,000 crystals\n")
+        sys.stdout.flush()
+
+
+def score(folder: Path, jobs: int) -> dict[str, Any]:
+    """Judge what was decoded; what is judged already is not judged again."""
+    from cdvae_lab.metrics.reconstruction import reconstruction
+
+    if not (folder / "times.json").is_file():
+        raise SettingError(f"{folder / 'times.json'}: there is no such file; decode into this folder first, with --out")
+    times = json.loads((folder / "times.json").read_text())
+    path = folder / "speed_quality.json"
+    before = json.loads(path.read_text())["rows"] if path.is_file() else []
+    rows: list[dict[str, Any]] = []
+    for name, timed in times["settings"].items():
+        row = {"setting": name, "device": times["about"]["device"]} | timed
+        # The same times are the same run, so that its crystals are those that were judged.
+        row = next((old for old in before if row.items() <= old.items()), row)
+        if "match_rate" not in row:
+            truth, predicted, _ = read_store(folder / f"{name}.safetensors")
+            judged = reconstruction(truth, predicted, jobs=jobs)
+            rate, n = judged.structure.match_rate, len(truth)
+            rms = torch.tensor([value for value in judged.rms if value is not None], dtype=torch.float64)
+            error = float(rms.std()) / len(rms) ** 0.5 if len(rms) > 1 else None
+            sites = max(truth.num_sites, predicted.num_sites)
+            types = [side.pad(sites).atomic_numbers.sort(1).values for side in (truth, predicted)]
+            row |= {
+                "match_rate": rate,
+                "match_rate_error": (rate * (1 - rate) / n) ** 0.5,
+                "rmse": judged.structure.rmse if len(rms) else None,
+                "rmse_error": error,
+                "match_rate_paper": judged.reference.match_rate,
+                "same_composition": float((types[0] == types[1]).all(1).double().mean()),
+            }
+        rows.append(row)
+        write_json(path, {"about": times["about"], "rows": rows})
+    return {"about": times["about"], "rows": rows}
+
+
+def table(measured: Mapping[str, Any]) -> str:
+    """The rows in Markdown."""
+    from cdvae_lab.figures.speed_quality import name_of
+
+    device = measured["about"]["device"]
+    lines = [
+        f"| setting | network calls | seconds per 1,000 crystals, {device} | with the start | match rate | RMSE "
+        "| match rate, the paper's judge | same composition |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in measured["rows"]:
+        words = row["setting"].replace("_assigned", ", types assigned").replace("_", " ")
+        name = f"**{name_of(row)}**: {words}" if name_of(row) else words
+        rmse = "none matched" if row["rmse"] is None else f"{row['rmse']:.4f}"
+        rmse += "" if row["rmse_error"] is None else f" ± {row['rmse_error']:.4f}"
+        lines.append(
+            f"| {name} | {row['calls']:,} | {row['seconds']:.3g} | {row['seconds_with_start']:.3g} "
+            f"| {100 * row['match_rate']:.2f} ± {100 * row['match_rate_error']:.2f} % | {rmse} "
+            f"| {100 * row['match_rate_paper']:.2f} % | {100 * row['same_composition']:.2f} % |"
+        )
+    return "\n".join(lines)
+
+
+def draw(measured: Mapping[str, Any], folder: Path, pictures: bool) -> None:
+    """The figure as a page, and as pictures for light and dark pages."""
+    from cdvae_lab.figures import speed_quality
+
+    speed_quality(measured).write_html(folder / "speed_quality.html", include_plotlyjs=True)
+    if pictures:
+        from tools.pictures import photograph
+
+        for theme in ("light", "dark"):
+            photograph(speed_quality(measured, theme), folder / f"speed_quality_{theme}.png")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_quality", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
+    parser.add_argument("--data", help=(
+        "name of a data set, a .csv table, or a file of Crystals.save_npz, whose name is then that of the data"
+    ))  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for times.json and the decoded crystals")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="NAME", help=(
+        f"sampler and number, with _assigned for types that keep the composition (default {' '.join(SETTINGS)})"
+    ))  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=1024, metavar="N", help="crystals at a time (default 1024)")
+    parser.add_argument("--score", type=Path, metavar="FOLDER", help="only judge what was decoded there")
+    parser.add_argument("--pictures", action="store_true", help="with --score: also PNG, which takes chromium")
+    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that judge (default: all cores)")
+    arguments.add_data(parser, "val")
+    arguments.add_device(parser)
+    options = parser.parse_args(argv)
+    try:
+        if options.score is not None:
+            measured = score(options.score, options.jobs)
+            sys.stdout.write(table(measured) + "\n")
+            draw(measured, options.score, options.pictures)
+        elif None in (options.model, options.data, options.out):
+            raise SettingError("give MODEL, --data and --out, or --score FOLDER")
+        else:
+            measure(options)
+    except LabError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

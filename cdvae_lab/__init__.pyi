@@ -1,0 +1,151 @@
+from . import cli as cli
+from . import crystals as crystals
+from . import datasets as datasets
+from . import errors as errors
+from . import evaluation as evaluation
+from . import explore as explore
+from . import figures as figures
+from . import io as io
+from . import metrics as metrics
+from . import models as models
+from . import pages as pages
+from . import render as render
+from . import runtime as runtime
+from . import sampling as sampling
+from . import training as training
+from . import widgets as widgets
+from .crystals.batch import Crystals as Crystals
+from .datasets.tables import Dataset as Dataset
+from .errors import (
+    CheckpointError as CheckpointError,
+)
+from .errors import (
+    CrystalError as CrystalError,
+)
+from .errors import (
+    DatasetError as DatasetError,
+)
+from .errors import (
+    LabError as LabError,
+)
+from .errors import (
+    NonFiniteLossError as NonFiniteLossError,
+)
+from .errors import (
+    SettingError as SettingError,
+)
+from .evaluation.card import ReportCard as ReportCard
+from .evaluation.run import evaluate as evaluate
+from .evaluation.score_tables import ScoreTable as ScoreTable
+from .evaluation.score_tables import score_table as score_table
+from .explore.guided import Guidance as Guidance
+from .explore.guided import GuidedStep as GuidedStep
+from .explore.guided import optimize_guided as optimize_guided
+from .explore.interpolation import (
+    LatentPath as LatentPath,
+)
+from .explore.interpolation import (
+    decode_path as decode_path,
+)
+from .explore.interpolation import (
+    interpolate as interpolate,
+)
+from .explore.interpolation import (
+    latent_path as latent_path,
+)
+from .explore.latent_map import LatentMap as LatentMap
+from .explore.latent_map import load_map as load_map
+from .explore.optimization import (
+    LatentStep as LatentStep,
+)
+from .explore.optimization import (
+    load_steps as load_steps,
+)
+from .explore.optimization import (
+    optimize as optimize,
+)
+from .explore.optimization import (
+    save_steps as save_steps,
+)
+from .io.assets import asset_path as asset_path
+from .io.convert import read as read
+from .models.cdvae import CDVAE as CDVAE
+from .models.cdvae import CDVAEConfig as CDVAEConfig
+from .models.cdvae import encode as encode
+from .models.cdvae import load as load
+from .models.composition_model import (
+    CompositionModel as CompositionModel,
+)
+from .models.composition_model import (
+    CompositionModelConfig as CompositionModelConfig,
+)
+from .models.composition_model import (
+    load_composition_model as load_composition_model,
+)
+from .models.latent_prior import (
+    DiffusionPrior as DiffusionPrior,
+)
+from .models.latent_prior import (
+    DiffusionPriorConfig as DiffusionPriorConfig,
+)
+from .models.latent_prior import (
+    LatentPrior as LatentPrior,
+)
+from .models.latent_prior import (
+    StandardNormal as StandardNormal,
+)
+from .models.property_model import PropertyModel as PropertyModel
+from .models.property_model import load_property_model as load_property_model
+from .render import picture as picture
+from .sampling.decoding import (
+    Decoded as Decoded,
+)
+from .sampling.decoding import (
+    decode as decode,
+)
+from .sampling.decoding import (
+    latent_distance as latent_distance,
+)
+from .sampling.decoding import (
+    refine as refine,
+)
+from .sampling.denoising import (
+    DenoisingFrame as DenoisingFrame,
+)
+from .sampling.denoising import (
+    Schedule as Schedule,
+)
+from .sampling.denoising import (
+    denoise as denoise,
+)
+from .sampling.denoising import (
+    reconstruct as reconstruct,
+)
+from .sampling.trajectory import (
+    Trajectory as Trajectory,
+)
+from .sampling.trajectory import (
+    every as every,
+)
+from .sampling.trajectory import (
+    last as last,
+)
+from .sampling.trajectory import (
+    progress as progress,
+)
+from .sampling.trajectory import (
+    record as record,
+)
+from .training.loop import TrainingStep as TrainingStep
+from .training.loop import fit as fit
+from .training.loop import validation_losses as validation_losses
+from .training.losses import LossWeights as LossWeights
+from .widgets.app import app as app
+from .widgets.interpolation.view import InterpolationView as InterpolationView
+from .widgets.latent_map.view import LatentMapView as LatentMapView
+from .widgets.monitor.view import TrainingMonitor as TrainingMonitor
+from .widgets.optimizer.view import PropertyOptimizer as PropertyOptimizer
+from .widgets.parts.crystal_view import CrystalView as CrystalView
+from .widgets.player.view import TrajectoryPlayer as TrajectoryPlayer
+
+__version__: str

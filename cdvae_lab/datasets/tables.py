@@ -1,0 +1,504 @@
+"""Data sets: Perov-5, Carbon-24, MP-20, the embedded synthetic perovskites, and a user's own folder or table.
+
+A table is a CSV file (.csv or .csv.gz) with a column `cif` that holds the text of a CIF file, perhaps a column
+`material_id`, and columns of properties. Its crystals are parsed once and cached; ids and properties are read from
+the table every time, so that another property needs no parsing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as remember
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets import public as download
+from cdvae_lab.datasets import synthetic
+from cdvae_lab.datasets.cache import LeftOut, read_texts
+from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.io import convert
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "val", "test")
+JOINED = "train+val"  # what `carbon_24_protocol` trains on
+UNITS = {
+    "heat_ref": "eV/atom",
+    "energy_per_atom": "eV/atom",
+    "formation_energy_per_atom": "eV/atom",
+    "e_form": "eV/atom",
+    "band_gap": "eV",
+    "ind_gap": "eV",
+    "dir_gap": "eV",
+    "e_above_hull": "eV/atom",
+}
+# name: (default property, what it is, licence)
+PUBLIC = {
+    "perov_5": (
+        "heat_ref",
+        "Perov-5: ABX3 perovskites of Castelli et al., Energy Environ. Sci. 5, 5814 (2012), as split by txie-93/cdvae",
+        "MIT (txie-93/cdvae)",
+    ),
+    "carbon_24": (
+        "energy_per_atom",
+        "Carbon-24: carbon at 10 GPa from random structure search, Pickard, doi:10.24435/materialscloud:2020.0026/v1, "
+        "as split by txie-93/cdvae",
+        "MIT (txie-93/cdvae); original data CC BY 4.0",
+    ),
+    "mp_20": (
+        "formation_energy_per_atom",
+        "MP-20: crystals of the Materials Project with at most 20 atoms, Jain et al., APL Mater. 1, 011002 (2013), as "
+        "split by txie-93/cdvae",
+        "MIT (txie-93/cdvae); original data CC BY 4.0",
+    ),
+}
+# Of one formula; more take too long to be told apart.
+MOST_ALIKE = 40
+# Crystals of Carbon-24's val that checkpoints are chosen by.
+CARBON_24_CHOOSING = 400
+SYNTHETIC = "synthetic_perovskites"
+SYNTHETIC_PROPERTY = "electrostatic_energy_per_atom"
+Reader = Callable[[Sequence[str], Sequence[str], str], tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Crystals with their labels and where they come from.
+
+    Attributes:
+        name: name of the set.
+        split: "train", "val", "test", "all", or several joined by "+".
+        crystals: the crystals, Niggli-reduced and canonically oriented.
+        ids: one id for each crystal.
+        property: the label of each crystal, in `property_unit`; NaN where there is none.
+        property_name: name of the label's column; empty without labels.
+        property_unit: unit of the label; empty if not known.
+        source: where the data comes from.
+        licence: its licence, as far as known.
+        left_out: the rows or files that could not be used.
+    """
+
+    name: str
+    split: str
+    crystals: Crystals
+    ids: tuple[str, ...]
+    property: Float[Tensor, " crystals"]
+    property_name: str
+    property_unit: str
+    source: str
+    licence: str
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+    def __getitem__(self, which: slice | Tensor | Sequence[int]) -> Dataset:
+        """Some of the crystals: a slice, indices, or a mask."""
+        if not isinstance(which, slice | Tensor):
+            which = torch.as_tensor(which)
+        chosen = np.arange(len(self))[which if isinstance(which, slice) else which.cpu().numpy()]
+        return replace(
+            self,
+            crystals=self.crystals[which],
+            ids=tuple(self.ids[i] for i in chosen),
+            property=self.property[which],
+        )
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set on another device."""
+        return replace(self, crystals=self.crystals.to(device), property=self.property.to(device))
+
+    @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """The atomic numbers that occur, in order."""
+        return tuple(int(n) for n in torch.unique(self.crystals.atomic_numbers) if n > 0)
+
+    @cached_property
+    def formulas(self) -> list[str]:
+        """The chemical formula of each crystal, elements in alphabetical order, with all atoms of the cell: O3SrTi."""
+        from ase.data import chemical_symbols
+
+        formulas = []
+        for row in self.crystals.atomic_numbers.cpu().numpy():
+            numbers, counts = np.unique(row[row > 0], return_counts=True)
+            parts = sorted((chemical_symbols[n], int(k)) for n, k in zip(numbers, counts, strict=True))
+            formulas.append("".join(symbol + (str(k) if k > 1 else "") for symbol, k in parts))
+        return formulas
+
+    def summary(self) -> str:
+        """A few lines about the data set, for people."""
+        atoms = self.crystals.num_atoms
+        labelled = torch.isfinite(self.property)
+        lines = [
+            f"{self.name} ({self.split}): {len(self):,} crystals of {int(atoms.min())} to {int(atoms.max())} atoms, "
+            f"{len(self.elements)} elements"
+        ]
+        if self.property_name:
+            text = f"{self.property_name}: {int(labelled.sum()):,} labelled"
+            if labelled.any():
+                values = self.property[labelled]
+                text += f", {values.min():.3f} to {values.max():.3f}, mean {values.mean():.3f}"
+                text += f" {self.property_unit}" if self.property_unit else ""
+            lines.append(text)
+        lines.append(f"source: {self.source}; licence: {self.licence}")
+        if self.left_out:
+            lines.append(f"left out: {len(self.left_out)}")
+            lines += [f"  {left.where}: {left.reason}" for left in self.left_out[:5]]
+            if len(self.left_out) > 5:
+                lines.append(f"  and {len(self.left_out) - 5} more (see .left_out)")
+        return "\n".join(lines)
+
+
+def load(
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    folder: str | Path | None = None,
+    property: str | None = None,
+    cache: str | Path | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+    limit: int | None = None,
+    base_url: str = download.PUBLIC_URL,
+) -> Dataset:
+    """A data set by name, or from a user's folder of CIF files or table of CIF texts.
+
+    Args:
+        name_or_path: "perov_5", "carbon_24", "mp_20", "synthetic_perovskites"; or the path of a folder of .cif files
+            (with a labels.csv, if wanted: a column `file` and columns of properties), or of a .csv or .csv.gz table.
+        split: "train", "val" or "test". A user's own table is taken whole unless it has a column `split`; a folder
+            of CIFs is always taken whole.
+        folder: where `<name>/<split>.csv` or `<split>.csv` lies (or .csv.gz); None downloads the public files.
+        property: the column with the label; None takes the set's own (a user's table: no label).
+        cache: folder for parsed and downloaded files; None for the user's cache folder.
+        jobs: processes that parse; None for all cores.
+        progress: show progress bars.
+        limit: only the first so many rows or files.
+        base_url: where the public files are served.
+
+    Raises:
+        DatasetError: names the file or column and the remedy. Single broken rows or files raise nothing: they are in
+            the data set's `left_out`, with the reason.
+        SettingError: if split, jobs or limit is out of range.
+    """
+    if limit is not None and limit < 1:
+        raise SettingError(f"limit: {limit} rows; give at least 1, or None for all")
+    if jobs is not None and jobs < 1:
+        raise SettingError(f"jobs: {jobs} processes; give at least 1, or None for all cores")
+    if split not in SPLITS:
+        raise SettingError(f"split: {split!r}; give one of {', '.join(SPLITS)}")
+    cache = _users_cache() if cache is None else Path(cache)
+    read = partial(_read_all, folder=cache / "parsed", jobs=jobs, progress=progress)
+    name = str(name_or_path)
+    if name == SYNTHETIC:
+        if property not in (None, SYNTHETIC_PROPERTY) or folder is not None:
+            raise SettingError(
+                f"{SYNTHETIC} is made, not read: leave folder out, and property too ({SYNTHETIC_PROPERTY})"
+            )
+        return _split_synthetic(split)[:limit]
+    if name in PUBLIC:
+        default, source, licence = PUBLIC[name]
+        path = (
+            download.fetch(name, split, cache / "public", base_url=base_url, progress=progress)
+            if folder is None
+            else _find(name, split, Path(folder))
+        )
+        if folder is not None:
+            source = f"{source}; read from {path.name}"
+        return _from_table(path, name, split, property or default, source, licence, read, limit, own=False)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _from_folder(path, property, read, limit)
+    if path.is_file() and path.name.lower().endswith((".csv", ".csv.gz")):
+        return _from_table(path, path.name, split, property, str(path), "the user's own", read, limit, own=True)
+    if path.exists():
+        raise DatasetError(f"{path}: is neither a folder of CIF files nor a .csv or .csv.gz table; give one of these")
+    raise DatasetError(
+        f"{name}: no such data set or path; give one of {', '.join([*PUBLIC, SYNTHETIC])}, a folder of CIF files, or a "
+        ".csv or .csv.gz table with a column cif"
+    )
+
+
+def find_crystals(
+    name: str,
+    split: str,
+    identity: str,
+    formula: str,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Crystals | None:
+    """The crystals of a public set that have an id, from a file that is there already. Never downloads.
+
+    Where no row has the id, which is not the same in all copies of these files, those that have the formula; None if
+    there is no file, no such crystal, or more than `MOST_ALIKE` of the formula.
+
+    Args:
+        name: "perov_5", "carbon_24" or "mp_20".
+        split: "train", "val" or "test", or several joined by "+".
+        identity: a `material_id`.
+        formula: with all atoms of the cell, as in `Dataset.formulas`.
+        folder: as for `load`; None looks where `load` keeps what it has downloaded.
+        cache: as for `load`.
+
+    Raises:
+        DatasetError: if the file is there and cannot be read.
+        CrystalError: if a crystal cannot be.
+    """
+    by_id, by_formula = {}, {}
+    for path in files_there(name, split, folder=folder, cache=cache):
+        ids, formulas = _texts(path, path.stat().st_mtime_ns)
+        by_id |= ids
+        for one, texts in formulas.items():
+            by_formula.setdefault(one, []).extend(texts)
+    found = [by_id[identity]] if identity in by_id else by_formula.get(formula, [])
+    return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
+
+
+def files_there(
+    name: str, split: str, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> list[Path]:
+    """The files of a public set that are on this machine already; arguments as of `find_crystals`."""
+    base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
+    return [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
+
+
+@lru_cache(maxsize=3)
+def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """A table's CIF texts by id and by formula; `changed` makes a file that was replaced another one."""
+    table = _read_table(path)
+    texts = table["cif"].fillna("").tolist()
+    ids = table["material_id"].fillna("").astype(str) if "material_id" in table else table.index.astype(str)
+    by_formula: dict[str, list[str]] = {}
+    for text in texts:
+        if match := re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", text):
+            counts = sorted(re.findall(r"([A-Z][a-z]?)(\d*)", match[1]))
+            formula = "".join(symbol + (n if n != "1" else "") for symbol, n in counts)
+            by_formula.setdefault(formula, []).append(text)
+    return dict(zip(ids, texts, strict=True)), by_formula
+
+
+@remember
+def synthetic_perovskites(seed: int = 0) -> Dataset:
+    """Some thousands of ABX3 perovskites made from ionic radii, labelled with their electrostatic energy (eV/atom).
+
+    Made anew in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
+    `cdvae_lab.datasets.synthetic`.
+
+    Raises:
+        SettingError: if the seed is negative.
+    """
+    if seed < 0:
+        raise SettingError(f"seed: {seed}; give 0 or more")
+    crystals, energies, compositions = synthetic.perovskites(seed)
+    return Dataset(
+        SYNTHETIC,
+        "all",
+        crystals,
+        tuple(f"{a}{b}{x}3-{i % synthetic.VARIANTS}" for i, c in enumerate(compositions) for a, b, x in [c.symbols]),
+        energies.to(torch.float32),
+        SYNTHETIC_PROPERTY,
+        "eV/atom",
+        "SYNTHETIC: made by cdvae_lab from Shannon radii with Goldschmidt's tolerance factor, not measured",
+        "MIT (cdvae_lab)",
+    )
+
+
+def _split_synthetic(split: str) -> Dataset:
+    """80, 10 and 10 % of the compositions: the variants of one stay together."""
+    everything = synthetic_perovskites()
+    groups = np.random.default_rng(0).permutation(len(everything) // synthetic.VARIANTS)
+    train, val = int(0.8 * len(groups)), int(0.9 * len(groups))
+    chosen = np.sort({"train": groups[:train], "val": groups[train:val], "test": groups[val:]}[split])
+    rows = (chosen[:, None] * synthetic.VARIANTS + np.arange(synthetic.VARIANTS)).ravel()
+    # In a random order, so that the first few are not all of one composition.
+    rows = np.random.default_rng(0).permutation(rows)
+    return replace(everything[torch.from_numpy(rows)], split=split)
+
+
+def _users_cache() -> Path:
+    """The folder for caches that the operating system gives this user."""
+    import pooch
+
+    return Path(pooch.os_cache("cdvae_lab"))
+
+
+def carbon_24_protocol(
+    *, folder: str | Path | None = None, cache: str | Path | None = None, progress: bool = True
+) -> tuple[Dataset, Dataset]:
+    """Carbon-24 as we train on it: (train with 1,632 crystals of val, the other 400 of val to choose by).
+
+    Val is shuffled by `numpy.random.default_rng(0)`; its first crystals join train, its last 400 do not. Where
+    train has no energies these bring the only labels.
+    """
+    train, val = (load("carbon_24", split, folder=folder, cache=cache, progress=progress) for split in ("train", "val"))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(val)))
+    joining, choosing = val[order[:-CARBON_24_CHOOSING]], val[order[-CARBON_24_CHOOSING:]]
+    joined = replace(
+        train,
+        split="train+val",
+        crystals=Crystals.cat([train.crystals, joining.crystals]),
+        ids=train.ids + joining.ids,
+        property=torch.cat([train.property, joining.property]),
+        left_out=train.left_out + joining.left_out,
+    )
+    return joined, choosing
+
+
+# Tables and folders
+
+
+def _read_all(
+    texts: Sequence[str], places: Sequence[str], where: str, *, folder: Path, jobs: int | None, progress: bool
+) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
+    crystals, kept, left_out = read_texts(texts, places, folder, jobs=jobs, progress=progress)
+    if crystals is None:
+        raise DatasetError(
+            f"{where}: none of its {len(texts)} crystals can be used; {left_out[0].where}: {left_out[0].reason}"
+        )
+    return crystals, kept, left_out
+
+
+def _places_of(name: str, split: str, folder: Path) -> list[Path]:
+    files = (f"{name}/{split}.csv", f"{name}/{split}.csv.gz", f"{split}.csv", f"{split}.csv.gz")
+    return [folder / file for file in files]
+
+
+def _find(name: str, split: str, folder: Path) -> Path:
+    tried = _places_of(name, split, folder)
+    for path in tried:
+        if path.is_file():
+            return path
+    raise DatasetError(
+        f"{folder}: has no file of {name} ({split}); looked for {', '.join(map(str, tried))}. "
+        "Put the file there, or leave folder out to download it"
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype={"cif": str, "material_id": str, "split": str}, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
+        raise DatasetError(f"{path}: cannot be read as a CSV table ({error}); correct it, or get it again") from error
+    if "cif" not in table:
+        raise DatasetError(
+            f"{path}: has no column cif (columns: {', '.join(map(str, table))}); add one with the text of a CIF file "
+            "in each row, or give a folder of CIF files"
+        )
+    return table
+
+
+def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
+    if column is None:
+        return np.full(len(table), np.nan)
+    if column not in table:
+        raise DatasetError(
+            f"{where}: has no property column {column!r}; it has {', '.join(map(str, table))}. Pass one as property="
+        )
+    try:
+        values = table[column].astype(float).to_numpy()
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{where}: column {column!r} holds something that is no number ({error}); correct it or "
+            "leave the cell empty"
+        ) from error
+    if np.isinf(values).any():
+        row = np.flatnonzero(np.isinf(values))[0]
+        raise DatasetError(
+            f"{where}: column {column!r} is infinite in row {table.index[row] + 1}; correct it or leave the cell empty"
+        )
+    return values
+
+
+def _from_table(
+    path: Path,
+    name: str,
+    split: str,
+    column: str | None,
+    source: str,
+    licence: str,
+    read: Reader,
+    limit: int | None,
+    own: bool,
+) -> Dataset:
+    table = _read_table(path)
+    if own and "split" in table:
+        present = ", ".join(sorted(table["split"].dropna().unique()))
+        table = table[table["split"] == split]
+        if table.empty:
+            raise DatasetError(f"{path}: no row has {split!r} in its column split, only {present}; pass one of these")
+    elif own:
+        split = "all"
+    if table.empty:
+        raise DatasetError(f"{path}: has no rows; give a table with a crystal in each row")
+    table = table.iloc[:limit]
+    # The header is line 1; a CIF spans many lines, so rows are counted, not lines.
+    places = [f"row {i + 1}" for i in table.index]
+    property = _labels(table, column, str(path))  # before any parsing: a misspelt column should cost nothing
+    texts = table["cif"].fillna("").tolist()
+    crystals, kept, left_out = read(texts, places, str(path))
+    ids = table["material_id"].fillna("").tolist() if "material_id" in table else [str(i) for i in table.index]
+    return Dataset(
+        name,
+        split,
+        crystals,
+        tuple(ids[i] for i in kept),
+        torch.from_numpy(property[kept]).to(torch.float32),
+        column or "",
+        UNITS.get(column or "", ""),
+        source,
+        licence,
+        left_out,
+    )
+
+
+def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | None) -> Dataset:
+    import pandas as pd
+
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".cif")[:limit]
+    if not files:
+        raise DatasetError(
+            f"{folder}: holds no .cif files; give the folder that does, or a .csv table with a column cif"
+        )
+    labels_path = folder / "labels.csv"
+    property = np.full(len(files), np.nan)
+    if labels_path.is_file():
+        table = pd.read_csv(labels_path, dtype={"file": str})
+        if "file" not in table:
+            raise DatasetError(f"{labels_path}: has no column file; add one with the name of each .cif file")
+        values = dict(
+            zip(table["file"].str.removesuffix(".cif"), _labels(table, column, str(labels_path)), strict=True)
+        )
+        property = np.array([values.get(p.stem, np.nan) for p in files])
+    elif column is not None:
+        raise DatasetError(
+            f"{labels_path}: no such file, so property={column!r} cannot be found; make it, with the columns file and "
+            f"{column}, or leave property out"
+        )
+    # Broken bytes become a broken CIF, which is then reported as one file left out.
+    texts = [p.read_text(errors="replace") for p in files]
+    crystals, kept, left_out = read(texts, [p.name for p in files], str(folder))
+    return Dataset(
+        folder.name,
+        "all",
+        crystals,
+        tuple(files[i].stem for i in kept),
+        torch.from_numpy(property[kept]).to(torch.float32),
+        column or "",
+        UNITS.get(column or "", ""),
+        str(folder),
+        "the user's own",
+        left_out,
+    )

@@ -1,0 +1,279 @@
+"""The report card of a set of crystals: every number with what it means and how it was made, the paper's beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.io import assets
+from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.metrics.validity import Formula, reduced_formulas
+
+WIDTH = 118
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number.
+
+    Attributes:
+        key: its name in files; published numbers have the same.
+        name: for people.
+        value: in `unit`; a share in per cent. NaN where it could not be computed.
+        unit: "%" or the unit; empty for none.
+        definition: what it is, with its thresholds.
+        counted: of how many crystals.
+    """
+
+    key: str
+    name: str
+    value: float
+    unit: str
+    definition: str
+    counted: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value as it is printed."""
+        return written(self.value, self.unit)
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """How good a set of crystals is, as far as it is known at this step.
+
+    Attributes:
+        step, num_steps: pieces of work done, and in all.
+        doing: what is being done.
+        task: "generation", "reconstruction" or "optimization".
+        data: the reference set's name; published numbers are found by it.
+        split: of the reference set.
+        crystals: how many are judged.
+        scores: in the order in which they are printed.
+        settings: seed, thresholds, versions, counts.
+        notes: what a reader must know.
+        rows: for each crystal, by column; None where there is nothing to say.
+        samples: numbers behind the figures, by name.
+    """
+
+    step: int
+    num_steps: int
+    doing: str
+    task: str
+    data: str
+    split: str
+    crystals: int
+    scores: tuple[Score, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.num_steps
+
+    def __getitem__(self, key: str) -> float:
+        """The value of a score. Raises KeyError, with those that there are."""
+        for score in self.scores:
+            if score.key == key:
+                return score.value
+        raise KeyError(f"{key}; there are {', '.join(score.key for score in self.scores) or 'none yet'}")
+
+    @property
+    def published(self) -> list[dict[str, Any]]:
+        """The rows of the papers for this task and data: the system's name and its numbers by key."""
+        return published_scores()[self.task].get(self.data, [])
+
+    @property
+    def bundled(self) -> list[dict[str, Any]]:
+        """The rows of the bundled models for this task and data, as `published`; means over seeds."""
+        keys = {key for row in self.published for key in row}
+        return [
+            {key: mean_of(value) for key, value in row.items() if key in keys and key != "system"}
+            | {"system": _own(row["system"])}
+            for row in our_scores()[self.task].get(self.data, [])
+        ]
+
+    @property
+    def columns(self) -> list[Score]:
+        """The scores that a paper has too."""
+        keys = {key for row in self.published for key in row}
+        return [score for score in self.scores if score.key in keys]
+
+    @property
+    def title(self) -> str:
+        split = f" ({self.split})" if self.split else ""
+        return f"{self.task} on {self.data}{split}: {self.crystals:,} crystals"
+
+    def table(self) -> str:
+        """All of it as plain text."""
+        lines = [self.title, "=" * len(self.title)]
+        if not self.finished:
+            lines.append(f"not finished: {self.step:,} of {self.num_steps:,} pieces of work, {self.doing}")
+        if self.columns:
+            lines += ["", *self._compared()]
+        lines.append("")
+        for score in self.scores:
+            lines.append(f"{score.name:<34} {score.text:>12}   {score.counted}")
+            lines += textwrap.wrap(score.definition, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        for note in self.notes:
+            lines += ["", *textwrap.wrap(f"Note: {note}", WIDTH)]
+        lines.append("")
+        for name, value in self.settings.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
+            lines += textwrap.wrap(f"{name}: {text}", WIDTH, subsequent_indent="    ")
+        if self.columns:
+            lines += ["", *textwrap.wrap(f"Published numbers: {published_scores()['source']}.", WIDTH)]
+        return "\n".join(lines) + "\n"
+
+    def _compared(self) -> list[str]:
+        heads = [
+            textwrap.wrap(f"{score.name}, {score.unit}" if score.unit else score.name, 14) for score in self.columns
+        ]
+        height = max(map(len, heads))
+        ours: dict[str, Any] = {"system": "these crystals"} | {score.key: score.value for score in self.columns}
+        systems = (ours, *self.published, *self.bundled)
+        wide = max(16, *(len(row["system"]) + 1 for row in systems))
+        lines = [
+            f"{'':<{wide}}" + "".join(f"{(head[i] if i < len(head) else ''):>15}" for head in heads)
+            for i in range(height)
+        ]
+        for row in systems:
+            cells = (written(row.get(score.key), score.unit).removesuffix(" %") for score in self.columns)
+            cells = (cell.removesuffix(f" {score.unit}") for cell, score in zip(cells, self.columns, strict=True))
+            lines.append(f"{row['system']:<{wide}}" + "".join(f"{cell:>15}" for cell in cells))
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it: all but the rows and samples; NaN as None."""
+        return {
+            "task": self.task,
+            "data": self.data,
+            "split": self.split,
+            "crystals": self.crystals,
+            "finished": self.finished,
+            "scores": [
+                {
+                    "key": score.key,
+                    "name": score.name,
+                    "value": score.value if math.isfinite(score.value) else None,
+                    "unit": score.unit,
+                    "definition": score.definition,
+                    "counted": score.counted,
+                }
+                for score in self.scores
+            ],
+            "settings": dict(self.settings),
+            "notes": list(self.notes),
+            "published": self.published,
+            "published_source": published_scores()["source"],
+            "bundled": self.bundled,
+        }
+
+    def write(self, folder: str | Path) -> Path:
+        """Write report.txt, report.json and crystals.csv; returns the folder. See also `pages.write_evaluation`.
+
+        Raises:
+            LabError: if a file cannot be written.
+        """
+        folder = Path(folder)
+        with atomic_path(folder / "report.txt", "the report") as temporary:
+            temporary.write_text(self.table(), encoding="utf-8")
+        with atomic_path(folder / "report.json", "the report") as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if self.rows:
+            self.write_rows(folder / "crystals.csv")
+        return folder
+
+    def write_rows(self, path: str | Path) -> Path:
+        """Write the table of crystals, one a row, as CSV; an empty cell is nothing to say.
+
+        Raises:
+            LabError: if it cannot be written.
+        """
+        with (
+            atomic_path(path, "the table of crystals") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(self.rows)
+            table.writerows([_cell(value) for value in row] for row in zip(*self.rows.values(), strict=True))
+        return Path(path)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else ""
+    return "" if value is None else value
+
+
+def written(value: float | int | None, unit: str) -> str:
+    """A number with its unit; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if unit == "%":
+        return f"{value:.2f} %"
+    return f"{value:.4g} {unit}".strip()
+
+
+@cache
+def published_scores() -> dict[str, Any]:
+    """The numbers of the papers, by task and data set; shares in per cent. Bundled as published_scores.json."""
+    return json.loads(assets.asset_path("published_scores.json").read_text(encoding="utf-8"))
+
+
+@cache
+def our_scores() -> dict[str, Any]:
+    """The numbers of the bundled models, in the layout of `published_scores`. Bundled as our_scores.json.
+
+    A row says further which `model` it is of, the `seeds`, how many `crystals` each, `seconds`, `hardware`, the
+    `command` and a `note`. A number is one, or of several seeds {"mean", "std", "values"}.
+    `python -m tools.collect_scores` adds rows from report cards.
+    """
+    return json.loads(assets.asset_path("our_scores.json").read_text(encoding="utf-8"))
+
+
+def _own(system: str) -> str:
+    """What a row of the bundled models is called beside the papers': our name in place of "ours"."""
+    return f"cdvae_lab{system.removeprefix('ours')}" if system.startswith("ours") else f"cdvae_lab, {system}"
+
+
+def mean_of(score: float | Mapping[str, Any]) -> float:
+    """A number of `our_scores`, or its mean over seeds."""
+    return score["mean"] if isinstance(score, Mapping) else score
+
+
+def chemical_formulas(crystals: Crystals) -> list[str]:
+    """The reduced formula of each crystal in the order of a chemist, SrTiO3; empty without atoms."""
+    return [_chemical_formula(formula) for formula in reduced_formulas(crystals)]
+
+
+@cache
+def _chemical_formula(formula: Formula) -> str:
+    from pymatgen.core import Element
+
+    elements = sorted(
+        ((Element.from_Z(z), count) for z, count in formula if z <= 118), key=lambda e: e[0].iupac_ordering
+    )
+    return "".join(element.symbol + (str(count) if count > 1 else "") for element, count in elements)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that the numbers depend on."""
+    from importlib.metadata import version
+
+    import cdvae_lab
+
+    libraries = ("pymatgen", "matminer", "smact", "scipy", "numpy", "torch")
+    return {"cdvae_lab": cdvae_lab.__version__} | {name: version(name) for name in libraries}

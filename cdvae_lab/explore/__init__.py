@@ -1,0 +1,3 @@
+"""Moving through latent space: interpolation, maps, property optimization."""
+
+from __future__ import annotations

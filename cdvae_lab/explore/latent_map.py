@@ -1,0 +1,334 @@
+"""A map of the latent space: UMAP of a data set's latents, kept as plain arrays.
+
+The map is fitted once (`LatentMap.fit`; the only place that imports UMAP) and only read afterwards. What comes later is
+placed among the points that are there, and an empty place is decoded from the points around it, both by inverse
+distance weighting (Shepard, ACM National Conference 1968): a mean over the k nearest with weights 1 / distance^2,
+which gives a point's own value at the point itself.
+
+McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projection" (arXiv 1802.03426).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.io import assets
+from cdvae_lab.io.storage import read_tensors, write_tensors
+from cdvae_lab.models.cdvae import CDVAE, check_takes, fingerprint
+from cdvae_lab.training.objectives import encode_all
+
+FORMAT_VERSION = 1
+NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
+FEWEST = 8  # crystals that UMAP can make a map of
+# Dimensions that spread less than this share of the widest say nothing of a crystal: the KL term has switched them off,
+# and a latent from the prior holds noise there.
+SILENT = 0.1
+PLACED_AT_ONCE = 1024
+GRAMS_PER_CM3 = 1.66053906660  # of one u/Å^3
+
+
+@dataclass(frozen=True)
+class LatentMap:
+    """Crystals as points on a plane, beside their latents.
+
+    Attributes:
+        xy: places on the map; they have no unit, and only who is near whom means something.
+        latents: the posterior means that belong to them.
+        labels: the property in `property_unit`; NaN where there is none.
+        num_atoms: in the cell.
+        density: g/cm^3.
+        ids: of the crystals in their data set.
+        formulas: elements in alphabetical order with all atoms of the cell, as `Dataset.formulas`.
+        property_name, property_unit: empty where not known.
+        model: `cdvae.fingerprint` of the model that the latents are of.
+        metadata: JSON values: data set, settings of UMAP, seed, notes.
+    """
+
+    xy: Float[Tensor, "points 2"]
+    latents: Float[Tensor, "points latent"]
+    labels: Float[Tensor, " points"]
+    num_atoms: Int[Tensor, " points"]
+    density: Float[Tensor, " points"]
+    ids: tuple[str, ...]
+    formulas: tuple[str, ...]
+    property_name: str
+    property_unit: str
+    model: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    # Making and keeping one
+
+    @classmethod
+    def fit(
+        cls,
+        model: CDVAE,
+        dataset: Dataset,
+        seed: int = 0,
+        n_neighbors: int = 15,
+        min_dist: float = 0.1,
+        limit: int | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> LatentMap:
+        """The map of a data set's latents; about a minute on two cores, and the same every time on one machine.
+
+        Args:
+            seed: of UMAP, and of the choice where there is a limit.
+            n_neighbors: how many neighbours UMAP looks at: few show detail, many show the whole. At most all others.
+            min_dist: how close UMAP lets points lie.
+            limit: only so many crystals, chosen at random.
+            notes: what a reader should know, by subject; kept in `metadata`. What is under "labels" a figure shows.
+
+        Raises:
+            SettingError: for settings out of range.
+            DatasetError: with too few crystals to make a map of.
+            CrystalError: for crystals that the model has no room for.
+        """
+        if seed < 0 or n_neighbors < 2 or not 0 <= min_dist <= 1 or (limit is not None and limit < FEWEST):
+            raise SettingError(
+                f"a map needs seed >= 0, n_neighbors >= 2, min_dist from 0 to 1 and limit >= {FEWEST} or None, not "
+                f"{seed}, {n_neighbors}, {min_dist:g} and {limit}"
+            )
+        if len(dataset) < FEWEST:
+            raise DatasetError(f"{dataset.name}: has {len(dataset)} crystals; a map needs at least {FEWEST}")
+        if limit is not None and limit < len(dataset):
+            chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), limit, replace=False))
+            dataset = dataset[torch.from_numpy(chosen)]
+        crystals = dataset.crystals.to("cpu")
+        check_takes(model, crystals)
+        # Half precision before the fit, so that the map is one of just those latents that it holds.
+        latents = encode_all(model, dataset)[0].cpu().half()
+        n_neighbors = min(n_neighbors, len(dataset) - 1)
+        return cls(
+            _umap(latents.float(), seed, n_neighbors, min_dist),
+            latents,
+            dataset.property.cpu().float(),
+            crystals.num_atoms,
+            densities(crystals),
+            tuple(dataset.ids),
+            tuple(dataset.formulas),
+            dataset.property_name,
+            dataset.property_unit,
+            fingerprint(model),
+            {
+                "data": {
+                    "name": dataset.name,
+                    "split": dataset.split,
+                    "source": dataset.source,
+                    "licence": dataset.licence,
+                },
+                "umap": {"n_neighbors": n_neighbors, "min_dist": min_dist, "seed": seed},
+                "notes": dict(notes or {}),
+            },
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the map to one safetensors file, atomically. Raises LabError if it cannot be written."""
+        tensors = {name: getattr(self, name) for name in ("xy", "latents", "labels", "density")}
+        tensors["num_atoms"] = self.num_atoms.to(torch.int16)
+        header = {name: getattr(self, name) for name in ("property_name", "property_unit", "model", "metadata")}
+        header |= {"ids": list(self.ids), "formulas": list(self.formulas)}
+        return write_tensors(path, "latent map", FORMAT_VERSION, tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path, model: CDVAE | None = None) -> LatentMap:
+        """Read a map that `save` wrote.
+
+        Args:
+            model: the model that is going to be used with it, to be sure that they belong together.
+
+        Raises:
+            CheckpointError: if it is missing, truncated, not ours, of another version, or of another model.
+        """
+        _, tensors, header = read_tensors(path, "latent map", FORMAT_VERSION)
+        try:
+            texts = {name: tuple(header.pop(name)) for name in ("ids", "formulas")}
+            tensors["num_atoms"] = tensors["num_atoms"].long()
+            if len({len(array) for array in (*tensors.values(), *texts.values())}) > 1:
+                raise CheckpointError(f"{path}: its arrays are not of one length; fit the map again")
+            read = cls(**tensors, **texts, **header)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: lacks a part of a latent map ({error}); fit it again") from error
+        if model is not None:
+            read.check(model, str(path))
+        return read
+
+    def check(self, model: CDVAE, where: str = "this latent map") -> None:
+        """Refuse a model that the map is not of: its latents would mean something else.
+
+        Raises:
+            CheckpointError: naming both.
+        """
+        if (given := fingerprint(model)) != self.model:
+            raise CheckpointError(
+                f"{where}: made with the model of fingerprint {self.model}, but this model's is {given}; load the "
+                "model that it was made with, or make a map of this one: LatentMap.fit(model, dataset)"
+            )
+
+    # Reading it
+
+    @cached_property
+    def informative(self) -> Bool[Tensor, " latent"]:
+        """The dimensions in which the map's latents differ; only those count for distances between latents."""
+        spread = self.latents.float().std(0)
+        return spread >= SILENT * spread.max()
+
+    def nearest(
+        self,
+        xy: Float[Tensor, "queries 2"] | None = None,
+        *,
+        z: Float[Tensor, "queries latent"] | None = None,
+        k: int = 1,
+    ) -> tuple[Int[Tensor, "queries k"], Float[Tensor, "queries k"]]:
+        """The numbers of the k nearest points, and how far they are, nearest first.
+
+        Args:
+            xy: places on the map; or else
+            z: latents, compared in the dimensions that say something (`informative`).
+            k: at most all points are given.
+
+        Raises:
+            SettingError: for both or neither of xy and z, k < 1, or latents of another model's size.
+        """
+        if (xy is None) == (z is None) or k < 1:
+            raise SettingError(f"nearest needs either xy or z, and k >= 1, not k = {k}")
+        if z is None:
+            assert xy is not None
+            points, queries = self.xy, xy.cpu().float()
+        else:
+            self._check_size(z)
+            points, queries = self.latents.float()[:, self.informative], z.cpu().float()[:, self.informative]
+        k = min(k, len(self))
+        rows, distances = [], []
+        for part in queries.split(PLACED_AT_ONCE):
+            found = torch.cdist(part, points).topk(k, largest=False).indices
+            # Again and exactly: the fast formula, |a|^2 - 2ab + |b|^2, does not tell a point from its double.
+            exact, order = (points[found] - part[:, None]).norm(dim=-1).sort(-1)
+            rows.append(found.gather(-1, order))
+            distances.append(exact)
+        if not rows:
+            return torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k)
+        return torch.cat(rows), torch.cat(distances)
+
+    def place(self, z: Float[Tensor, "queries latent"], k: int = NEIGHBORS) -> Float[Tensor, "queries 2"]:
+        """Where latents belong on the map, which stays as it is: the mean place of their k nearest neighbours.
+
+        Weights are 1 / distance^2 between latents, so that a crystal of the map is placed where it is. A latent between
+        two islands is placed between them, where UMAP might have chosen one.
+
+        Raises:
+            SettingError: for latents of another model's size, or k < 1.
+        """
+        rows, distances = self.nearest(z=z, k=k)
+        return (self.xy[rows] * _weights(distances)).sum(1)
+
+    def latent_at(self, xy: Float[Tensor, "queries 2"], k: int = NEIGHBORS) -> Float[Tensor, "queries latent"]:
+        """The latent of any place on the map: the mean of the k nearest points' latents, to be decoded.
+
+        Weights are 1 / distance^2 on the map, so that the place of a crystal has its latent. Far from every point the
+        k weights become equal: the farther away, the less the place itself means.
+
+        Raises:
+            SettingError: for k < 1.
+        """
+        rows, distances = self.nearest(xy, k=k)
+        return (self.latents[rows].float() * _weights(distances)).sum(1)
+
+    def share(self, element: str) -> Float[Tensor, " points"]:
+        """The share of an element, given by its symbol, among the atoms of each crystal.
+
+        Raises:
+            SettingError: if no crystal of the map has it.
+        """
+        counts = [_counts(formula).get(element, 0) for formula in self.formulas]
+        if not any(counts):
+            raise SettingError(f"no crystal of this map has {element!r}; there are {', '.join(self.elements)}")
+        return torch.tensor(counts) / self.num_atoms
+
+    def find(self, text: str) -> list[int]:
+        """The numbers of the crystals that have this id or this formula, in any order of the elements: SrTiO3."""
+        wanted = _counts(text) if re.fullmatch(r"([A-Z][a-z]?\d*)+", text) else None
+        return [
+            number
+            for number, (identity, formula) in enumerate(zip(self.ids, self.formulas, strict=True))
+            if identity == text or (wanted is not None and _counts(formula) == wanted)
+        ]
+
+    @cached_property
+    def elements(self) -> tuple[str, ...]:
+        """The symbols of the elements that occur, in alphabetical order."""
+        return tuple(sorted({symbol for formula in self.formulas for symbol in _counts(formula)}))
+
+    def _check_size(self, z: Tensor) -> None:
+        if z.shape[-1] != self.latents.shape[-1]:
+            raise SettingError(
+                f"latents of {z.shape[-1]} dimensions do not belong on a map of {self.latents.shape[-1]}; use the "
+                "model that the map was made with"
+            )
+
+
+def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
+    """A bundled map by the name of its model ("perov_5"), or a map file by path; arguments as of `LatentMap.load`.
+
+    Raises:
+        SettingError: if no map of that name is bundled; it lists what there is.
+        CheckpointError: as `LatentMap.load`.
+    """
+    path = Path(name_or_path)
+    if not path.is_file() and path.suffix != ".safetensors":
+        path = assets.asset_path(f"{name_or_path}_map.safetensors")
+    return LatentMap.load(path, model)
+
+
+def map_of(model: CDVAE) -> LatentMap | None:
+    """The bundled map that was made with a model, whatever the model was loaded from; None if there is none."""
+    mine = fingerprint(model)
+    for name in assets.names("*_map.safetensors"):
+        if (found := LatentMap.load(assets.asset_path(name))).model == mine:
+            return found
+    return None
+
+
+def densities(crystals: Crystals) -> Float[Tensor, " crystals"]:
+    """Mass over volume, g/cm^3, with standard atomic weights."""
+    from ase.data import atomic_masses
+
+    masses = torch.from_numpy(atomic_masses).to(crystals.lattice)[crystals.atomic_numbers]
+    mass = (masses * crystals.mask).sum(1)
+    return GRAMS_PER_CM3 * mass / lat.volume(crystals.lattice)
+
+
+def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:
+    from umap import UMAP
+
+    # A spectral start needs more points than a handful, and principal components are as good a start.
+    fitted = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, init="pca", random_state=seed, n_jobs=1)
+    return torch.from_numpy(np.asarray(fitted.fit_transform(latents.numpy()), dtype=np.float32))
+
+
+def _weights(distances: Float[Tensor, "queries k"]) -> Float[Tensor, "queries k 1"]:
+    """1 / distance^2, adding up to 1; all on the points at distance 0 where there are some."""
+    # Relative to the nearest, so that no square leaves the range of a float.
+    nearest = distances.amin(-1, keepdim=True)
+    weights = torch.where(nearest > 0, (nearest / distances) ** 2, (distances == 0).to(distances.dtype))
+    return (weights / weights.sum(-1, keepdim=True))[..., None]
+
+
+def _counts(formula: str) -> dict[str, int]:
+    return {symbol: int(count or 1) for symbol, count in re.findall(r"([A-Z][a-z]?)(\d*)", formula)}

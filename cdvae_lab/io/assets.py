@@ -1,0 +1,42 @@
+"""The files that come with the package: checkpoints, example crystals, pictures.
+
+A wheel carries them inside the package; in a checkout they lie in the repository's `assets/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdvae_lab.errors import SettingError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_PLACES = (_PACKAGE / "_assets", _PACKAGE.parent / "assets")
+
+
+def folder() -> Path:
+    """The folder of bundled files. Raises `SettingError` if this copy of the package came without it."""
+    for place in _PLACES:
+        if place.is_dir():
+            return place
+    raise SettingError(
+        f"this copy of cdvae_lab has no bundled files (looked for {' and '.join(map(str, _PLACES))}); "
+        "reinstall the package, or give the path of a file of your own"
+    )
+
+
+def names(pattern: str = "**/*") -> list[str]:
+    """Names of the bundled files that match a glob pattern, sorted, with "/" between folders."""
+    root = folder()
+    return sorted(p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file())
+
+
+def asset_path(name: str) -> Path:
+    """Where the bundled file or folder `name` lies, for example "examples/SrTiO3.cif".
+
+    Raises `SettingError`, with what there is instead, if nothing of that name is bundled.
+    """
+    root = folder()
+    found = (root / name).resolve()
+    if not found.is_relative_to(root) or not found.exists():
+        raise SettingError(f"no file {name!r} comes with cdvae_lab; there are: {', '.join(names()) or 'none'}")
+    return found

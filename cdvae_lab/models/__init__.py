@@ -1,0 +1,3 @@
+"""The networks, and what they predict."""
+
+from __future__ import annotations

@@ -1,0 +1,430 @@
+"""The Crystal Diffusion Variational Autoencoder: encode a crystal, predict its aggregates, score its atoms.
+
+Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencoder for Periodic Material Generation"
+(ICLR 2022, arXiv 2110.06197). The three networks of the paper are `CDVAE.encode` (PGNN_ENC), `CDVAE.aggregates`
+(MLP_AGG) and `CDVAE.score` (PGNN_DEC).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.neighbors import periodic_images
+from cdvae_lab.errors import CrystalError, DatasetError, SettingError
+from cdvae_lab.io import assets, convert
+from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
+from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.noise import geometric_levels
+from cdvae_lab.models.painn import PaiNN
+
+if TYPE_CHECKING:
+    from cdvae_lab.datasets.tables import Dataset
+
+NUM_ELEMENTS = 100  # classes Z = 1..100
+NOISE_FREQUENCIES = 8
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CDVAEConfig:
+    """The settings of a model; saved in its checkpoint.
+
+    Attributes:
+        max_atoms: the largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
+        encoder_sees_aggregates: whether mu and the log-variance also see the number of atoms, the
+            standardised lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
+            They are then also added to mu linearly, and the heads read z linearly beside their hidden layer: a linear
+            way in and out holds for combinations that training never showed, where a hidden layer learns by heart.
+        cutoff: how far an atom sees, Å.
+        num_neighbors: how many of the nearest periodic images within the cutoff it sees; 0 for all of them.
+        sigma_max, sigma_min: coordinate noise, Å.
+        type_sigma_max, type_sigma_min: type noise, no unit.
+        num_levels: noise levels between those, geometric.
+    """
+
+    max_atoms: int
+    latent_dim: int = 256
+    hidden_dim: int = 128
+    encoder_blocks: int = 3
+    decoder_blocks: int = 5
+    head_dim: int = 256
+    num_radial: int = 24
+    cutoff: float = 7.0
+    num_neighbors: int = 20
+    encoder_sees_aggregates: bool = True
+    sigma_max: float = 10.0
+    sigma_min: float = 0.01
+    type_sigma_max: float = 5.0
+    type_sigma_min: float = 0.01
+    num_levels: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("max_atoms", "latent_dim", "hidden_dim", "encoder_blocks", "decoder_blocks", "head_dim"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"CDVAEConfig.{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_radial < 2 or self.num_neighbors < 0 or self.num_levels < 2 or not self.cutoff > 0:
+            raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 0, num_levels >= 2 and cutoff > 0")
+        if not (0 < self.sigma_min < self.sigma_max and 0 < self.type_sigma_min < self.type_sigma_max):
+            raise SettingError("CDVAEConfig needs 0 < sigma_min < sigma_max, for coordinates and for types")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The encoder's Gaussian over z, q(z | crystal) = N(mu, exp(log_var))."""
+
+    mu: Float[Tensor, "crystals latent"]
+    log_var: Float[Tensor, "crystals latent"]
+
+    def sample(self, eps: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
+        """z = mu + exp(log_var / 2) * eps."""
+        return self.mu + torch.exp(0.5 * self.log_var) * eps
+
+
+@dataclass(frozen=True)
+class Aggregates:
+    """What z alone says of a crystal, as the heads give it (paper, section 4.1).
+
+    Attributes:
+        num_atoms_logits: classes 0 to max_atoms.
+        lattice_parameters: lengths / N^(1/3) and angles, standardised with the training set's mean and deviation.
+        composition_logits: classes Z = 1..100, shared by the atoms.
+        standardised_property: the property, standardised likewise.
+    """
+
+    num_atoms_logits: Float[Tensor, "crystals sizes"]
+    lattice_parameters: Float[Tensor, "crystals 6"]
+    composition_logits: Float[Tensor, "crystals elements"]
+    standardised_property: Float[Tensor, " crystals"]
+
+    @property
+    def num_atoms(self) -> Int[Tensor, " crystals"]:
+        """The likeliest number of atoms; never 0."""
+        return self.num_atoms_logits[:, 1:].argmax(-1) + 1
+
+    @property
+    def composition(self) -> Float[Tensor, "crystals elements"]:
+        """Probabilities of the elements Z = 1..100."""
+        return self.composition_logits.softmax(-1)
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """One hidden layer."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+
+
+class Head(nn.Module):
+    """One hidden layer, and beside it a linear path."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = mlp(inputs, hidden, outputs)
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Float[Tensor, "crystals inputs"]) -> Float[Tensor, "crystals outputs"]:
+        return self.hidden(x) + self.linear(x)
+
+
+class CDVAE(nn.Module):
+    """The model. Build one with `CDVAE.for_dataset`, or get a trained one with `cdvae_lab.load`."""
+
+    lattice_mean: Tensor
+    lattice_std: Tensor
+    property_mean: Tensor
+    property_std: Tensor
+    elements: Tensor
+    sigmas: Tensor
+    type_sigmas: Tensor
+
+    def __init__(self, config: CDVAEConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.metadata: dict = {}
+        self.prior: DiffusionPrior | None = None  # over z, learned after the model
+        # Standardisation and the elements seen, from the training set.
+        self.register_buffer("lattice_mean", torch.zeros(6))
+        self.register_buffer("lattice_std", torch.ones(6))
+        self.register_buffer("property_mean", torch.zeros(()))
+        self.register_buffer("property_std", torch.ones(()))
+        self.register_buffer("elements", torch.ones(NUM_ELEMENTS + 1, dtype=torch.bool))
+        levels = geometric_levels(c.sigma_max, c.sigma_min, c.num_levels)
+        type_levels = geometric_levels(c.type_sigma_max, c.type_sigma_min, c.num_levels)
+        self.register_buffer("sigmas", levels.float(), persistent=False)
+        self.register_buffer("type_sigmas", type_levels.float(), persistent=False)
+
+        self.encoder_types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
+        self.encoder = PaiNN(c.hidden_dim, c.encoder_blocks, c.num_radial, c.cutoff)
+        self.pool = mlp(c.hidden_dim, c.head_dim, c.latent_dim)
+        seen = c.max_atoms + 1 + 6 + 2 * NUM_ELEMENTS if c.encoder_sees_aggregates else 0
+        self.posterior_features = mlp(c.latent_dim + seen, c.head_dim, c.head_dim)
+        self.to_mu = nn.Linear(c.head_dim, c.latent_dim)
+        self.to_log_var = nn.Linear(c.head_dim, c.latent_dim)
+        self.direct_to_mu = nn.Linear(seen, c.latent_dim, bias=False) if seen else None
+
+        head = Head if c.encoder_sees_aggregates else mlp
+        self.num_atoms_head = head(c.latent_dim, c.head_dim, c.max_atoms + 1)
+        self.lattice_head = head(c.latent_dim, c.head_dim, 6)
+        self.composition_head = head(c.latent_dim, c.head_dim, NUM_ELEMENTS)
+        self.property_head = mlp(c.latent_dim, c.head_dim, 1)
+
+        self.condition = nn.Sequential(
+            nn.Linear(c.latent_dim + 1 + 2 * NOISE_FREQUENCIES, c.head_dim),
+            nn.SiLU(),
+            nn.Linear(c.head_dim, c.head_dim),
+            nn.SiLU(),
+        )
+        self.decoder_types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
+        self.decoder_start = nn.Linear(c.head_dim, c.hidden_dim)
+        self.decoder = PaiNN(c.hidden_dim, c.decoder_blocks, c.num_radial, c.cutoff, c.head_dim)
+        self.score_gate = mlp(c.hidden_dim, c.hidden_dim, c.hidden_dim)
+        self.type_head = mlp(c.hidden_dim, c.head_dim, NUM_ELEMENTS)
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> CDVAE:
+        """An untrained model with the data set's sizes, elements and standardisation.
+
+        Args:
+            seed: of the initial weights.
+            settings: of `CDVAEConfig`.
+
+        Raises:
+            DatasetError: for elements that a CDVAE has no class for.
+            SettingError: for settings out of range.
+        """
+        crystals = dataset.crystals
+        if (heaviest := max(dataset.elements)) > NUM_ELEMENTS:
+            raise DatasetError(
+                f"{dataset.name}: has Z = {heaviest}, but a CDVAE has no classes beyond Z = {NUM_ELEMENTS}; leave its "
+                "crystals out"
+            )
+        config = CDVAEConfig(**{"max_atoms": int(crystals.num_atoms.max()), **settings})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(config)
+        parameters = scaled_parameters(crystals)
+        # Cubic cells all have the same angles: a spread of nothing must not blow up a rounding error.
+        std = parameters.std(0, correction=0)
+        model.lattice_mean.copy_(parameters.mean(0))
+        model.lattice_std.copy_(torch.where(std < 1e-3, torch.ones_like(std), std))
+        labels = dataset.property[torch.isfinite(dataset.property)]
+        if len(labels) > 1:
+            model.property_mean.copy_(labels.mean())
+            model.property_std.copy_(labels.std(correction=0).clamp_min(1e-6))
+        model.elements.zero_()
+        model.elements[crystals.atomic_numbers[crystals.mask].unique()] = True
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return self.lattice_mean.device
+
+    def standardised_lattice(self, crystals: Crystals) -> Float[Tensor, "crystals 6"]:
+        """The lattice head's target."""
+        return (scaled_parameters(crystals) - self.lattice_mean) / self.lattice_std
+
+    def atom_features(
+        self,
+        crystals: Crystals,
+        images: Float[Tensor, "crystals images 3"] | None = None,
+        num_neighbors: int | None = None,
+    ) -> Float[Tensor, "crystals sites hidden"]:
+        """The encoder's invariant features of every atom, before pooling."""
+        c = self.config
+        if images is None:
+            images = periodic_images(crystals.lattice, c.cutoff)
+        k = c.num_neighbors if num_neighbors is None else num_neighbors
+        basis = self.encoder.see(crystals, images, k, c.cutoff)
+        return self.encoder(self.encoder_types(crystals.atomic_numbers), basis, crystals.mask)[0]
+
+    def encode(self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None) -> Posterior:
+        """q(z | crystal); invariant to rotation, translation, permutation and padding.
+
+        Args:
+            images: of `periodic_images`, where they are known already.
+        """
+        pooled = masked_mean(self.pool(self.atom_features(crystals, images)), crystals.mask)
+        if self.direct_to_mu is None:
+            features = self.posterior_features(pooled)
+            return Posterior(self.to_mu(features), self.to_log_var(features))
+        seen = self.seen_aggregates(crystals).to(pooled.dtype)
+        features = self.posterior_features(torch.cat([pooled, seen], -1))
+        return Posterior(self.to_mu(features) + self.direct_to_mu(seen), self.to_log_var(features))
+
+    def seen_aggregates(self, crystals: Crystals) -> Float[Tensor, "crystals seen"]:
+        """What the encoder sees of a crystal as a whole: number of atoms, lattice, composition, elements present.
+
+        The number of atoms is a class and the elements are there or not: the heads that read them from z again must
+        not confuse 11 atoms with 12, nor a little of an element with none.
+        """
+        shares = composition(crystals, crystals.lattice.dtype)
+        classes = torch.arange(self.config.max_atoms + 1, device=shares.device)
+        count = crystals.num_atoms[:, None] == classes
+        return torch.cat(
+            [count.to(shares.dtype), self.standardised_lattice(crystals), shares, (shares > 0).to(shares.dtype)], -1
+        )
+
+    def aggregates(self, z: Float[Tensor, "crystals latent"]) -> Aggregates:
+        """Number of atoms, lattice, composition and property from z alone."""
+        return Aggregates(
+            self.num_atoms_head(z), self.lattice_head(z), self.composition_head(z), self.property_head(z).squeeze(-1)
+        )
+
+    def predict_lattice(
+        self, aggregates: Aggregates, num_atoms: Int[Tensor, " crystals"] | None = None
+    ) -> Float[Tensor, "crystals 3 3"]:
+        """A possible lattice (Å) from the lattice head, for the predicted or the given number of atoms."""
+        count = (aggregates.num_atoms if num_atoms is None else num_atoms)[:, None]
+        parameters = aggregates.lattice_parameters * self.lattice_std + self.lattice_mean
+        lengths = parameters[:, :3] * count.to(parameters.dtype) ** (1 / 3)
+        return lat.from_parameters(*lat.possible_parameters(lengths, parameters[:, 3:]))
+
+    def predict_property(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
+        """The property head's prediction, in the property's own unit."""
+        return self.property_head(z).squeeze(-1) * self.property_std + self.property_mean
+
+    def score(
+        self,
+        crystals: Crystals,
+        z: Float[Tensor, "crystals latent"],
+        sigma: Float[Tensor, " crystals"],
+        images: Float[Tensor, "crystals images 3"] | None = None,
+    ) -> tuple[Float[Tensor, "crystals sites 3"], Float[Tensor, "crystals sites elements"]]:
+        """One call of the decoder on noisy crystals.
+
+        Returns:
+            p, whose quotient p / sigma is the score in 1/Å (it has no unit itself), and the logits of the
+            classes Z = 1..100 of every atom.
+        """
+        c = self.config
+        if images is None:
+            images = periodic_images(crystals.lattice, c.cutoff)
+        basis = self.decoder.see(crystals, images, c.num_neighbors, c.cutoff)
+        condition = self.condition(torch.cat([z, self.embed_noise(sigma)], -1))
+        start = self.decoder_types(crystals.atomic_numbers) + self.decoder_start(condition)[:, None]
+        s, v = self.decoder(start, basis, crystals.mask, condition)
+        p = (v * self.score_gate(s)[..., None, :]).sum(-1) * s.shape[-1] ** -0.5
+        return p, self.type_head(s)
+
+    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
+        """Write the model to one safetensors file.
+
+        Args:
+            half: store the weights as float16, half the size.
+            metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
+        """
+        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
+        if self.prior is not None:
+            header["prior"] = dataclasses.asdict(self.prior.config)
+        return write_tensors(path, "model", FORMAT_VERSION, stored_tensors(self, half), header)
+
+    def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
+        """Smooth features of log sigma, scaled to [-1, 1] between sigma_min and sigma_max."""
+        low, high = torch.log(self.sigmas[-1]), torch.log(self.sigmas[0])
+        x = (2 * (torch.log(sigma) - low) / (high - low) - 1)[:, None]
+        angles = x * torch.pi * 2.0 ** torch.arange(-1, NOISE_FREQUENCIES - 1, device=x.device).mul(0.5)
+        return torch.cat([x, torch.sin(angles), torch.cos(angles)], -1)
+
+
+def scaled_parameters(crystals: Crystals) -> Float[Tensor, "crystals 6"]:
+    """Lengths divided by N^(1/3), Å, and angles in degrees: the lattice head's target before standardisation."""
+    lengths, angles = lat.to_parameters(crystals.lattice)
+    return torch.cat([lengths / crystals.num_atoms[:, None].to(lengths.dtype) ** (1 / 3), angles], -1)
+
+
+def composition(crystals: Crystals, dtype: torch.dtype = torch.float32) -> Float[Tensor, "crystals elements"]:
+    """The share of each element Z = 1..100 in each crystal."""
+    counts = torch.zeros(len(crystals), NUM_ELEMENTS + 1, dtype=dtype, device=crystals.device)
+    counts.scatter_add_(1, crystals.atomic_numbers.long(), crystals.mask.to(dtype))
+    return counts[:, 1:] / crystals.num_atoms[:, None]
+
+
+def masked_mean(
+    x: Float[Tensor, "crystals sites *features"], mask: Bool[Tensor, "crystals sites"]
+) -> Float[Tensor, "crystals *features"]:
+    """Mean over the atoms of each crystal."""
+    weight = mask.to(x.dtype) / mask.sum(1, keepdim=True)
+    return (x * weight.reshape(*weight.shape, *[1] * (x.ndim - 2))).sum(1)
+
+
+def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
+    """A trained model, ready to generate: a bundled one by name ("perov_5"), or a checkpoint by path.
+
+    A training state (`TrainingStep.save`) gives the moving average of its weights.
+
+    Raises:
+        SettingError: if no bundled model has that name; it lists those that there are.
+        CheckpointError: if the file is missing, truncated, not ours or of another version.
+    """
+    path = Path(name_or_path)
+    if not path.is_file() and path.suffix != ".safetensors":
+        path = assets.asset_path(f"{name_or_path}.safetensors")
+    kind, tensors, header = read_tensors(path, ("model", "training state"), FORMAT_VERSION)
+    if kind == "training state":
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+        tensors = weights
+    with refusing_others(path, "a CDVAE"):
+        model = CDVAE(CDVAEConfig(**header["config"]))
+        if "prior" in header:
+            model.prior = DiffusionPrior(DiffusionPriorConfig.from_header(**header["prior"]))
+        model.load_state_dict(tensors)
+    model.metadata = header["model"]
+    return model.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short digest of a model's weights: the same weights, whatever their file is called.
+
+    The learned prior does not count: it may be fitted anew, and latents and decoded crystals stay what they are.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("prior."):
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_for(model: CDVAE, source: object) -> Crystals:
+    """Whatever `convert.read` takes, as crystals on the model's device that the model can encode.
+
+    Raises:
+        CrystalError: naming the file, for what `convert` refuses, more atoms than the model was trained for,
+            or elements that it never saw.
+    """
+    seen = frozenset(model.elements.nonzero()[:, 0].tolist())
+    dtype = model.lattice_mean.dtype
+    return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
+
+
+def check_takes(model: CDVAE, crystals: Crystals) -> None:
+    """Refuse crystals that the networks have no room for.
+
+    Unlike `read_for` it lets elements pass that the model never saw, so that one of them does not end the
+    evaluation of a whole test set; they cannot come back from a reconstruction.
+
+    Raises:
+        CrystalError: naming the crystal by its number.
+    """
+    most = model.config.max_atoms
+    too_large, too_heavy = crystals.num_atoms > most, crystals.atomic_numbers.amax(1) > NUM_ELEMENTS
+    for number in (too_large | too_heavy).nonzero()[:1, 0].tolist():
+        raise CrystalError(
+            f"crystal {number}: has {int(crystals.num_atoms[number])} atoms up to Z = "
+            f"{int(crystals.atomic_numbers[number].max())}, but the model takes {most} atoms up to Z = {NUM_ELEMENTS}; "
+            "leave it out, or use a model that was trained on such crystals"
+        )
+
+
+@torch.no_grad()
+def encode(model: CDVAE, source: object) -> Float[Tensor, "crystals latent"]:
+    """The posterior mean of z for crystals, files, pymatgen Structures or ASE Atoms."""
+    return model.encode(read_for(model, source)).mu

@@ -1,0 +1,192 @@
+"""Noise: its levels, how it corrupts a crystal, and where its random numbers come from.
+
+Random numbers are a pure function of (seed, stream, crystal, step, atom, component), computed with a
+counter-based generator in integer arithmetic, so that they are bitwise the same for every batching, on every device
+and in every process, and nothing of a generator's state has to be kept to go on from a frame.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.errors import SettingError
+
+# splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and the two multipliers of its finaliser, as signed 64 bit.
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+MIX_2 = 0x94D049BB133111EB - (1 << 64)
+# One normal is the sum of two entries of this table of quantiles: 2^32 values, up to 6 standard deviations.
+QUANTILE_BITS = 16
+QUANTILE_SCALE = 1 << 20
+_TABLES: dict[torch.device, Tensor] = {}
+
+
+class Stream(enum.IntEnum):
+    """What a random number is for; different streams are independent."""
+
+    LATENT = 1
+    POSITION = 2
+    TYPE = 3
+    LEVEL = 4
+    TYPE_LEVEL = 5
+    START = 6
+    COMPOSITION = 7
+    STRAIN = 8
+    PROBE = 9
+    FORMULA = 10
+    DROPOUT = 11
+    NEARER = 12
+    ROUND = 13
+
+
+def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
+    """Logical shift: torch's is arithmetic for signed integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The finaliser of splitmix64, a bijection of 64-bit words in which every input bit reaches every output bit."""
+    x = (x ^ _shift_right(x, 30)) * MIX_1
+    x = (x ^ _shift_right(x, 27)) * MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is negative or has more than 32 bits.
+
+    Raises:
+        SettingError: naming the seed.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise SettingError(f"seed must be 0 or more and below 2^32, not {seed}")
+
+
+def _word(x: int | Int[Tensor, ""]) -> int | Int[Tensor, ""]:
+    """A Python integer wrapped to a signed 64-bit word; tensors wrap by themselves."""
+    return (x + (1 << 63)) % (1 << 64) - (1 << 63) if isinstance(x, int) else x
+
+
+def random_bits(
+    seed: int,
+    stream: Stream,
+    crystal: Int[Tensor, " crystals"],
+    step: int | Int[Tensor, ""],
+    shape: tuple[int, ...] = (),
+) -> Int[Tensor, "crystals *shape"]:
+    """64 random bits for each crystal and each place of `shape` (atoms, components).
+
+    A place's number is that of its multi-index with a fixed stride, so that padding a crystal to more sites
+    leaves the numbers of its atoms as they were.
+    """
+    key = _mix(crystal.to(torch.int64) * GOLDEN + _word(seed * 0x100 + int(stream)))
+    key = _mix(key + _word(step * GOLDEN))
+    place = torch.zeros((), dtype=torch.int64, device=crystal.device)
+    for size in shape:
+        place = place[..., None] * 1024 + torch.arange(size, device=crystal.device)
+    # Exclusive or, not a sum: a compiler would fold a sum into its index arithmetic, which has fewer bits.
+    return _mix(key.reshape(-1, *[1] * len(shape)) ^ place)
+
+
+def uniform(
+    seed: int,
+    stream: Stream,
+    crystal: Int[Tensor, " crystals"],
+    step: int | Int[Tensor, ""],
+    shape: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "crystals *shape"]:
+    """Uniform numbers in the open interval (0, 1): odd multiples of 2^-24, exact in float32."""
+    bits = _shift_right(random_bits(seed, stream, crystal, step, shape), 41)  # 23 bits
+    return (2 * bits + 1).to(dtype) * (0.5**24)
+
+
+def prepare(device: torch.device) -> None:
+    """Make the table that `normal` looks up on a device; before compiling what calls it, so that it is not traced."""
+    if device not in _TABLES:
+        _TABLES[device] = _quantiles().to(device)
+
+
+def _quantiles() -> Int[Tensor, " entries"]:
+    """Quantiles of N(0, 1) at the middles of 2^16 equal steps of probability, in units of 2^-20, variance exactly 1."""
+    entries = 1 << QUANTILE_BITS
+    probability = (torch.arange(entries, dtype=torch.float64) + 0.5) / entries
+    quantile = torch.special.ndtri(probability)
+    quantile = quantile / quantile.square().mean().sqrt()
+    return torch.round(quantile * QUANTILE_SCALE).to(torch.int32)
+
+
+def normal(
+    seed: int,
+    stream: Stream,
+    crystal: Int[Tensor, " crystals"],
+    step: int | Int[Tensor, ""],
+    shape: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "crystals *shape"]:
+    """Standard normal numbers.
+
+    Logarithms and cosines differ in the last bit between processors, so there are none here: two
+    16-bit words choose two tabulated quantiles, whose sum (of variance 2) is an integer that float32 holds exactly.
+    """
+    bits = random_bits(seed, stream, crystal, step, shape)
+    if bits.device not in _TABLES:
+        prepare(bits.device)
+    table = _TABLES[bits.device]
+    last = (1 << QUANTILE_BITS) - 1
+    total = table[bits & last] + table[(bits >> QUANTILE_BITS) & last]
+    return total.to(dtype) * (0.5**0.5 / QUANTILE_SCALE)
+
+
+def geometric_levels(sigma_max: float, sigma_min: float, levels: int) -> Float[Tensor, " levels"]:
+    """Decreasing noise levels with a constant ratio, both ends included (float64; Song and Ermon 2019)."""
+    if levels == 1:
+        return torch.tensor([sigma_max], dtype=torch.float64)
+    exponent = torch.arange(levels, dtype=torch.float64) / (levels - 1)
+    return sigma_max * (sigma_min / sigma_max) ** exponent
+
+
+def corrupt_coordinates(
+    frac_coords: Float[Tensor, "crystals sites 3"],
+    lattice: Float[Tensor, "crystals 3 3"],
+    sigma: Float[Tensor, " crystals"],
+    eps: Float[Tensor, "crystals sites 3"],
+) -> tuple[Float[Tensor, "crystals sites 3"], Float[Tensor, "crystals sites 3"]]:
+    """Noisy fractional coordinates, wrapped, and the shortest image (Å) of the way back, x - x~ (paper, section 3)."""
+    noisy = frac_coords + lat.cart_to_frac(sigma[:, None, None] * eps, lattice)
+    return lat.wrap(noisy), lat.minimum_image(frac_coords - noisy, lattice)
+
+
+def corrupt_types(
+    atomic_numbers: Int[Tensor, "crystals sites"],
+    composition: Float[Tensor, "crystals classes"],
+    sigma: Float[Tensor, " crystals"],
+    which: Float[Tensor, "crystals sites"],
+    draw: Float[Tensor, "crystals sites"],
+) -> Int[Tensor, "crystals sites"]:
+    """Atomic numbers drawn from (onehot(A) + sigma * c) / (1 + sigma); padded sites stay padded (paper, section 3).
+
+    Args:
+        composition: probabilities c of the classes Z = 1..100, detached.
+        which: uniform numbers that choose between keeping a type and drawing a new one.
+        draw: uniform numbers that draw the new one.
+    """
+    drawn = draw_types(composition, draw)
+    keep = which * (1 + sigma[:, None]) < 1
+    return torch.where(keep, atomic_numbers, drawn) * (atomic_numbers > 0)
+
+
+def draw_types(
+    composition: Float[Tensor, "crystals classes"], draw: Float[Tensor, "crystals sites"]
+) -> Int[Tensor, "crystals sites"]:
+    """Atomic numbers whose frequencies are the probabilities `composition` of the classes Z = 1, 2, ..."""
+    # A product with a triangle of ones: torch.cumsum has no deterministic form on a GPU.
+    classes = composition.shape[-1]
+    cumulative = composition @ torch.ones(classes, classes, dtype=composition.dtype, device=composition.device).triu()
+    threshold = draw * cumulative[:, -1:]
+    below = (cumulative[:, None, :] <= threshold[..., None]).sum(-1)
+    return below.clamp_max(composition.shape[-1] - 1) + 1

@@ -1,0 +1,255 @@
+"""PaiNN on periodic crystals: one equivariant network for the encoder, the decoder and the property model.
+
+Schütt, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and
+molecular spectra" (ICML 2021), with three changes:
+
+* A message is linear in the sending atom's features, so the filters of all periodic images of one neighbour
+  can be added up first. Layers then work on pairs of atoms of the cell, (sites, sites), and never see the neighbour
+  list; the radial basis and the directions are computed once per call and shared by all layers.
+* Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that a list of k neighbours is smooth.
+* Every block can be conditioned on a vector per crystal (FiLM: Perez et al. 2018), here z and the noise level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.neighbors import Neighbors, nearest_neighbors
+
+# Messages are sums over some 20 neighbours of independent sign; this keeps their variance near one.
+MESSAGE_SCALE = 0.25
+# Å. Below this the direction to an overlapping neighbour fades out instead of spinning round.
+SOFT_LENGTH = 0.01
+# Numbers in the largest tensor of `pair_basis_of_all` on a GPU where it is not compiled.
+AT_ONCE = 1 << 26
+# Numbers of all pairs and images above which it is not compiled: seldom, but then, a compiler may write them down.
+COMPILED_AT_MOST = 1 << 33
+RECOMPILE_LIMIT = 64
+
+
+def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """1 at 0 and 0 from 1 on, with two continuous derivatives (DimeNet, Gasteiger et al. 2020, eq. 8, p = 6)."""
+    x = ratio.clamp(0, 1)
+    x3 = x * x * x
+    x6 = x3 * x3
+    return 1 - x6 * (28 - 48 * x + 21 * x * x)
+
+
+@dataclass(frozen=True)
+class PairBasis:
+    """What the filters are linear in, added up over the periodic images of each neighbour j of atom i.
+
+    Attributes:
+        radial: sum over images of envelope * radial basis.
+        directional: the same times the unit vector from i to the image of j.
+    """
+
+    radial: Float[Tensor, "crystals sites sites radial"]
+    directional: Float[Tensor, "crystals sites sites 3 radial"]
+
+
+def pair_basis(neighbors: Neighbors, centres: Float[Tensor, " radial"]) -> PairBasis:
+    """Gaussians of the distance, weighted with the envelope and collected by pairs of atoms.
+
+    Args:
+        centres: of the Gaussians, equally spaced, Å; their spacing is also their width.
+    """
+    n, sites, k = neighbors.index.shape
+    width = centres[1] - centres[0]
+    distance = neighbors.distance
+    weight = envelope(distance / neighbors.radius.clamp_min(1e-3)[..., None]) * neighbors.mask * MESSAGE_SCALE
+    gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
+    unit = neighbors.vector / torch.sqrt(distance**2 + SOFT_LENGTH**2)[..., None]
+    along = (unit[..., None] * gaussians[..., None, :]).reshape(n * sites, k, -1)
+    of_site = neighbors.index[..., None, :] == torch.arange(sites, device=distance.device)[:, None]
+    collect = of_site.to(distance.dtype).reshape(n * sites, sites, k)
+    radial = collect @ gaussians.reshape(n * sites, k, -1)
+    directional = collect @ along
+    # Two contiguous tensors: views of one would send every layer's filters down a slow path of cuBLAS.
+    return PairBasis(radial.reshape(n, sites, sites, -1), directional.reshape(n, sites, sites, 3, -1))
+
+
+def pair_basis_of_all(
+    crystals: Crystals,
+    images: Float[Tensor, "crystals images 3"],
+    centres: Float[Tensor, " radial"],
+    cutoff: float,
+) -> PairBasis:
+    """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbours to jump.
+
+    On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as
+    large as (pairs, images) is ever written. Only the images within the cutoff, one in ten or so, are used on a CPU,
+    and where there are gradients of the positions, for which a GPU would write all of that after all.
+
+    Args:
+        images: of `periodic_images` for these lattices and at least this cutoff.
+    """
+    frac = crystals.frac_coords
+    delta = frac[:, None, :, :] - frac[:, :, None, :]  # [c, i, j] = x_j - x_i
+    delta = (delta - torch.round(delta)) @ crystals.lattice[:, None]
+    shift = images @ crystals.lattice
+    exists = crystals.mask[:, :, None] & crystals.mask[:, None, :]
+    itself = torch.eye(delta.shape[1], dtype=torch.bool, device=delta.device)
+    first = torch.arange(shift.shape[1], device=delta.device) == 0  # the zero translation takes an atom to itself
+    width = centres[1] - centres[0]
+
+    def shells(vector: Float[Tensor, "*n 3"], counts: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
+        squared = (vector * vector).sum(-1)
+        distance = torch.sqrt(torch.where(counts, squared, 1.0))
+        weight = envelope(distance / cutoff) * counts * MESSAGE_SCALE
+        gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
+        return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
+
+    if delta.device.type == "cpu" or _differentiated(crystals):
+        pairs = delta.reshape(len(delta), -1, 3)
+        squared = (pairs**2).sum(-1)[..., None] + (shift**2).sum(-1)[:, None] + 2 * pairs @ shift.transpose(1, 2)
+        near = squared <= cutoff**2
+        near &= (exists[..., None] & ~(itself[..., None] & first)).reshape(near.shape)
+        crystal, pair, image = near.nonzero().unbind(1)
+        vector = pairs[crystal, pair] + shift[crystal, image]
+        gaussians, unit = shells(vector, torch.ones_like(crystal, dtype=torch.bool))
+        both = torch.cat([gaussians[:, None], unit[..., None] * gaussians[:, None]], 1)
+        summed = both.new_zeros(len(pairs) * pairs.shape[1], 4, len(centres))
+        summed = summed.index_add(0, crystal * pairs.shape[1] + pair, both).reshape(*exists.shape, 4, -1)
+        return PairBasis(summed[..., 0, :].contiguous(), summed[..., 1:, :].contiguous())
+
+    def summed_over(part: slice) -> tuple[Tensor, Tensor]:
+        counts = exists[..., None] & ~(itself[..., None] & first[part])
+        gaussians, unit = shells(delta[:, :, :, None] + shift[:, None, None, part], counts)
+        return gaussians.sum(3), torch.stack([(unit[..., k, None] * gaussians).sum(3) for k in range(3)], 3)
+
+    if torch.compiler.is_compiling():
+        return PairBasis(*summed_over(slice(None)))
+    at_once = max(1, AT_ONCE // (exists.numel() * len(centres)))
+    parts = [summed_over(slice(start, start + at_once)) for start in range(0, shift.shape[1], at_once)]
+    radial, along = zip(*parts, strict=True)
+    return PairBasis(torch.stack(radial).sum(0), torch.stack(along).sum(0))
+
+
+def _differentiated(crystals: Crystals) -> bool:
+    """Whether there are gradients of the positions or the cell."""
+    return crystals.frac_coords.requires_grad or crystals.lattice.requires_grad
+
+
+class Block(nn.Module):
+    """A message between atoms and an update within them (PaiNN, section 3.2 and figure 2)."""
+
+    def __init__(self, hidden_dim: int, num_radial: int, condition_dim: int, first: bool) -> None:
+        super().__init__()
+        self.first = first  # its incoming vectors are zero, so it needs no message from them
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.film = nn.Linear(condition_dim, 2 * hidden_dim) if condition_dim else None
+        self.features = nn.Sequential(
+            nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, (2 if first else 3) * hidden_dim)
+        )
+        self.radial_filter = nn.Linear(num_radial, (1 if first else 2) * hidden_dim, bias=False)
+        self.directional_filter = nn.Linear(num_radial, hidden_dim, bias=False)
+        self.mix_vectors = nn.Linear(hidden_dim, 2 * hidden_dim, bias=False)
+        self.update = nn.Sequential(
+            nn.Linear(2 * hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 3 * hidden_dim)
+        )
+
+    def forward(
+        self,
+        s: Float[Tensor, "crystals sites hidden"],
+        v: Float[Tensor, "crystals sites 3 hidden"],
+        basis: PairBasis,
+        condition: Float[Tensor, "crystals condition"] | None,
+    ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
+        hidden = s.shape[-1]
+        h = self.norm(s)
+        if self.film is not None:
+            scale, shift = self.film(condition)[:, None].chunk(2, -1)
+            h = h * (1 + scale) + shift
+
+        sent = self.features(h)
+        radial = self.radial_filter(basis.radial)
+        directional = self.directional_filter(basis.directional)
+        s = s + (radial[..., :hidden] * sent[:, None, :, :hidden]).sum(2)
+        message = (directional * sent[:, None, :, None, hidden : 2 * hidden]).sum(2)
+        if not self.first:
+            carried = sent[:, :, None, 2 * hidden :] * v
+            message = message + (radial[:, :, :, None, hidden:] * carried[:, None]).sum(2)
+        v = v + message
+
+        u, w = self.mix_vectors(v).chunk(2, -1)
+        length = torch.sqrt((w * w).sum(-2) + 1e-6)
+        of_s, of_product, of_v = self.update(torch.cat([s, length], -1)).chunk(3, -1)
+        s = s + of_s + of_product * (u * w).sum(-2)
+        v = v + of_v[..., None, :] * u
+        return s, v
+
+
+class PaiNN(nn.Module):
+    """Scalars and vectors for every atom of every crystal, from its initial scalars and what it sees (`see`).
+
+    Args:
+        hidden_dim: number of scalar features, and of vector features, per atom.
+        blocks: number of message-passing blocks.
+        num_radial: number of Gaussians between 0 and `cutoff` (Å).
+        condition_dim: width of the vector that conditions every block; 0 for none.
+    """
+
+    centres: Tensor
+
+    def __init__(self, hidden_dim: int, blocks: int, num_radial: int, cutoff: float, condition_dim: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.linspace(0, cutoff, num_radial), persistent=False)
+        self.blocks = nn.ModuleList(Block(hidden_dim, num_radial, condition_dim, first=b == 0) for b in range(blocks))
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.basis_of_all = pair_basis_of_all
+
+    def fuse(self) -> None:
+        """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share.
+
+        From the next call on, and for good; a second time changes nothing.
+        """
+        if self.basis_of_all is not pair_basis_of_all:
+            return
+        from torch._dynamo import config  # slow to import
+
+        # Kinds of blocks times sizes of crystals, with and without gradients: beyond it dynamo gives up, and silently.
+        config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+        self.basis_of_all = torch.compile(pair_basis_of_all)
+        for block in self.blocks:
+            block.compile()
+
+    def see(
+        self, crystals: Crystals, images: Float[Tensor, "crystals images 3"], num_neighbors: int, cutoff: float
+    ) -> PairBasis:
+        """What the atoms of these crystals see of each other.
+
+        Args:
+            images: of `periodic_images` for these lattices and the cutoff.
+            num_neighbors: of the nearest images within `cutoff` (Å); 0 for all.
+        """
+        if num_neighbors == 0:
+            pairs = crystals.atomic_numbers.numel() * crystals.num_sites
+            # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
+            plain = (
+                _differentiated(crystals)
+                or pairs * images.shape[1] * len(self.centres) > COMPILED_AT_MOST  # one very thin cell is enough
+            )
+            basis_of_all = pair_basis_of_all if plain else self.basis_of_all
+            return basis_of_all(crystals, images, self.centres, cutoff)
+        return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centres)
+
+    def forward(
+        self,
+        scalars: Float[Tensor, "crystals sites hidden"],
+        basis: PairBasis,
+        mask: Bool[Tensor, "crystals sites"],
+        condition: Float[Tensor, "crystals condition"] | None = None,
+    ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
+        """Invariant scalars and equivariant vectors; padded sites come out as zero."""
+        s = scalars
+        v = s.new_zeros(*s.shape[:-1], 3, s.shape[-1])
+        for block in self.blocks:
+            s, v = block(s, v, basis, condition)
+        exists = mask[..., None].to(s.dtype)
+        return self.norm(s) * exists, v * exists[..., None]

@@ -1,0 +1,150 @@
+"""An independent predictor of a property from a crystal: the same PaiNN as in the CDVAE, but no latent between.
+
+It judges generated crystals, for the energy statistic and for the success rates of property optimisation, and must not
+be the network whose gradient was followed. Called with crystals it gives the property in its own unit, so it serves
+wherever a judge is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
+from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.io import assets
+from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
+from cdvae_lab.models.painn import PaiNN
+
+if TYPE_CHECKING:
+    from cdvae_lab.datasets.tables import Dataset
+
+HEAVIEST = 100
+FORMAT_VERSION = 1
+AT_ONCE = 256  # crystals
+
+
+@dataclass(frozen=True)
+class PropertyModelConfig:
+    """The settings of a `PropertyModel`; saved with it. Attributes as of `CDVAEConfig`."""
+
+    hidden_dim: int = 128
+    blocks: int = 4
+    num_radial: int = 24
+    cutoff: float = 7.0
+    num_neighbors: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim < 1 or self.blocks < 1 or self.num_radial < 2 or self.num_neighbors < 0:
+            raise SettingError(
+                "PropertyModelConfig needs hidden_dim and blocks >= 1, num_radial >= 2 and num_neighbors >= 0"
+            )
+        if not self.cutoff > 0:
+            raise SettingError(f"PropertyModelConfig needs a cutoff above 0 Å, not {self.cutoff}")
+
+
+class PropertyModel(nn.Module):
+    """A property per atom: the mean over what every atom contributes; the same for the same crystal in another cell."""
+
+    property_mean: Tensor
+    property_std: Tensor
+
+    def __init__(self, config: PropertyModelConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.metadata: dict = {}
+        self.register_buffer("property_mean", torch.zeros(()))
+        self.register_buffer("property_std", torch.ones(()))
+        self.types = nn.Embedding(HEAVIEST + 1, c.hidden_dim, padding_idx=0)
+        self.network = PaiNN(c.hidden_dim, c.blocks, c.num_radial, c.cutoff)
+        self.head = nn.Sequential(nn.Linear(c.hidden_dim, c.hidden_dim), nn.SiLU(), nn.Linear(c.hidden_dim, 1))
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> PropertyModel:
+        """An untrained model with the data set's standardisation.
+
+        Args:
+            seed: of the initial weights.
+            settings: of `PropertyModelConfig`.
+
+        Raises:
+            DatasetError: with fewer than two labels, or with elements beyond Z = 100.
+            SettingError: for settings out of range.
+        """
+        labels = dataset.property[torch.isfinite(dataset.property)]
+        if len(labels) < 2:
+            raise DatasetError(f"{dataset.name}: has {len(labels)} labels; a property model needs at least 2")
+        if max(dataset.elements) > HEAVIEST:
+            raise DatasetError(f"{dataset.name}: has Z = {max(dataset.elements)}; leave crystals beyond Z = 100 out")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(PropertyModelConfig(**settings))
+        model.property_mean.copy_(labels.mean())
+        model.property_std.copy_(labels.std(correction=0).clamp_min(1e-6))
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return self.property_mean.device
+
+    def standardised(
+        self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None
+    ) -> Float[Tensor, " crystals"]:
+        """The property in deviations from the training set's mean.
+
+        Args:
+            images: of `periodic_images`, where they are known already.
+        """
+        c = self.config
+        if images is None:
+            images = periodic_images(crystals.lattice, c.cutoff)
+        basis = self.network.see(crystals, images, c.num_neighbors, c.cutoff)
+        s, _ = self.network(self.types(crystals.atomic_numbers), basis, crystals.mask)
+        weight = crystals.mask.to(s.dtype) / crystals.mask.sum(1, keepdim=True).clamp_min(1)
+        return (self.head(s).squeeze(-1) * weight).sum(1)
+
+    @torch.no_grad()
+    def forward(self, crystals: Crystals) -> Float[Tensor, " crystals"]:
+        """The property in its own unit, for any number of crystals; NaN for one that has no atoms, no volume, a
+        number that is not finite, a cell too thin to be a crystal's, or an element beyond Z = 100.
+        """
+        spacing = lat.plane_spacings(crystals.lattice.double())
+        known = crystals.mask.any(1) & (crystals.atomic_numbers <= HEAVIEST).all(1)
+        thick = torch.isfinite(spacing).all(1) & (spacing > self.config.cutoff / MAX_REACH).all(1)
+        usable = known & thick & torch.isfinite(crystals.frac_coords).flatten(1).all(1)
+        result = crystals.lattice.new_full((len(crystals),), torch.nan, dtype=self.property_mean.dtype)
+        for part in usable.nonzero()[:, 0].split(AT_ONCE):
+            some = crystals[part].to(self.device, self.property_mean.dtype).trim()
+            result[part] = (self.standardised(some) * self.property_std + self.property_mean).to(result.device)
+        return result
+
+    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
+        """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
+        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
+        return write_tensors(path, "property model", FORMAT_VERSION, stored_tensors(self, half), header)
+
+
+def load_property_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> PropertyModel:
+    """A trained property model: the bundled one of a data set ("perov_5"), or a file by path.
+
+    Raises:
+        SettingError: if none of that name is bundled; it lists what there is.
+        CheckpointError: if the file is missing, truncated, not ours or of another version.
+    """
+    path = Path(name_or_path)
+    if not path.is_file() and path.suffix != ".safetensors":
+        path = assets.asset_path(f"{name_or_path}_property.safetensors")
+    _, tensors, header = read_tensors(path, "property model", FORMAT_VERSION)
+    with refusing_others(path, "a property model"):
+        model = PropertyModel(PropertyModelConfig(**header["config"]))
+        model.load_state_dict(tensors)
+    model.metadata = header["model"]
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,347 @@
+"""What to do with frames on their way: show progress, thin them out, record them, keep the last.
+
+Adaptors take an iterator and give one, so they nest, and the generators inside know nothing of them:
+
+    for frame in progress(record(denoise(model, n=8), into="run.safetensors")):
+        ...
+
+A `Trajectory` is the record of one run of `denoise`. Each of its frames is a `DenoisingFrame` again, enough to look
+at and to go on from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.errors import CheckpointError, SettingError
+from cdvae_lab.io import convert
+from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
+from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule
+
+FORMAT_VERSION = 1
+KEPT = ("keep_types", "keep_composition")  # what a schedule holds beside its name and its coefficients
+WRITING_SHARE = 0.05  # of the time, at most, goes into writing a recording again and again
+
+Frame = TypeVar("Frame", bound=Any)  # anything with .step, .num_steps
+
+
+def progress(frames: Iterable[Frame], runs: int = 1, file: io.TextIOBase | None = None) -> Iterator[Frame]:
+    """Pass frames on and show steps, rate and time left: a bar in a notebook, a line in a terminal.
+
+    Args:
+        frames: DenoisingFrames, TrainingSteps, or anything else with `step` and `num_steps`.
+        runs: how many runs of equal length come one after another, as when a large job is done in batches.
+        file: where the line goes, `sys.stderr` by default.
+    """
+    from tqdm.auto import tqdm
+
+    bar, done, before = None, 0, 0
+    file = cast(io.TextIOBase, sys.stderr) if file is None else file
+    # A file keeps every state of the line, so there it changes rarely.
+    interval = 0.5 if "ipykernel" in sys.modules or file.isatty() else 10.0
+    try:
+        for frame in frames:
+            if bar is None:
+                before = max(frame.step - 1, 0)  # a run that goes on has done these already
+                bar = tqdm(
+                    total=runs * frame.num_steps,
+                    initial=before,
+                    file=file,
+                    unit="step",
+                    mininterval=interval,
+                    dynamic_ncols=True,
+                )
+            elif frame.step < before:
+                done, before = done + frame.num_steps, 0
+            if bar.update(done + frame.step - bar.n) or done + frame.step == bar.total:
+                # Looking at a tensor waits for the device: only now and then, when the line is drawn anyhow.
+                bar.set_postfix_str(_state(frame), refresh=done + frame.step == bar.total)
+            before = frame.step
+            yield frame
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _state(frame: Any) -> str:
+    loss, sigma = getattr(frame, "loss", None), getattr(frame, "sigma", None)
+    if loss is not None:
+        return f"loss {loss:.3f}"
+    return "" if sigma is None else f"sigma {sigma:.3g} Å"
+
+
+def every(frames: Iterable[Frame], n: int) -> Iterator[Frame]:
+    """Only the frames whose step is a multiple of n, and always the first and the last.
+
+    Raises:
+        SettingError: if n is less than 1.
+    """
+    if n < 1:
+        raise SettingError(f"every: n is {n}; give 1 or more")
+    return _every(frames, n)
+
+
+def _every(frames: Iterable[Frame], n: int) -> Iterator[Frame]:
+    first, left_out = True, None
+    for frame in frames:
+        if first or frame.step % n == 0:
+            first, left_out = False, None
+            yield frame
+        else:
+            left_out = frame
+    if left_out is not None:
+        yield left_out
+
+
+def last(frames: Iterable[Frame]) -> Frame:
+    """Run to the end and return the last frame.
+
+    Raises:
+        SettingError: if there is no frame at all.
+    """
+    frame = None
+    for frame in frames:  # noqa: B007
+        pass
+    if frame is None:
+        raise SettingError("last: there were no frames")
+    return frame
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Frames of one denoising run as stacked tensors; a sequence of `DenoisingFrame`s.
+
+    Attributes:
+        steps: calls of the network before each frame.
+        sigmas: noise level of each frame, Å.
+        frac_coords, atomic_numbers: of every frame.
+        lattice: which a run does not change; rows, Å.
+        score: gradient of the log-density that led to each frame, 1/Å.
+        z, numbers, seed, schedule: as in a `DenoisingFrame`; with them any frame is enough to go on from.
+    """
+
+    steps: Int[Tensor, " frames"]
+    sigmas: Float[Tensor, " frames"]
+    frac_coords: Float[Tensor, "frames crystals sites 3"]
+    atomic_numbers: Int[Tensor, "frames crystals sites"]
+    lattice: Float[Tensor, "crystals 3 3"]
+    score: Float[Tensor, "frames crystals sites 3"]
+    z: Float[Tensor, "crystals latent"]
+    numbers: Int[Tensor, " crystals"]
+    seed: int
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, frames: Iterable[DenoisingFrame], after: Trajectory | None = None) -> Trajectory:
+        """The record of all these frames, on the CPU.
+
+        Args:
+            frames: of one run, in order; consumed.
+            after: the record of the same run so far, to put before them.
+
+        Raises:
+            SettingError: without frames, or with frames of different runs.
+        """
+        frames = list(frames)
+        if not frames:
+            raise SettingError("a trajectory needs at least one frame")
+        first = frames[0]
+        for frame in frames:
+            if frame.z is not first.z and not _same_run(frame, first):
+                raise SettingError(f"frames of steps {first.step} and {frame.step} are of different runs; record each")
+        new = cls(
+            torch.tensor([f.step for f in frames]),
+            torch.tensor([f.sigma for f in frames], dtype=torch.float64),
+            torch.stack([f.crystals.frac_coords for f in frames]).cpu(),
+            torch.stack([f.crystals.atomic_numbers for f in frames]).cpu(),
+            first.crystals.lattice.cpu(),
+            torch.stack([f.score for f in frames]).cpu(),
+            first.z.cpu(),
+            first.numbers.cpu(),
+            first.seed,
+            first.schedule,
+        )
+        if after is None:
+            return new
+        if not _same_run(after[0], new[0]) or int(after.steps[-1]) >= first.step:
+            raise SettingError(
+                f"frames from step {first.step} (seed {first.seed}) do not go on from a recording that ends at step "
+                f"{int(after.steps[-1])} (seed {after.seed}); record them into a file of their own"
+            )
+        stacked = ("steps", "sigmas", "frac_coords", "atomic_numbers", "score")
+        joined = {name: torch.cat([getattr(after, name), getattr(new, name)]) for name in stacked}
+        return dataclasses.replace(after, **joined)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """Read a recording of `record` or `save`.
+
+        Raises:
+            CheckpointError: if it is missing, truncated, not ours or of another version.
+        """
+        _, tensors, metadata = read_tensors(path, "trajectory", FORMAT_VERSION)
+        try:
+            sigma, drift, diffusion = (tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
+            # Recordings of the first release do not say: they all decide the types anew.
+            kept: dict[str, bool] = {name: metadata.get(name, False) for name in KEPT}
+            schedule = Schedule(metadata["sampler"], sigma, drift, diffusion, **kept)
+            tensors["atomic_numbers"] = tensors["atomic_numbers"].long()
+            return cls(**tensors, seed=metadata["seed"], schedule=schedule)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: lacks a part of a trajectory ({error}); record it again") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file, atomically. Raises LabError if it cannot be written."""
+        names = ("steps", "sigmas", "frac_coords", "atomic_numbers", "lattice", "score", "z", "numbers")
+        tensors = {name: getattr(self, name) for name in names}
+        tensors["atomic_numbers"] = tensors["atomic_numbers"].to(torch.uint8)
+        for name in ("sigma", "drift", "diffusion"):
+            tensors[f"schedule.{name}"] = getattr(self.schedule, name)
+        metadata = {"seed": self.seed, "sampler": self.schedule.name}
+        metadata |= {name: getattr(self.schedule, name) for name in KEPT}
+        return write_tensors(path, "trajectory", FORMAT_VERSION, tensors, metadata)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, which: int) -> DenoisingFrame: ...
+    @overload
+    def __getitem__(self, which: slice) -> Trajectory: ...
+
+    def __getitem__(self, which: int | slice) -> DenoisingFrame | Trajectory:
+        """One frame, ready for `denoise(model, frame=...)`; a slice gives a thinner Trajectory."""
+        if isinstance(which, slice):
+            chosen = range(len(self))[which]
+            if not chosen:
+                raise SettingError(f"frames {which.start}:{which.stop}:{which.step} of {len(self)} are none at all")
+            return Trajectory.of(self[i] for i in chosen)
+        if not -len(self) <= which < len(self):
+            raise IndexError(f"frame {which} of a trajectory of {len(self)}")
+        return DenoisingFrame(
+            int(self.steps[which]),
+            float(self.sigmas[which]),
+            Crystals(self.frac_coords[which], self.atomic_numbers[which], self.lattice),
+            self.score[which],
+            self.z,
+            self.numbers,
+            self.seed,
+            self.schedule,
+        )
+
+    def __iter__(self) -> Iterator[DenoisingFrame]:
+        return (self[i] for i in range(len(self)))
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        """The same on another device, to go on there."""
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    def crystal(self, which: int = 0) -> Crystals:
+        """One crystal in every frame, as a batch: what a film of it is made of."""
+        lattice = self.lattice[which].expand(len(self), 3, 3)
+        return Crystals(self.frac_coords[:, which], self.atomic_numbers[:, which], lattice)
+
+    def write_extxyz(self, path: str | Path, which: int = 0) -> Path:
+        """Write one crystal's frames to one extended XYZ file, with step, noise level (Å) and score (1/Å).
+
+        Raises:
+            CrystalError: if a frame cannot be exported.
+            LabError: if the file cannot be written.
+        """
+        from ase.io import write
+
+        frames = convert.to_ase(self.crystal(which))
+        for atoms, step, sigma, score in zip(frames, self.steps, self.sigmas, self.score[:, which], strict=True):
+            atoms.info |= {"step": int(step), "sigma": float(sigma)}
+            atoms.arrays["score"] = score[: len(atoms)].numpy()
+        text = io.StringIO()
+        write(text, frames, format="extxyz")
+        with atomic_path(path) as temporary:
+            temporary.write_text(text.getvalue())
+        return Path(path)
+
+    def write_cif(self, folder: str | Path, which: int = 0) -> list[Path]:
+        """Write one crystal's frames as `step_0000.cif` and so on; errors as of `convert.write`."""
+        names = [f"step_{step:04d}" for step in self.steps.tolist()]
+        return self.crystal(which).write_cif(folder, names)
+
+
+def _same_run(a: DenoisingFrame, b: DenoisingFrame) -> bool:
+    return (
+        a.seed == b.seed
+        and all(getattr(a.schedule, name) == getattr(b.schedule, name) for name in ("name", *KEPT))
+        and torch.equal(a.schedule.sigma, b.schedule.sigma)
+        and torch.equal(a.numbers.cpu(), b.numbers.cpu())
+        and torch.equal(a.z.cpu(), b.z.cpu())
+    )
+
+
+def record(
+    frames: Iterable[DenoisingFrame],
+    into: str | Path,
+    *,
+    thin: int = 1,
+    after: Trajectory | None = None,
+    interval: float | int = 5.0,
+) -> Iterator[DenoisingFrame]:
+    """Pass frames on unchanged and write them to a trajectory file as they come.
+
+    The file is complete at any time: it is replaced as a whole every `interval` seconds (more rarely, once that takes
+    long), at the end, and when the loop is left early. What it holds always ends with the newest frame there was,
+    so that `denoise(model, frame=Trajectory.load(path)[-1])` goes on from there.
+
+    Args:
+        frames: of one run of `denoise`.
+        into: the file, best named .safetensors.
+        thin: keep only every n-th step, beside the first and the newest.
+        after: the record of the same run so far, when it goes on; the file then holds both.
+        interval: seconds.
+
+    Raises:
+        SettingError: if thin is less than 1, or frames of another run come.
+        LabError: if the file cannot be written.
+    """
+    if thin < 1 or interval < 0:
+        raise SettingError(f"record: thin is {thin} and interval {interval}; give thin >= 1 and interval >= 0 seconds")
+    return _record(frames, Path(into), thin, after, interval)
+
+
+def _record(
+    frames: Iterable[DenoisingFrame], path: Path, thin: int, after: Trajectory | None, interval: float | int
+) -> Iterator[DenoisingFrame]:
+    kept: list[DenoisingFrame] = []
+    newest = None
+    due = time.monotonic() + interval
+    try:
+        for frame in frames:
+            newest = frame
+            if (not kept and after is None) or frame.step % thin == 0:
+                kept.append(frame)
+            if time.monotonic() >= due:
+                started = time.monotonic()
+                _write(path, kept, newest, after)
+                now = time.monotonic()
+                due = now + max(interval, (now - started) / WRITING_SHARE)
+            yield frame
+    finally:
+        # Also when the consumer stops or is interrupted: the loop's end closes the generator here.
+        if newest is not None:
+            _write(path, kept, newest, after)
+
+
+def _write(path: Path, kept: Sequence[DenoisingFrame], newest: DenoisingFrame, after: Trajectory | None) -> None:
+    frames = kept if kept and kept[-1] is newest else [*kept, newest]
+    Trajectory.of(frames, after).save(path)

@@ -1,0 +1,168 @@
+"""The objective of a CDVAE, one function per term (paper, section 4 and appendix; ALGORITHM: section 3 of our notes).
+
+Each term is a mean over a crystal's atoms and then over the crystals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.models import noise
+from cdvae_lab.models.cdvae import CDVAE, Aggregates, Posterior, composition, masked_mean
+from cdvae_lab.models.noise import Stream
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weight of each term; the defaults are the paper's."""
+
+    coordinates: float = 10.0
+    types: float = 1.0
+    num_atoms: float = 1.0
+    lattice: float = 10.0
+    composition: float = 1.0
+    kl: float = 0.01
+    property: float = 1.0
+
+
+TERMS = tuple(LossWeights.__dataclass_fields__)
+
+
+def coordinate_loss(
+    p: Float[Tensor, "crystals sites 3"],
+    delta: Float[Tensor, "crystals sites 3"],
+    sigma: Float[Tensor, " crystals"],
+    mask: Bool[Tensor, "crystals sites"],
+) -> Float[Tensor, ""]:
+    """Half the squared distance between the network's p and delta / sigma (paper, eq. 8).
+
+    Args:
+        delta: shortest image of the way back to the clean positions, Å.
+    """
+    return masked_mean(0.5 * ((delta / sigma[:, None, None] - p) ** 2).sum(-1), mask).mean()
+
+
+def type_loss(
+    logits: Float[Tensor, "crystals sites elements"],
+    atomic_numbers: Int[Tensor, "crystals sites"],
+    sigma: Float[Tensor, " crystals"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the denoised types, divided by the type noise."""
+    entropy = F.cross_entropy(logits.transpose(1, 2), (atomic_numbers.long() - 1).clamp_min(0), reduction="none")
+    return (masked_mean(entropy, atomic_numbers > 0) / sigma).mean()
+
+
+def num_atoms_loss(logits: Float[Tensor, "crystals sizes"], num_atoms: Int[Tensor, " crystals"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the number of atoms."""
+    return F.cross_entropy(logits, num_atoms)
+
+
+def lattice_loss(predicted: Float[Tensor, "crystals 6"], target: Float[Tensor, "crystals 6"]) -> Float[Tensor, ""]:
+    """Mean squared error of the standardised lattice parameters."""
+    return F.mse_loss(predicted, target)
+
+
+def composition_loss(
+    logits: Float[Tensor, "crystals elements"], shares: Float[Tensor, "crystals elements"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the predicted composition with every atom's element, a mean over atoms."""
+    return F.cross_entropy(logits, shares)
+
+
+def kl_loss(posterior: Posterior) -> Float[Tensor, ""]:
+    """Kullback-Leibler divergence of q(z | crystal) from N(0, I), summed over the latent dimensions."""
+    mu, log_var = posterior.mu, posterior.log_var
+    return (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(-1).mean()
+
+
+def property_loss(
+    predicted: Float[Tensor, " crystals"],
+    target: Float[Tensor, " crystals"],
+    labelled_crystals: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error of the standardised property over the labelled crystals (a NaN target is no label).
+
+    Args:
+        labelled_crystals: what to divide by, where these are a share of a batch: the labelled crystals of an average
+            share. By default those that are here.
+    """
+    labelled = torch.isfinite(target)
+    error = torch.where(labelled, predicted - torch.where(labelled, target, 0.0), 0.0)
+    return (error**2).sum() / (labelled.sum().clamp_min(1) if labelled_crystals is None else labelled_crystals)
+
+
+def objective(
+    model: CDVAE,
+    crystals: Crystals,
+    images: Float[Tensor, "crystals images 3"],
+    property: Float[Tensor, " crystals"],
+    numbers: Int[Tensor, " crystals"],
+    step: int | Int[Tensor, ""],
+    seed: int,
+    labelled_crystals: Float[Tensor, ""] | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Every term, unweighted, for one batch and one draw of the noise.
+
+    Noise levels are drawn log-uniformly between the model's largest and smallest, one for the coordinates and one
+    for the types of each crystal; the reference draws them from its 50 levels, which samplers with other levels
+    then miss.
+
+    Most dimensions of z have a posterior about as wide as N(0, I), so that its mean is far shorter than any of its
+    samples. The heads for number of atoms, lattice and composition are therefore trained on points between the mean and
+    the sample as well, or they would be wrong at the mean, from which crystals are reconstructed. The encoder does not
+    feel it, and the terms' values are those of the sample alone.
+
+    Args:
+        images: of `periodic_images` for these lattices and the model's cutoff.
+        property: in its own unit; NaN where unlabelled.
+        numbers: of the crystals in their data set; with step and seed they determine the noise.
+        labelled_crystals: of `property_loss`.
+    """
+    c = model.config
+    mask = crystals.mask
+    sites, dtype = crystals.num_sites, crystals.lattice.dtype
+    posterior = model.encode(crystals, images)
+    z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, step, (c.latent_dim,), dtype))
+    aggregates = model.aggregates(z)
+    nearer = posterior.mu + noise.uniform(seed, Stream.NEARER, numbers, step, (1,), dtype) * (z - posterior.mu)
+    of_nearer = model.aggregates(nearer.detach())
+
+    size, lattice, shares = crystals.num_atoms, model.standardised_lattice(crystals), composition(crystals, dtype)
+
+    def of_heads(given: Aggregates) -> dict[str, Float[Tensor, ""]]:
+        return {
+            "num_atoms": num_atoms_loss(given.num_atoms_logits, size),
+            "lattice": lattice_loss(given.lattice_parameters, lattice),
+            "composition": composition_loss(given.composition_logits, shares),
+        }
+
+    heads, more = of_heads(aggregates), of_heads(of_nearer)
+
+    sigma = c.sigma_min * (c.sigma_max / c.sigma_min) ** noise.uniform(seed, Stream.LEVEL, numbers, step, dtype=dtype)
+    eps = noise.normal(seed, Stream.POSITION, numbers, step, (sites, 3), dtype)
+    noisy, delta = noise.corrupt_coordinates(crystals.frac_coords, crystals.lattice, sigma, eps)
+    level = noise.uniform(seed, Stream.TYPE_LEVEL, numbers, step, dtype=dtype)
+    type_sigma = c.type_sigma_min * (c.type_sigma_max / c.type_sigma_min) ** level
+    which, draw = noise.uniform(seed, Stream.TYPE, numbers, step, (sites, 2), dtype).unbind(-1)
+    probabilities = aggregates.composition.detach()
+    types = noise.corrupt_types(crystals.atomic_numbers, probabilities, type_sigma, which, draw)
+
+    noisy_crystals = crystals.replace(frac_coords=noisy * mask[..., None], atomic_numbers=types)
+    p, type_logits = model.score(noisy_crystals, z, sigma, images)
+    return {
+        "coordinates": coordinate_loss(p, delta, sigma, mask),
+        "types": type_loss(type_logits, crystals.atomic_numbers, type_sigma),
+        **{name: value + (more[name] - more[name].detach()) for name, value in heads.items()},
+        "kl": kl_loss(posterior),
+        "property": property_loss(
+            aggregates.standardised_property,
+            (property - model.property_mean) / model.property_std,
+            labelled_crystals,
+        ),
+    }

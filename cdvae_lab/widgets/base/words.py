@@ -1,0 +1,53 @@
+"""What is said of a crystal beside its picture."""
+
+from __future__ import annotations
+
+import base64
+import html
+
+from cdvae_lab import render
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.explore.latent_map import densities
+from cdvae_lab.io.convert import is_usable
+from cdvae_lab.metrics import validity
+
+
+def formulas(crystals: Crystals) -> list[str]:
+    """The reduced formula of each crystal, elements as chemists order them: SrTiO3."""
+    from pymatgen.core import Composition, Element
+
+    return [
+        Composition({Element.from_Z(number): count for number, count in counts}).reduced_formula
+        for counts in validity.reduced_formulas(crystals)
+    ]
+
+
+def formula(crystal: Crystals) -> str:
+    """That of the first crystal."""
+    return formulas(crystal[:1])[0]
+
+
+def subscripts(formula: str) -> str:
+    """A formula as HTML."""
+    return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)
+
+
+def facts(crystal: Crystals) -> str:
+    """Number of atoms, density and what is wrong with one crystal, as HTML."""
+    if not bool(is_usable(crystal)[0]):
+        return f"{int(crystal.num_atoms)} atoms; no cell that other programs could take"
+    [wrong] = validity.invalid_reasons(crystal)
+    verdict = f"not valid: {html.escape(wrong)}" if wrong else "valid: atoms apart, charges can balance"
+    return f"{int(crystal.num_atoms)} atoms, {float(densities(crystal)):.2f} g/cm³<br>{verdict}"
+
+
+def picture(crystal: Crystals, size: int = 150) -> str:
+    """A small picture as HTML that can be seen on light and on dark paper."""
+    return f"<img width='{size}' height='{size}' alt='' src='{picture_source(crystal, size)}'>"
+
+
+def picture_source(crystal: Crystals, size: int = 150) -> str:
+    """The same as the address of an image."""
+    # The origin on an atom, so that a crystal that was merely moved looks the same.
+    png = render.png_bytes(render.at_atom(crystal), size=size, theme="transparent", legend=False)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

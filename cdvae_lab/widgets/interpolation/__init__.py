@@ -1,0 +1,3 @@
+"""The interpolation view."""
+
+from __future__ import annotations

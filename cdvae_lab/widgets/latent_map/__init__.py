@@ -1,0 +1,3 @@
+"""The latent map."""
+
+from __future__ import annotations

@@ -1,0 +1,280 @@
+"""The latent map that can be clicked: crystals, layers and paths that change, and what the mouse means by a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
+from cdvae_lab.figures import GRID, POINTS, THEMES, Theme, empty_places, latent_map, layer_trace
+from cdvae_lab.figures.maps import WITHOUT
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.widgets.parts.plot import Plot
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+CHOSEN = "chosen"  # name of the trace that rings the place that was chosen
+TRAINING = "training set"  # name of the map's own crystals, among the layers
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What is under the mouse: a crystal of the map, a point of a layer or path, or an empty place.
+
+    Attributes:
+        xy: the place.
+        layer: name of the layer; None for a crystal of the map and for an empty place.
+        index: number of the crystal on the map, or of the point in its layer; None for an empty place.
+    """
+
+    xy: tuple[float, float]
+    layer: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A layer or a path: places with a text each."""
+
+    joined: bool
+    xy: Float[Tensor, "points 2"]
+    texts: tuple[str, ...]
+    number: int
+    shown: bool = True
+
+
+class MapFigure(Plot):
+    """The map as a live figure.
+
+    Args:
+        map: what is drawn.
+        colour: as in `figures.latent_map`.
+        height: pixels.
+        clicked, hovered: called with a `Hit`.
+        lassoed: called with the numbers of the map's crystals in a lasso; with none when it is taken away.
+    """
+
+    def __init__(
+        self,
+        map: LatentMap,
+        *,
+        colour: str | tuple[str, str, Tensor] = "label",
+        height: int = 560,
+        clicked: Callable[[Hit], Any] = lambda hit: None,
+        hovered: Callable[[Hit], Any] = lambda hit: None,
+        lassoed: Callable[[list[int]], Any] = lambda rows: None,
+    ) -> None:
+        self.map, self._colour, self._height = map, colour, height
+        self._clicked, self._hovered, self._lassoed = clicked, hovered, lassoed
+        self._overlays: dict[str, Overlay] = {}
+        self._next = 0  # number of the next layer, which decides on its colour
+        self._training = True
+        self._chosen: tuple[float, float] | None = None
+        self._part: tuple[tuple[float, float], tuple[float, float]] | None = None  # what is seen: ranges of x and y
+        self._in_lasso: dict[str, list[int]] = {}
+        super().__init__(self._make)
+        for trace in self.figure.data:
+            self._listen(trace)
+        layout: Any = self.figure.layout
+        layout.on_change(self._moved, "xaxis.range", "yaxis.range")
+
+    # --- what is drawn ----------------------------------------------------------------------------------
+
+    @property
+    def colour(self) -> str | tuple[str, str, Tensor]:
+        return self._colour
+
+    @colour.setter
+    def colour(self, value: str | tuple[str, str, Tensor]) -> None:
+        before, self._colour = self._colour, value
+        try:
+            self.redraw()  # refuses before anything has changed
+        except SettingError:
+            self._colour = before
+            raise
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """Names of the training set, the layers and the paths, and whether each is shown."""
+        return {TRAINING: self._training} | {name: one.shown for name, one in self._overlays.items()}
+
+    def show_layer(self, name: str, shown: bool) -> None:
+        """Show or hide one of `layers`."""
+        if name == TRAINING:
+            self._training = shown
+            with self.figure.batch_update():
+                for trace in self.figure.data:
+                    if trace.name in (POINTS, WITHOUT):
+                        trace.visible = shown and len(trace.x) > 0
+            return
+        self._overlays[name] = replace(self._overlays[name], shown=shown)
+        self._trace(name).visible = shown
+
+    def put(self, name: str, joined: bool, xy: Float[Tensor, "points 2"], texts: Sequence[str] = ()) -> None:
+        """Draw a layer or path, new or instead of the one of that name.
+
+        Raises:
+            SettingError: for a name that is the map's own.
+        """
+        if name in (GRID, POINTS, WITHOUT, CHOSEN, TRAINING):
+            raise SettingError(f"a layer cannot be called {name!r}, which is a name of the map's own; choose another")
+        old = self._overlays.get(name)
+        number = self._next if old is None else old.number
+        self._next += old is None
+        shown = True if old is None else old.shown
+        self._overlays[name] = Overlay(joined, xy.detach().cpu().float(), tuple(texts), number, shown)
+        made = self._overlay_trace(name)
+        if old is None:
+            self.figure.add_trace(made)
+            self._listen(self._trace(name))
+            return
+        trace = self._trace(name)
+        with self.figure.batch_update():
+            trace.update(x=made.x, y=made.y, text=made.text, marker=made.marker)
+
+    def drop(self, name: str) -> None:
+        """Take a layer or path away; nothing happens if there is none of that name."""
+        if self._overlays.pop(name, None) is not None:
+            self.figure.data = tuple(trace for trace in self.figure.data if trace.name != name)
+
+    def mark(self, xy: tuple[float, float] | None) -> None:
+        """Ring a place; None: none."""
+        self._chosen = xy
+        trace = self._trace(CHOSEN)
+        with self.figure.batch_update():
+            trace.x, trace.y = ([], []) if xy is None else ([xy[0]], [xy[1]])
+
+    def clear(self) -> None:
+        """Take the lasso away."""
+        with self.figure.batch_update():
+            for trace in self.figure.data:
+                trace.selectedpoints = None
+            self.figure.update_layout(selections=[])
+
+    def _trace(self, name: str) -> Any:
+        [found] = [trace for trace in self.figure.data if trace.name == name]
+        return found
+
+    def _overlay_trace(self, name: str) -> Any:
+        one = self._overlays[name]
+        trace = layer_trace((name, one.xy, one.texts), one.joined, one.number, self.theme)
+        trace.visible = one.shown
+        return trace
+
+    def _make(self, theme: Theme) -> Figure:
+        from plotly.graph_objects import Scattergl
+
+        figure: Any = latent_map(self.map, self._colour, theme=theme, height=self._height)
+        x, y = ([], []) if self._chosen is None else ([self._chosen[0]], [self._chosen[1]])
+        figure.add_trace(
+            Scattergl(
+                x=x, y=y, name=CHOSEN, mode="markers", hoverinfo="skip", showlegend=False,
+                marker={"symbol": "circle-open", "size": 18, "color": THEMES[theme].ink, "line": {"width": 3}},
+            )
+        )  # fmt: skip
+        for name, one in self._overlays.items():
+            trace = layer_trace((name, one.xy, one.texts), one.joined, one.number, theme)
+            trace.visible = one.shown
+            figure.add_trace(trace)
+        for trace in figure.data:
+            if trace.name in (POINTS, WITHOUT):
+                trace.visible = self._training and len(trace.x) > 0
+        figure.update_layout(
+            showlegend=True, margin={"t": 64}, modebar={"remove": ["toImage", "autoScale2d"]},
+            legend={"itemclick": False, "itemdoubleclick": False},
+        )  # fmt: skip
+        if self._part is not None:
+            figure.update_xaxes(range=self._part[0])
+            figure.update_yaxes(range=self._part[1])
+            figure.data[0].update(self._net())
+        return figure
+
+    # --- what somebody does -----------------------------------------------------------------------------
+
+    def _listen(self, trace: Any) -> None:
+        if trace.name == CHOSEN:
+            return
+        trace.on_click(lambda one, points, state: self._at(one, points, self._clicked))
+        if trace.name != GRID:
+            trace.on_hover(lambda one, points, state: self._at(one, points, self._hovered))
+        if trace.name in (POINTS, WITHOUT):
+            trace.on_selection(lambda one, points, selector: self._lasso(one, points))
+            trace.on_deselect(lambda one, points: self._lasso(one, points))
+
+    def _at(self, trace: Any, points: Any, tell: Callable[[Hit], Any]) -> None:
+        if not points.point_inds:  # plotly tells every trace, also those that were not hit
+            return
+        index, xy = points.point_inds[0], (float(points.xs[0]), float(points.ys[0]))
+        if trace.name == GRID:
+            tell(Hit(xy))
+        elif trace.name in (POINTS, WITHOUT):
+            tell(Hit(xy, None, int(trace.customdata[index])))
+        else:
+            tell(Hit(xy, trace.name, index))
+
+    def _lasso(self, trace: Any, points: Any) -> None:
+        self._in_lasso[trace.name] = [int(trace.customdata[i]) for i in points.point_inds]
+        # One message makes a call for each trace, in their order; POINTS is the later of the two.
+        if trace.name == POINTS:
+            self._lassoed(sorted(i for rows in self._in_lasso.values() for i in rows))
+
+    def _moved(self, layout: Any, x: Any, y: Any) -> None:
+        """A net that is as fine on the screen as before."""
+        part = ((float(x[0]), float(x[1])), (float(y[0]), float(y[1])))
+        if part != self._part:
+            self._part = part
+            net = self._net()
+            with self.figure.batch_update():
+                self.figure.data[0].update(net)
+
+    def _net(self) -> dict[str, np.ndarray]:
+        assert self._part is not None
+        low, high = np.array(self._part).T
+        places = empty_places(self.map, low, high)
+        return {"x": places[:, 0], "y": places[:, 1]}
+
+
+def chosen_map(model: CDVAE, given: Any) -> LatentMap | None:
+    """The map that goes with a model: the one that was given, or the bundled one.
+
+    Args:
+        given: a LatentMap, its file or name, a widget with `set_path` and perhaps a `map`, or None.
+
+    Raises:
+        CheckpointError: if it is of another model.
+        SettingError: for something else.
+    """
+    if given is None:
+        return map_of(model)
+    if isinstance(given, str | Path):
+        return load_map(given, model)
+    if not isinstance(given, LatentMap):
+        if not hasattr(given, "set_path"):
+            raise SettingError(f"map: a {type(given).__name__}; give a LatentMap, its file, or a widget with set_path")
+        given = getattr(given, "map", None)
+        if not isinstance(given, LatentMap):
+            return None
+    given.check(model, "map")
+    return given
+
+
+def place(map: LatentMap, z: Tensor | None, xy: Any) -> Float[Tensor, "points 2"]:
+    """Places from latents or from places.
+
+    Raises:
+        SettingError: for both or neither.
+    """
+    if (z is None) == (xy is None):
+        raise SettingError("give either z, latents that are placed on the map, or xy, places")
+    if z is not None:
+        return map.place(z.detach())
+    return torch.as_tensor(xy, dtype=torch.float32).reshape(-1, 2)

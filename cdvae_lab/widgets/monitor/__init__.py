@@ -1,0 +1,3 @@
+"""The training monitor."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The property optimizer."""
+
+from __future__ import annotations

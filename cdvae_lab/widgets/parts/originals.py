@@ -1,0 +1,72 @@
+"""The crystals that a map's points stand for, where the public data file lies on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cdvae_lab import datasets
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.cdvae import CDVAE
+
+SAME = 0.1  # between latents: what rounding makes of one crystal's, where two different ones are some 6 apart
+
+
+class Originals:
+    """Looks a map's crystals up; nothing is downloaded.
+
+    Args:
+        model: that the map was made with; a crystal is known by its latent.
+        map: whose crystals.
+        folder: as of `datasets.load`.
+    """
+
+    def __init__(self, model: CDVAE, map: LatentMap, folder: str | Path | None) -> None:
+        self._model, self._map, self._folder = model, map, folder
+        self._found: dict[int, tuple[Crystals, int] | None] = {}
+
+    @property
+    def file(self) -> bool:
+        """Whether there is a file to look into."""
+        data = self._map.metadata.get("data", {})
+        if data.get("name") not in datasets.PUBLIC:
+            return False
+        return bool(datasets.files_there(data["name"], data["split"], folder=self._folder))
+
+    @property
+    def there(self) -> bool:
+        """Whether one has been found so far."""
+        return any(self._found.values())
+
+    def get(self, index: int) -> Crystals | None:
+        """The crystal of that number, or None without the file."""
+        if index not in self._found:
+            self._found[index] = self._look(index)
+        found = self._found[index]
+        return None if found is None else found[0]
+
+    def code(self, index: int) -> str:
+        """The expression that gives it, once it has been found."""
+        found = self._found[index]
+        assert found is not None
+        arguments = ", ".join(map(repr, self._arguments(index)))
+        where = "" if self._folder is None else f", folder={str(self._folder)!r}"
+        return f"lab.datasets.find_crystals({arguments}{where})[{found[1]}]"
+
+    def _arguments(self, index: int) -> tuple[str, str, str, str]:
+        data = self._map.metadata["data"]
+        return data["name"], data["split"], self._map.ids[index], self._map.formulas[index]
+
+    def _look(self, index: int) -> tuple[Crystals, int] | None:
+        if not self.file:
+            return None
+        candidates = datasets.find_crystals(*self._arguments(index), folder=self._folder)
+        if candidates is None:
+            return None
+        with torch.no_grad():
+            z = self._model.encode(candidates.to(self._model.device)).mu.cpu()
+        apart = (z - self._map.latents[index].float())[:, self._map.informative].norm(dim=-1)
+        nearest = int(apart.argmin())
+        return (candidates[nearest].trim(), nearest) if float(apart[nearest]) < SAME else None

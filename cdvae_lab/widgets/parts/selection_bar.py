@@ -1,0 +1,95 @@
+"""The crystal that was chosen last, always in sight: what it is, those before it, and where it can be used."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any, cast
+
+import ipywidgets
+
+from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base.panel import field, row
+from cdvae_lab.widgets.base.selection import Pick, Selection
+
+USES = {
+    "player": ("denoise from its z", "a run that starts from the latent of this crystal"),
+    "a": ("path from it", "end a of an interpolation"),
+    "b": ("path to it", "end b of an interpolation"),
+    "optimizer": ("optimise it", "the start of a search for another property"),
+    "map": ("show on the map", "where it lies among the training crystals"),
+}
+NOTHING = "(nothing chosen yet)"
+
+
+class SelectionBar(ipywidgets.HBox):
+    """Shows a selection, and offers what can be done with its pick.
+
+    Args:
+        selection: whose pick and history are shown.
+        use: called with a name of `USES` when somebody presses that button.
+    """
+
+    _open = False
+
+    def __init__(self, selection: Selection, use: Callable[[str], Any]) -> None:
+        self._selection, self._drawing = selection, False
+        self._image = ipywidgets.HTML(layout={"flex": "0 0 auto", "width": "92px", "height": "92px"})
+        self._words = ipywidgets.HTML(layout={"flex": "1 1 260px", "min_width": "0"})
+        self._history = field(ipywidgets.Dropdown, "chosen so far", "340px", options=[(NOTHING, -1)])
+        self.buttons: dict[str, ipywidgets.Button] = {}
+        for name, (text, tip) in USES.items():
+            one = ipywidgets.Button(description=text, tooltip=tip, layout={"width": "auto"})
+            one.on_click(lambda _, name=name: use(name))
+            self.buttons[name] = one
+        self._history.observe(lambda change: self._go_back(change["new"]), "value")
+        right = ipywidgets.VBox(
+            [row(self._words, self._history), row(*self.buttons.values())],
+            layout={"flex": "1 1 auto", "min_width": "0"},
+        )
+        super().__init__(
+            [self._image, right], layout={"align_items": "center", "border": "1px solid var(--jp-border-color2,#bbb)"}
+        )
+        self.add_class("cdvae-selection")
+        self._open = True
+        selection.observe(self._changed, "pick")  # the history has changed by then
+        self._draw()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._open:  # Python also calls this as it forgets a widget, even one that has never begun
+            self._open = False
+            self._selection.unobserve(self._changed, "pick")
+        super().close()
+
+    def _changed(self, change: Any) -> None:
+        self._draw()
+
+    def _go_back(self, number: int) -> None:
+        history = self._selection.history
+        if not self._drawing and 0 <= number < len(history):
+            self._selection.choose(history[number])
+
+    def _draw(self) -> None:
+        pick = cast("Pick | None", self._selection.pick)
+        history = self._selection.history
+        self._drawing = True
+        numbered = [(f"{number + 1}: {one.name}", number) for number, one in enumerate(history)]
+        self._history.options = numbered[::-1] or [(NOTHING, -1)]
+        at = [number for number, one in enumerate(history) if one is pick]
+        self._history.value = at[0] if at else self._history.options[0][1]
+        self._drawing = False
+        for one in (self._history, *self.buttons.values()):
+            one.disabled = pick is None
+        if pick is None:
+            self._image.value = ""
+            self._words.value = (
+                "<b>No crystal is chosen yet.</b> Click on the map, or choose one that was generated, found on a path, "
+                "optimised or decoded: it appears here, and every tab can go on with it."
+            )
+            return
+        self._image.value = words.picture(pick.crystal, 90)
+        self._words.value = (
+            f"<div style='line-height:1.35'><b>{words.subscripts(words.formula(pick.crystal))}</b> "
+            f"{words.facts(pick.crystal)}<br>from: {html.escape(pick.name)}</div>"
+        )

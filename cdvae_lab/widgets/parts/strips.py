@@ -1,0 +1,98 @@
+"""What a denoising run does, frame by frame, as four strips under the film, and the keys that move through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets
+import torch
+import traitlets
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.metrics import validity
+from cdvae_lab.sampling.denoising import DenoisingFrame
+
+_WIDGET: dict[str, Any] = {"sync": True, **ipywidgets.widget_serialization}
+
+
+class Strips(anywidget.AnyWidget):
+    """One canvas with the slider's frame marked; pointing at it, and keys, move slider and film.
+
+    Other widgets' values are read and set in the browser: a link would send a message for each change, twice.
+    """
+
+    _esm = Path(__file__).with_name("strips.js")
+    data = traitlets.Dict().tag(sync=True)
+    slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
+    play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
+
+
+class StepButtons(anywidget.AnyWidget):
+    """One frame back and one on, also while the kernel is busy."""
+
+    _esm = Path(__file__).with_name("steps.js")
+    slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
+    play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the strips show, for each frame and crystal.
+
+    Attributes:
+        distance: smallest distance between two atoms, Å; infinite where there is only one.
+        changed: number of atoms that are of another element than one frame before.
+        valid: by `metrics.validity`, structure and composition.
+    """
+
+    distance: Float[Tensor, "frames crystals"]
+    changed: Int[Tensor, "frames crystals"]
+    valid: Bool[Tensor, "frames crystals"]
+
+    @classmethod
+    def of(cls, frames: Sequence[DenoisingFrame], before: DenoisingFrame | None = None) -> Course:
+        """Of some frames in order, the first compared with the frame before them."""
+        batches = [frame.crystals.to("cpu") for frame in frames]
+        together, shape = Crystals.cat(batches), (len(batches), len(batches[0]))
+        numbers = torch.stack([batch.atomic_numbers for batch in batches])
+        first = batches[0] if before is None else before.crystals.to("cpu")
+        earlier = torch.cat([first.atomic_numbers[None], numbers[:-1]])
+        valid = validity.structure_validity(together) & validity.composition_validity(together)
+        return cls(
+            validity.smallest_distance(together).reshape(shape),
+            (numbers != earlier).sum(-1),
+            valid.reshape(shape),
+        )
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Read the tables of oxidation states now, a third of a second that the first frame would wait for."""
+        validity.formula_validity(((8, 3), (22, 1), (38, 1)))
+
+    def then(self, later: Course) -> Course:
+        return Course(*(torch.cat([getattr(self, k), getattr(later, k)]) for k in ("distance", "changed", "valid")))
+
+    def until(self, length: int) -> Course:
+        return Course(self.distance[:length], self.changed[:length], self.valid[:length])
+
+    def data(self, frames: Sequence[DenoisingFrame], choice: int | None, length: int) -> dict:
+        """For the strips: of one crystal, or of all (smallest distance, sum, share)."""
+        chosen = slice(None) if choice is None else slice(choice, choice + 1)
+        distance = self.distance[:, chosen].amin(1).tolist()
+        levels = frames[0].schedule.sigma
+        return {
+            "sigma": [frame.sigma for frame in frames],
+            "distance": [round(d, 3) if math.isfinite(d) else None for d in distance],
+            "changed": self.changed[:, chosen].sum(1).tolist(),
+            "valid": [round(v, 3) for v in self.valid[:, chosen].double().mean(1).tolist()],
+            "lowest": float(levels.min()),
+            "highest": float(levels.max()),
+            "length": length,
+        }

@@ -1,0 +1,3 @@
+"""The trajectory player."""
+
+from __future__ import annotations

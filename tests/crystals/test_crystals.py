@@ -1,0 +1,141 @@
+"""The batch of crystals: choosing, joining, padding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.errors import CrystalError
+
+FIELDS = ("frac_coords", "atomic_numbers", "lattice")
+
+
+def assert_same(a: Crystals, b: Crystals) -> None:
+    for name in FIELDS:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.fixture
+def batch() -> Crystals:
+    """Five crystals of 1 to 5 atoms; crystal i has i + 1 atoms of atomic number i + 1."""
+    sizes = range(1, 6)
+    return Crystals.from_lists(
+        [torch.rand(n, 3) for n in sizes],
+        [torch.full((n,), n) for n in sizes],
+        torch.eye(3) * torch.arange(3.0, 8.0)[:, None, None],
+    )
+
+
+def test_lists_are_padded_at_the_end_with_zeros(batch: Crystals) -> None:
+    assert len(batch) == 5
+    assert batch.num_sites == 5
+    assert batch.num_atoms.tolist() == [1, 2, 3, 4, 5]
+    assert batch.atomic_numbers[2].tolist() == [3, 3, 3, 0, 0]
+    assert (batch.frac_coords[~batch.mask] == 0).all()
+    assert batch.mask.tolist() == [[i < n for i in range(5)] for n in range(1, 6)]
+
+
+def test_crystal_index_says_where_each_atom_belongs(batch: Crystals) -> None:
+    assert batch.crystal_index.tolist() == [i for i in range(5) for _ in range(i + 1)]
+    flat = batch.atomic_numbers[batch.mask]
+    assert torch.equal(flat, batch.crystal_index + 1)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (0, [0]),
+        (3, [3]),
+        (-1, [4]),
+        (-5, [0]),
+        (-2, [3]),
+        (torch.tensor(2), [2]),
+        (slice(1, 4), [1, 2, 3]),
+        (slice(None, None, 2), [0, 2, 4]),
+        ([4, 0, 0], [4, 0, 0]),
+        ((1, 2), [1, 2]),
+        (torch.tensor([2, 1]), [2, 1]),
+        (torch.tensor([-1, 0]), [4, 0]),
+        (torch.tensor([True, False, False, True, False]), [0, 3]),
+        ([False, True, False, False, False], [1]),
+    ],
+)
+def test_every_way_to_choose_gives_a_batch(
+    batch: Crystals, which: int | slice | Tensor | list[int], expected: list[int]
+) -> None:
+    chosen = batch[which]
+    assert len(chosen) == len(expected)
+    for name in FIELDS:
+        rows = [getattr(batch, name)[i] for i in expected]
+        assert torch.equal(getattr(chosen, name), torch.stack(rows)), name
+
+
+@pytest.mark.parametrize("which", [5, -6])
+def test_a_crystal_that_is_not_there_is_an_index_error(batch: Crystals, which: int) -> None:
+    with pytest.raises(IndexError, match="batch of 5"):
+        batch[which]
+
+
+def test_iterating_ends(batch: Crystals) -> None:
+    assert [c.num_atoms.item() for c in batch] == [1, 2, 3, 4, 5]
+
+
+def test_joining_pads_to_the_largest_and_keeps_the_order(batch: Crystals) -> None:
+    parts = [batch[:2].trim(), batch[4], batch[2:4].trim()]
+    assert [p.num_sites for p in parts] == [2, 5, 4]
+    assert_same(Crystals.cat(parts), batch[[0, 1, 4, 2, 3]])
+    with pytest.raises(CrystalError, match="empty"):
+        Crystals.cat([])
+
+
+def test_padding_and_trimming_undo_each_other(batch: Crystals) -> None:
+    padded = batch.pad(9)
+    assert padded.num_sites == 9
+    assert padded.num_atoms.tolist() == batch.num_atoms.tolist()
+    assert (padded.frac_coords[:, 5:] == 0).all()
+    assert_same(padded.trim(), batch)
+    assert_same(batch.pad(3), batch)
+    assert batch[:3].trim().num_sites == 3
+
+
+@pytest.mark.parametrize(
+    ("positions", "numbers", "cells", "message"),
+    [
+        ([], [], 0, "at least one"),
+        ([1, 2], [1], 2, "2 frac_coords, 1 atomic_numbers, 2 lattice"),
+        ([1, 2], [1, 2], 1, "2 frac_coords, 2 atomic_numbers, 1 lattice"),
+        ([1, 2], [1, 3], 2, "crystal 1 .* 2 positions"),
+        ([1, 0], [1, 0], 2, "crystal 1 .* at least one"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(positions: list[int], numbers: list[int], cells: int, message: str) -> None:
+    with pytest.raises(CrystalError, match=message):
+        Crystals.from_lists(
+            [torch.rand(n, 3) for n in positions],
+            [torch.ones(n, dtype=torch.int64) for n in numbers],
+            torch.eye(3).expand(cells, 3, 3),
+        )
+
+
+def test_an_atomic_number_below_one_is_refused() -> None:
+    with pytest.raises(CrystalError, match=r"crystal 0 .*\[6, 0, 6\]"):
+        Crystals.from_lists([torch.rand(3, 3)], [torch.tensor([6, 0, 6])], torch.eye(3)[None])
+
+
+def test_a_batch_is_frozen(batch: Crystals) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        batch.lattice = torch.eye(3)[None]  # type: ignore[misc]
+    moved = batch.replace(frac_coords=batch.frac_coords + 0.1)
+    assert moved.lattice is batch.lattice
+    assert not torch.equal(moved.frac_coords, batch.frac_coords)
+
+
+def test_another_float_type_leaves_the_atomic_numbers(batch: Crystals) -> None:
+    double = batch.to(dtype=torch.float64)
+    assert double.frac_coords.dtype == double.lattice.dtype == torch.float64
+    assert double.atomic_numbers.dtype == torch.int64
+    assert_same(double.to(dtype=torch.float32), batch)

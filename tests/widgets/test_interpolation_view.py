@@ -1,0 +1,257 @@
+"""The path widget without a browser: its ends, its runs, what it says, and what it writes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pymatgen.core import Structure
+
+import cdvae_lab as lab
+from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
+from cdvae_lab.figures.paths import CURRENT
+from cdvae_lab.metrics import reconstruction
+from cdvae_lab.widgets import InterpolationView, LatentMapView, Pick, Selection
+from cdvae_lab.widgets.interpolation.controls import PATH
+from cdvae_lab.widgets.latent_map.figure import Hit
+from cdvae_lab.widgets.parts.files import Upload
+from tests.small_model import SMALL
+
+STEPS = 24  # enough for what is tested here; 200 make better crystals
+
+
+@pytest.fixture(scope="module")
+def model() -> lab.CDVAE:
+    return lab.load("perov_5")
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, Path]:
+    return {name: lab.asset_path(f"examples/{name}.cif") for name in ("SrTiO3", "KTaO3", "BaTiO3", "diamond")}
+
+
+@pytest.fixture
+def view(model: lab.CDVAE, files: dict[str, Path]) -> Iterator[InterpolationView]:
+    one = InterpolationView(model, files["SrTiO3"], files["KTaO3"], n=5, steps=STEPS)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def big(files: dict[str, Path], tmp_path: Path) -> Path:
+    """Eight cells of KTaO3 in one file."""
+    structure = Structure.from_file(files["KTaO3"])
+    structure.make_supercell(2)
+    structure.to(filename=str(tmp_path / "big.cif"))
+    return tmp_path / "big.cif"
+
+
+class TestEnds:
+    def test_both_are_decoded_and_judged_at_once(self, view: InterpolationView, model: lab.CDVAE) -> None:
+        assert view.wait(60)
+        for end in view.ends.values():
+            truth = end.crystal
+            decoded = lab.last(lab.reconstruct(model, truth, steps=STEPS)).crystals
+            [(_, rms)] = reconstruction.match(truth, decoded)
+            expected = "does not come back" if rms is None else f"off by {rms:.4f}"
+            assert expected in end._words.value
+        assert len(view.view.current()) == 2
+
+    def test_one_that_does_not_come_back_is_warned_of(self, view: InterpolationView, srtio3: lab.Crystals) -> None:
+        view.wait(60)
+        view.ends["a"].judge(srtio3, None)
+        assert "does not come back" in view.ends["a"]._words.value
+        assert "SrTiO<sub>3</sub>" in view.ends["a"]._words.value
+        view.ends["a"].judge(srtio3, 0.2)
+        assert "roughly" in view.ends["a"]._words.value
+
+    def test_a_cell_too_large_offers_its_primitive_cell(
+        self, view: InterpolationView, big: Path, model: lab.CDVAE
+    ) -> None:
+        with pytest.raises(CrystalError, match=r"end b: big\.cif: has 40 atoms, more than the 5"):
+            view.set_end("b", big)
+        end = view.ends["b"]
+        assert "perov_5 (its primitive cell)" in end._words.value
+        assert end._reduce.layout.display == ""
+        assert view._looks._run.disabled
+        with pytest.raises(CrystalError, match="40 atoms"):
+            view.run()
+        end._reduce.click()
+        assert int(end.crystal.num_atoms) == 5
+        assert not view._looks._run.disabled
+        view.run(wait=True)
+        exec(view.code, names := {"model": model})
+        assert torch.equal(names["crystals"].frac_coords, view.crystals.frac_coords)
+
+    def test_a_cell_that_is_not_primitive_is_said_to_be_so(
+        self, random_dataset: lab.Dataset, files: dict[str, Path]
+    ) -> None:
+        carbon = lab.CDVAE.for_dataset(random_dataset, max_atoms=8, **SMALL)
+        view = InterpolationView(carbon, files["diamond"], lab.asset_path("examples/graphite.cif"), steps=4)
+        assert "one of 2 atoms is the same crystal" in view.ends["a"]._about()
+        assert "not primitive" not in view.ends["b"]._about()
+        view.take_primitive("a")
+        assert int(view.ends["a"].crystal.num_atoms) == 2
+        assert view._looks.map is None  # no map of this model is bundled
+        view.close()
+
+    def test_elements_that_the_model_does_not_know(self, view: InterpolationView, files: dict[str, Path]) -> None:
+        with pytest.raises(CrystalError, match=r"end a: diamond\.cif"):
+            view.set_end("a", files["diamond"])
+        assert view.ends["a"].crystal is None
+
+    def test_from_a_file_that_was_sent_a_structure_and_a_pick(
+        self, view: InterpolationView, files: dict[str, Path], srtio3: lab.Crystals
+    ) -> None:
+        view.set_end("a", Upload("mine.cif", files["BaTiO3"].read_text()))
+        assert view.ends["a"].name == "mine.cif"
+        view.set_end("b", Structure.from_file(files["KTaO3"]))
+        view.run(wait=True)
+        assert "# `a` is mine.cif" in view.code
+        view.selection.choose(Pick("theirs", srtio3))
+        view.ends["b"]._take.click()
+        assert view.ends["b"].name == "theirs"
+        with pytest.raises(CrystalError, match=r"holds 2 crystals"):
+            view.set_end("a", lab.read([files["SrTiO3"], files["KTaO3"]]))
+        with pytest.raises(CrystalError, match="broken"):
+            view.set_end("a", Upload("broken.cif", "data_x\n"))
+        with pytest.raises(SettingError, match="'a' or 'b'"):
+            view.set_end("c", files["KTaO3"])
+
+    def test_a_bad_file_at_the_start_is_shown(self, model: lab.CDVAE, big: Path) -> None:
+        view = InterpolationView(model, big, steps=STEPS)
+        assert "40 atoms" in view.ends["a"]._words.value
+        assert view.ends["b"].crystal is not None  # an example
+        view.close()
+
+
+class TestRun:
+    def test_it_is_that_of_interpolate(self, view: InterpolationView, model: lab.CDVAE, files: dict[str, Path]) -> None:
+        view.run(wait=True)
+        expected = lab.last(lab.interpolate(model, files["SrTiO3"], files["KTaO3"], n=5, steps=STEPS)).crystals
+        assert torch.equal(view.crystals.frac_coords, expected.frac_coords)
+        assert torch.equal(view.crystals.atomic_numbers, expected.atomic_numbers)
+        exec(view.code, names := {"model": model})
+        assert torch.equal(names["crystals"].frac_coords, expected.frac_coords)
+
+    def test_stop_and_go_on_give_the_same(self, view: InterpolationView) -> None:
+        view.run(wait=True)
+        whole = view.crystals
+        view.run()
+        view.stop()
+        assert view.wait(30)
+        assert not view._live.finished
+        view.go_on(wait=True)
+        assert torch.equal(view.crystals.frac_coords, whole.frac_coords)
+
+    def test_the_film_and_the_jumps_say_what_is_there(self, view: InterpolationView) -> None:
+        view.run(wait=True)
+        formulas = [s.composition.reduced_formula for s in view.crystals.to_structures()]
+        shown = [item["title"].replace("<sub>", "").replace("</sub>", "") for item in view._looks.film.items]
+        assert shown == formulas
+        assert all("5 atoms" in item["lines"][0] for item in view._looks.film.items)
+        changes = sum(one != other for one, other in itertools.pairwise(formulas))
+        assert changes > 0
+        assert view._looks.changes.value.count(": ") - 1 == changes
+
+    def test_kept_atoms(self, view: InterpolationView) -> None:
+        view._looks.keep.value = "composition of a"
+        view._looks.shape.value = "spherical"
+        view.run(wait=True)
+        assert view._looks.changes.value.startswith("The same atoms at every stop: SrTiO<sub>3</sub>")
+        assert "keep_composition='a'" in view.code
+        assert "path='spherical'" in view.code
+
+    def test_the_slider_shows_a_stop_everywhere(self, view: InterpolationView) -> None:
+        with pytest.raises(SettingError, match="no path yet"):
+            view.choose()
+        view.run(wait=True)
+        with pytest.raises(SettingError, match="choose one first"):
+            view.choose()
+        view._looks.slider.value = 3
+        assert (view.stop_shown, view.view.choice) == (3, 3)
+        [line] = [shape for shape in view._looks.plot.figure.layout.shapes if shape.name == CURRENT]
+        assert (line.x0, line.x1, line.visible) == (3, 3, True)
+        expected = view._looks.map.map.place(view.path.z[[3]])[0].tolist()
+        assert view._looks.map._chosen == pytest.approx(expected)
+        view.choose()
+        pick = view.selection.pick
+        assert torch.equal(pick.z, view.path.z[[3]])
+        assert torch.equal(pick.crystal.frac_coords, view.crystals[3].frac_coords)
+        again = eval(pick.code, {"lab": lab, "model": view.model})
+        assert torch.equal(again.frac_coords, pick.crystal.frac_coords)
+        view._looks.map._clicked(Hit((0.0, 0.0), PATH, 1))
+        assert view.stop_shown == 1
+
+    def test_what_is_along_the_way(self, view: InterpolationView, model: lab.CDVAE) -> None:
+        view.run(wait=True)
+        lines = {one.name: np.asarray(one.y) for one in view._looks.plot.figure.data}
+        np.testing.assert_allclose(lines["predicted from z"], model.predict_property(view.path.z), atol=1e-4)
+        view._looks.what.value = "volume per atom"
+        expected = [s.volume / len(s) for s in view.crystals.to_structures()]
+        np.testing.assert_allclose(view._looks.plot.figure.data[0].y, expected, rtol=1e-4)
+        view._looks.what.value = "number of atoms"
+        assert set(view._looks.plot.figure.data[0].y) == {5}
+
+    def test_an_error_is_shown_and_the_frames_are_kept(
+        self, view: InterpolationView, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        view.wait(60)
+
+        def fails(model: lab.CDVAE, path: lab.LatentPath, **settings: object) -> Iterator:
+            yield from list(lab.decode_path(model, path, steps=6))[:3]
+            raise RuntimeError("the network is on fire")
+
+        monkeypatch.setattr("cdvae_lab.widgets.interpolation.view.decode_path", fails)
+        view.run()
+        assert view.wait(30)
+        assert "the network is on fire" in view._status.value
+        assert len(view.crystals) == 5
+
+
+class TestExport:
+    def test_every_kind(self, view: InterpolationView, tmp_path: Path) -> None:
+        with pytest.raises(SettingError, match="no path yet"):
+            view.export(tmp_path)
+        view.run(wait=True)
+        written = view.export(tmp_path)
+        assert [path.suffix for path in written] == [".cif"] * 5 + [".xyz", ".png", ".gif"]
+        formulas = [s.composition.reduced_formula for s in view.crystals.to_structures()]
+        assert [Structure.from_file(path).composition.reduced_formula for path in written[:5]] == formulas
+        assert len(ase.io.read(written[5], index=":")) == 5
+        with Image.open(written[6]) as strip, Image.open(written[7]) as film:
+            assert strip.width > 5 * 200
+            assert film.n_frames > 1
+        with pytest.raises(SettingError, match="no kind 'mp4'"):
+            view.export(tmp_path, ["mp4"])
+
+
+class TestMaps:
+    def test_a_map_that_is_shown_elsewhere(self, model: lab.CDVAE, files: dict[str, Path]) -> None:
+        selection = Selection()
+        shown = LatentMapView(model, selection=selection, steps=STEPS)
+        view = InterpolationView(
+            model, files["SrTiO3"], files["KTaO3"], map=shown, selection=selection, n=3, steps=STEPS
+        )
+        view.run(wait=True)
+        [line] = [one for one in shown.plot.figure.data if one.name == PATH]
+        np.testing.assert_allclose(line.x, shown.map.place(view.path.z)[:, 0], atol=1e-5)
+        shown._click(Hit((0.0, 0.0), PATH, 2))
+        assert torch.equal(selection.pick.crystal.frac_coords, view.crystals[2].frac_coords)
+        view.close()
+        shown.close()
+
+    def test_refusals(self, model: lab.CDVAE, random_dataset: lab.Dataset) -> None:
+        other = lab.CDVAE.for_dataset(random_dataset, **SMALL)
+        with pytest.raises(CheckpointError, match="fingerprint"):
+            InterpolationView(other, map="perov_5")
+        with pytest.raises(SettingError, match="stops"):
+            InterpolationView(model, n=1)
+        with pytest.raises(SettingError, match="steps_per_level"):
+            InterpolationView(model, steps_per_level=3)

@@ -1,0 +1,355 @@
+"""The map widget without a browser: what a click, a lasso and a file do, and the lines of code that repeat it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Structure
+from pymatgen.io.cif import CifWriter
+
+import cdvae_lab as lab
+from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
+from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
+from cdvae_lab.figures import GRID, POINTS, THEMES
+from cdvae_lab.figures.maps import WITHOUT
+from cdvae_lab.widgets import LatentMapView, Pick, Selection
+from cdvae_lab.widgets.latent_map.figure import TRAINING, Hit
+from cdvae_lab.widgets.parts.files import Upload
+from tests.small_model import SMALL
+
+STEPS = 24  # enough for what is tested here; 200 make better crystals
+
+
+@pytest.fixture(scope="module")
+def model() -> lab.CDVAE:
+    return lab.load("perov_5")
+
+
+@pytest.fixture(scope="module")
+def known(model: lab.CDVAE) -> LatentMap:
+    """A hundred points of the bundled map: quick to draw. Ten have no label."""
+    whole = load_map("perov_5", model)
+    parts = {n: getattr(whole, n)[:100] for n in ("xy", "latents", "labels", "num_atoms", "density", "ids", "formulas")}
+    parts["labels"] = torch.where(torch.arange(100) < 10, torch.nan, parts["labels"])
+    return dataclasses.replace(whole, **parts)
+
+
+@pytest.fixture
+def view(model: lab.CDVAE, known: LatentMap, tmp_path: Path) -> Iterator[LatentMapView]:
+    one = LatentMapView(model, known, data_folder=tmp_path / "no data here", steps=STEPS)
+    yield one
+    one.close()
+
+
+def trace(view: LatentMapView, name: str):
+    [found] = [one for one in view.plot.figure.data if one.name == name]
+    return found
+
+
+def points(*numbers: int, **places) -> SimpleNamespace:
+    """What plotly tells a trace."""
+    return SimpleNamespace(point_inds=list(numbers), **{"xs": [0.0], "ys": [0.0]} | places)
+
+
+class TestClicks:
+    def test_a_crystal_is_decoded_from_its_latent_and_that_is_said(
+        self, view: LatentMapView, model: lab.CDVAE, known: LatentMap
+    ) -> None:
+        clicked = trace(view, POINTS)
+        clicked._dispatch_on_click(points(3), None)  # its number on the map is in customdata
+        assert view.running
+        assert view.wait(30)
+        index = int(clicked.customdata[3])
+        assert index == 13
+        expected = lab.last(lab.denoise(model, z=known.latents[[index]].float(), steps=STEPS)).crystals
+        pick = view.selection.pick
+        assert torch.equal(pick.crystal.frac_coords, expected.frac_coords)
+        assert torch.equal(pick.z, known.latents[[index]].float())
+        assert "decodes from its latent" in view._looks.words.value
+        assert known.ids[index] in view._looks.words.value
+        assert len(view.view.frames) > 20  # live
+
+    def test_the_picks_code_gives_its_crystal(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
+        view.choose(5, wait=True)
+        names = {"lab": lab, "model": model, "known": known}
+        assert torch.equal(eval(view.selection.pick.code, names).frac_coords, view.selection.pick.crystal.frac_coords)
+        exec(view.code, names := {"model": model, "known": known})
+        assert torch.equal(names["crystal"].frac_coords, view.selection.pick.crystal.frac_coords)
+
+    def test_an_empty_place_is_decoded_from_the_latents_around(
+        self, view: LatentMapView, model: lab.CDVAE, known: LatentMap
+    ) -> None:
+        net = trace(view, GRID)
+        x, y = float(net.x[7]), float(net.y[7])
+        net._dispatch_on_click(points(7, xs=[x], ys=[y]), None)
+        assert view.wait(30)
+        z = known.latent_at(torch.tensor([[x, y]]))
+        assert torch.equal(view.selection.pick.z, z)
+        assert "An empty place" in view._looks.words.value
+        exec(view.code, names := {"model": model, "known": known})
+        # The place is written with four decimals.
+        assert torch.allclose(names["z"], z, atol=0.05)
+
+    def test_traces_that_were_not_hit_say_nothing(self, view: LatentMapView) -> None:
+        for one in view.plot.figure.data:
+            one._dispatch_on_click(points(), None)
+        assert not view.running
+        assert view.selection.pick is None
+
+    def test_a_new_click_ends_the_old_decoding(self, view: LatentMapView, known: LatentMap) -> None:
+        view.choose(20)
+        view.choose(21)
+        assert view.wait(30)
+        assert [pick.z.equal(known.latents[[21]].float()) for pick in view.selection.history] == [True]
+        assert not [t for t in threading.enumerate() if t.name == "cdvae_lab runner"]
+
+    def test_stop(self, view: LatentMapView) -> None:
+        view.choose(20)
+        view.stop()
+        assert view.wait(10)
+        assert view.selection.pick is None
+        assert "stopped" in view._status.value
+
+    def test_an_error_is_shown(self, view: LatentMapView, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*args: object, **kwargs: object) -> Iterator:
+            yield from list(lab.denoise(view.model, n=1, steps=4))[:2]
+            raise RuntimeError("the <network> is on fire")
+
+        monkeypatch.setattr("cdvae_lab.widgets.latent_map.view.denoise", fails)
+        view.choose(2)
+        assert view.wait(10)
+        assert "the &lt;network&gt; is on fire" in view._status.value
+
+
+class TestTheDataItself:
+    @pytest.fixture
+    def folder(self, known: LatentMap, model: lab.CDVAE, tmp_path: Path) -> Path:
+        """A "public file" of other ids, with two crystals of one formula; the second is that of the map's point 0."""
+        made = lab.last(lab.denoise(model, z=known.latents[:1].float())).crystals
+        [structure] = made.to_structures()
+        other = structure.copy()
+        other.perturb(0.4)
+        (tmp_path / "perov_5").mkdir()
+        with gzip.open(tmp_path / "perov_5" / "train.csv.gz", "wt", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["material_id", "cif", "heat_ref"])
+            table.writerow(["x", str(CifWriter(other)), 0])
+            table.writerow(["y", str(CifWriter(structure)), 0])
+        return tmp_path
+
+    def test_it_is_shown_where_its_file_is(self, known: LatentMap, model: lab.CDVAE, folder: Path) -> None:
+        # The map's latent is that of the crystal in the file, so that it is the same crystal.
+        made = lab.datasets.find_crystals("perov_5", "train", "y", "?", folder=folder)
+        latents = torch.cat([lab.encode(model, made).half(), known.latents[1:]])
+        view = LatentMapView(model, dataclasses.replace(known, latents=latents), data_folder=folder, steps=STEPS)
+        view.choose(0)
+        assert "crystal of the data file" in view._looks.words.value
+        assert torch.equal(view.selection.pick.crystal.frac_coords, made.frac_coords)
+        again = eval(view.selection.pick.code, {"lab": lab})
+        assert torch.equal(again.frac_coords, made.frac_coords)
+        view.choose(1, wait=True)  # which the file lacks
+        assert "decodes from its latent" in view._looks.words.value
+        view.close()
+
+    def test_another_crystal_of_the_formula_is_not_taken_for_it(
+        self, known: LatentMap, model: lab.CDVAE, folder: Path
+    ) -> None:
+        far = dataclasses.replace(known, latents=known.latents + 1)
+        view = LatentMapView(model, far, data_folder=folder, steps=STEPS)
+        view.choose(0, wait=True)
+        assert "decodes from its latent" in view._looks.words.value
+        view.close()
+
+
+class TestLassoAndExport:
+    def test_a_lasso_makes_a_table(self, view: LatentMapView, known: LatentMap, tmp_path: Path) -> None:
+        with pytest.raises(SettingError, match="table is empty"):
+            view.export_table(tmp_path / "t.csv")
+        # One message from the browser reaches every trace, in their order.
+        trace(view, WITHOUT)._dispatch_on_selection(points(1, 2), None)
+        trace(view, POINTS)._dispatch_on_selection(points(0, 5), None)
+        assert view.table.index.tolist() == [1, 2, 10, 15]
+        assert view.table["formula"].tolist() == [known.formulas[i] for i in (1, 2, 10, 15)]
+        assert view.table["heat_ref (eV/atom)"].isna().tolist() == [True, True, False, False]
+        written = list(csv.DictReader(view.export_table(tmp_path / "t.csv").read_text().splitlines()))
+        assert [row["id"] for row in written] == [known.ids[i] for i in (1, 2, 10, 15)]
+        assert float(written[2]["density (g/cm³)"]) == pytest.approx(float(known.density[10]), abs=1e-3)
+        view.clear()
+        assert len(view.table) == 0
+
+    def test_cifs_of_the_lasso(self, view: LatentMapView, known: LatentMap, tmp_path: Path) -> None:
+        view.select([3, 4, 50])
+        view.export_cifs(tmp_path, wait=True)
+        files = sorted(tmp_path.glob("*.cif"))
+        assert [f.stem for f in files] == sorted(f"{known.formulas[i]}_{known.ids[i]}_decoded" for i in (3, 4, 50))
+        assert all(len(Structure.from_file(f)) == 5 for f in files)
+        assert "3 of 3 CIFs" in view._status.value
+
+    def test_an_export_can_be_stopped(self, view: LatentMapView, tmp_path: Path) -> None:
+        view.select(range(100))
+        view.export_cifs(tmp_path)
+        view.stop()
+        assert view.wait(30)
+        assert "stopped: 0 of 100" in view._status.value
+        assert not list(tmp_path.glob("*.cif"))
+
+
+class TestLayers:
+    def test_a_path_of_latents_and_one_of_places(self, view: LatentMapView, known: LatentMap) -> None:
+        view.set_path("mine", known.latents[[4, 9]].float(), ["one", "two"])
+        line = trace(view, "mine")
+        np.testing.assert_allclose(line.x, known.xy[[4, 9], 0], atol=1e-5)
+        assert line.mode == "lines+markers"
+        assert "one" in line.text[0]
+        view.set_path("mine", xy=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        assert list(trace(view, "mine").x) == [1, 3, 5]
+        assert [box.description for box in view._looks.layers.children] == [TRAINING, "mine"]
+        view.remove("mine")
+        view.remove("mine")
+        assert [box.description for box in view._looks.layers.children] == [TRAINING]
+        assert "mine" not in {t.name for t in view.plot.figure.data}
+
+    def test_a_click_on_a_layer(self, view: LatentMapView, known: LatentMap, srtio3: lab.Crystals) -> None:
+        view.set_layer("shown", xy=[[1.0, 2.0]], crystals=srtio3)
+        view._click(Hit((1.0, 2.0), "shown", 0))
+        assert torch.equal(view.selection.pick.crystal.atomic_numbers, srtio3.atomic_numbers)
+        view.set_layer("decoded", known.latents[:3].float())
+        trace(view, "decoded")._dispatch_on_click(points(2), None)
+        assert view.wait(30)
+        assert torch.equal(view.selection.pick.z, known.latents[[2]].float())
+
+    def test_a_layer_can_be_hidden_and_stays_so(self, view: LatentMapView) -> None:
+        view.set_layer("mine", xy=[[1.0, 2.0]])
+        training, mine = view._looks.layers.children
+        training.value = mine.value = False
+        view.colour = "density"
+        assert not trace(view, POINTS).visible
+        assert not trace(view, "mine").visible
+        training.value = True
+        assert trace(view, POINTS).visible
+
+    def test_refusals(self, view: LatentMapView, known: LatentMap) -> None:
+        with pytest.raises(SettingError, match="either z"):
+            view.set_path("p")
+        with pytest.raises(SettingError, match="either z"):
+            view.set_path("p", known.latents[:2].float(), xy=[[0.0, 0.0]])
+        with pytest.raises(SettingError, match="name of the map's own"):
+            view.set_layer(GRID, xy=[[0.0, 0.0]])
+        with pytest.raises(SettingError, match="5 dimensions"):
+            view.set_layer("l", torch.zeros(1, 5))
+
+    def test_generated_crystals(self, view: LatentMapView, model: lab.CDVAE) -> None:
+        view.generate(3, seed=2, wait=True)
+        made = lab.last(lab.denoise(model, n=3, seed=2, steps=STEPS))
+        assert len(trace(view, "generated").x) == 3
+        trace(view, "generated")._dispatch_on_click(points(1), None)
+        assert torch.equal(view.selection.pick.crystal.frac_coords, made.crystals[1].trim().frac_coords)
+        assert torch.equal(view.selection.pick.z, made.z[[1]])
+
+
+class TestOwnCrystals:
+    def test_they_are_placed_and_the_broken_one_is_named(self, view: LatentMapView, tmp_path: Path) -> None:
+        before = view.map.xy.clone()
+        (tmp_path / "broken.cif").write_text("data_x\n")
+        good = [lab.asset_path(f"examples/{name}.cif") for name in ("SrTiO3", "KTaO3")]
+        with pytest.raises(CrystalError, match=r"broken\.cif"):
+            view.add_own([good[0], tmp_path / "broken.cif", good[1]])
+        placed = trace(view, "own crystals")
+        expected = view.map.place(lab.encode(view.model, good))
+        np.testing.assert_allclose(np.stack([placed.x, placed.y], 1), expected, atol=1e-5)
+        assert "SrTiO3" in placed.text[0]
+        assert torch.equal(view.map.xy, before)
+
+    def test_uploads(self, view: LatentMapView) -> None:
+        content = lab.asset_path("examples/BaTiO3.cif").read_bytes()
+        one = {"name": "mine.cif", "type": "", "size": len(content), "content": memoryview(content)}
+        view.add_own(Upload.of([one]))
+        assert "BaTiO3 (mine.cif)" in trace(view, "own crystals").text[0]
+        assert view.selection.pick.name == "BaTiO3 (own crystals)"
+
+    def test_one_that_the_model_does_not_take(self, view: LatentMapView) -> None:
+        with pytest.raises(CrystalError, match="diamond"):
+            view.add_own(lab.asset_path("examples/diamond.cif"))
+
+
+class TestLooks:
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_the_figure_follows_the_theme_and_keeps_the_place(self, view: LatentMapView, theme: str) -> None:
+        view.plot.page.dark = theme == "light"
+        view.plot.figure.update_layout(xaxis_range=[1.0, 2.0], yaxis_range=[3.0, 4.0])
+        view.plot.page.dark = theme == "dark"
+        assert view.plot.figure.layout.font.color == THEMES[theme].ink
+        assert view.plot.figure.layout.xaxis.range == (1.0, 2.0)
+
+    def test_closer_the_net_is_finer(self, view: LatentMapView) -> None:
+        coarse = trace(view, GRID)
+        assert coarse.x.max() - coarse.x.min() > 4
+        view.plot.figure.update_layout(xaxis_range=[4.0, 5.0], yaxis_range=[4.0, 5.0])
+        fine = trace(view, GRID)
+        assert fine.x.max() - fine.x.min() < 1.1
+        assert len(fine.x) > 1000
+
+    def test_colours(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
+        view._looks.colours.value = "num_atoms"  # always 5: the bar must have a width
+        assert trace(view, POINTS).marker.cmin < 5 < trace(view, POINTS).marker.cmax
+        view._looks.colours.value = "predicted"
+        values = model.predict_property(known.latents.float())
+        assert torch.allclose(torch.tensor(trace(view, POINTS).marker.color, dtype=torch.float32), values, atol=1e-4)
+        exec(view.code, {"model": model, "known": known})
+        with pytest.raises(SettingError, match="no such"):
+            view.colour = "no such"
+        # An element whose share is the same wherever it occurs.
+        same = next(e for e in known.elements if len(known.share(e)[known.share(e) > 0].unique()) == 1)
+        view.colour = same
+        assert trace(view, POINTS).marker.cmax - trace(view, POINTS).marker.cmin > 0.5
+
+    def test_what_others_choose_is_ringed(self, model: lab.CDVAE, known: LatentMap, srtio3: lab.Crystals) -> None:
+        selection = Selection()
+        view = LatentMapView(model, known, selection=selection)
+        selection.choose(Pick("theirs", srtio3))
+        [expected] = known.place(lab.encode(model, srtio3)).tolist()
+        assert view.plot._chosen == pytest.approx(tuple(expected), abs=1e-4)
+        assert "theirs" in view._looks.words.value
+        view.close()
+        selection.choose(Pick("later", srtio3))  # a closed one listens no more
+        assert "later" not in view._looks.words.value
+
+    def test_find(self, view: LatentMapView, known: LatentMap) -> None:
+        assert view.find(known.ids[33], wait=True) == [33]
+        assert view.table.index.tolist() == [33]
+        with pytest.raises(SettingError, match="no crystal"):
+            view.find("Xx9")
+
+    def test_a_picture_where_widgets_cannot_run(self, view: LatentMapView) -> None:
+        view.choose(1, wait=True)
+        assert "image/png" in view._repr_mimebundle_()
+
+
+class TestWhichMap:
+    def test_a_formula_is_found_in_any_order(self, known: LatentMap) -> None:
+        assert 5 in known.find("O2AuGaS")
+        assert known.find("o2") == []
+
+    def test_the_bundled_map_of_a_model(self, model: lab.CDVAE, random_dataset: lab.Dataset) -> None:
+        found = map_of(model)
+        assert found is not None
+        assert found.model == load_map("perov_5").model
+        other = lab.CDVAE.for_dataset(random_dataset, **SMALL)
+        assert map_of(other) is None
+        with pytest.raises(CheckpointError, match=r"LatentMap\.fit"):
+            LatentMapView(other)
+        with pytest.raises(CheckpointError, match="fingerprint"):
+            LatentMapView(other, found)
+
+    def test_height_out_of_range(self, model: lab.CDVAE) -> None:
+        with pytest.raises(SettingError, match="height"):
+            LatentMapView(model, height=20)

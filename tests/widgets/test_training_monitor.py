@@ -1,0 +1,269 @@
+"""The training monitor without a browser: `fit`'s own numbers, stops that lose nothing, errors with what is kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cdvae_lab as lab
+from cdvae_lab import figures
+from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
+from cdvae_lab.figures.training import smooth, smooth_log
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.training.loop import TrainingStep
+from cdvae_lab.training.losses import TERMS
+from cdvae_lab.widgets import Selection, TrainingMonitor
+from cdvae_lab.widgets.monitor.training_record import MOST_RECORDS, TrainingRecord, duration
+from tests.small_model import SMALL
+
+OPTIONS = {"steps": 12, "batch_size": 5, "warm_up": 2, "seed": 4}
+LOOKS = {"validate_every": 5, "crystals": 3, "decode_steps": 4}
+
+
+def new_model(dataset: Dataset) -> CDVAE:
+    return CDVAE.for_dataset(dataset, **SMALL)
+
+
+@pytest.fixture
+def monitor(random_dataset: Dataset) -> Iterator[TrainingMonitor]:
+    one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def uninterrupted(random_dataset: Dataset) -> list[TrainingStep]:
+    return list(lab.fit(new_model(random_dataset), random_dataset, **OPTIONS))
+
+
+def assert_same_weights(one: TrainingStep, other: TrainingStep) -> None:
+    """Bitwise, of the model, its average and the optimiser."""
+    for a, b in zip(one.run.params, other.run.params, strict=True):
+        assert torch.equal(a, b)
+        for key, value in one.run.optimizer.state[a].items():
+            assert torch.equal(value, other.run.optimizer.state[b][key])
+    assert all(torch.equal(a, b) for a, b in zip(one.run.average, other.run.average, strict=True))
+
+
+class TestTheRun:
+    def test_it_is_that_of_fit(self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep]) -> None:
+        monitor.run(wait=True)
+        assert_same_weights(monitor.step, uninterrupted[-1])
+        training = [row for row in monitor.records if "lr" in row]
+        assert [row["step"] for row in training] == list(range(1, 13))
+        for row, step in zip(training, uninterrupted, strict=True):
+            assert {name: row[name] for name in TERMS} == step.terms
+            assert row["lr"] == step.learning_rate
+
+    def test_stopped_at_every_step_and_gone_on_with_it_is_the_same(
+        self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep]
+    ) -> None:
+        monitor.run()
+        stops = 0
+        while not monitor.finished:
+            monitor.stop()
+            assert monitor.wait(20)
+            if not monitor.finished:
+                stops += 1
+                monitor.go_on()
+        assert stops > 5
+        assert_same_weights(monitor.step, uninterrupted[-1])
+        assert [row["step"] for row in monitor.records if "lr" in row] == list(range(1, 13))
+        assert [one.step for one in monitor.looked] == [5, 10, 12]
+
+    def test_a_saved_state_goes_on_in_another_monitor(
+        self, monitor: TrainingMonitor, random_dataset: Dataset, uninterrupted: list[TrainingStep], tmp_path: Path
+    ) -> None:
+        monitor.run()
+        monitor.stop()
+        assert monitor.wait(20)
+        at = monitor.step.step
+        assert 1 <= at < 12
+        path = monitor.save_state(tmp_path / "state.safetensors")
+        other = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+        other.load_state(path, wait=True)
+        assert_same_weights(other.step, uninterrupted[-1])
+        assert other.model is other.step.run.model
+        assert [row["step"] for row in other.records if "lr" in row] == list(range(at + 1, 13))
+        with pytest.raises(CheckpointError, match="no such file"):
+            other.load_state(tmp_path / "none.safetensors")
+        other.close()
+
+    def test_saving_in_a_run_does_not_change_it(
+        self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep], tmp_path: Path
+    ) -> None:
+        monitor.run()
+        while not monitor.records:
+            monitor.wait(0.02)
+        monitor.save_state(tmp_path / "state.safetensors")
+        monitor.save_model(tmp_path / "model.safetensors")
+        assert monitor.wait(20)
+        assert_same_weights(monitor.step, uninterrupted[-1])
+        model = lab.load(tmp_path / "model.safetensors")
+        assert model.metadata["data"]["name"] == "random"
+
+    def test_a_finished_run_gets_more_steps(self, monitor: TrainingMonitor, random_dataset: Dataset) -> None:
+        monitor.run(wait=True)
+        monitor._looks.steps.value = 3
+        monitor.go_on(wait=True)
+        assert (monitor.step.step, monitor.step.num_steps) == (15, 15)
+        assert [row["step"] for row in monitor.records if "lr" in row] == list(range(1, 16))
+
+    def test_the_code_does_what_was_done(self, random_dataset: Dataset, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        start = new_model(random_dataset).save(tmp_path / "start.safetensors")
+        one = TrainingMonitor(start, random_dataset, **OPTIONS, **LOOKS)
+        one.run()
+        one.stop()
+        assert one.wait(20)
+        names: dict = {"data": random_dataset}
+        exec(one.code, names)
+        assert_same_weights(names["step"], one.step)
+        one.close()
+
+
+class TestWhatIsShown:
+    def test_crystals_come_back_with_what_the_metric_says(
+        self, monitor: TrainingMonitor, random_dataset: Dataset
+    ) -> None:
+        monitor.run(wait=True)
+        assert [one.step for one in monitor.looked] == [5, 10, 12]
+        assert [row["step"] for row in monitor.records if "val_types" in row] == [5, 10, 12]
+        last = monitor.looked[-1]
+        truth = random_dataset.crystals[:3]
+        again = lab.last(lab.reconstruct(monitor.averaged(), truth, steps=4)).crystals
+        assert torch.equal(again.frac_coords, last.crystals.frac_coords)
+        assert lab.metrics.reconstruction.reconstruction(truth, again).rms == last.rms
+        assert len(monitor._looks.view.current() or ()) == 6
+        assert len(monitor._looks.film.items) == 3
+        assert "crystals of the training set" in monitor._looks._caption.value.replace("of the", "of the")
+
+    def test_the_curves_have_a_faint_and_a_smooth_line_and_a_learning_rate(self, monitor: TrainingMonitor) -> None:
+        monitor.run(wait=True)
+        figure = figures.training_curve(monitor.records)
+        names = [trace.name for trace in figure.data]
+        assert names[-1] == "learning rate"
+        assert len(names) == 3 * len(TERMS) + 1
+        raw, smoothed = figure.data[0], figure.data[1]
+        assert raw.opacity < 0.5
+        np.testing.assert_allclose(smoothed.y, np.exp(smooth(np.log(np.asarray(raw.y)))))
+        assert {axis.type for axis in figure.select_yaxes()} == {"log"}
+
+    def test_smoothing_keeps_a_constant_and_passes_over_gaps(self) -> None:
+        np.testing.assert_allclose(smooth_log(np.array([0.0, 4.0, -1.0, 4.0]))[1:], 4.0)
+        np.testing.assert_allclose(smooth(np.array([2.0, np.nan, 2.0, 2.0])), 2.0)
+        # against the definition, weights (1 - 2 / 6)^age
+        values, keep = np.array([1.0, 5.0, 3.0]), 1 - 2 / 6
+        weights = keep ** np.array([2.0, 1, 0])
+        assert smooth(values, span=5)[-1] == pytest.approx((values * weights).sum() / weights.sum())
+
+    def test_a_chosen_crystal_goes_to_the_selection(self, random_dataset: Dataset) -> None:
+        selection = Selection()
+        one = TrainingMonitor(new_model(random_dataset), random_dataset, selection=selection, **OPTIONS, **LOOKS)
+        with pytest.raises(SettingError, match="nothing has come back"):
+            one.choose()
+        one.run(wait=True)
+        one._looks.crystal.value = 1
+        pick = one.choose()
+        assert selection.pick is pick
+        n = int(one.looked[-1].crystals[1].num_atoms)
+        assert int(pick.crystal.num_atoms) == n
+        one.close()
+
+    def test_long_runs_are_thinned(self, uninterrupted: list[TrainingStep]) -> None:
+        record = TrainingRecord()
+        record.resume()
+        for number in range(1, 4 * MOST_RECORDS + 1):
+            step = uninterrupted[0].__class__(
+                **{**vars(uninterrupted[0]), "step": number, "num_steps": 4 * MOST_RECORDS}
+            )
+            record.note(step)
+        assert MOST_RECORDS <= len(record.records) <= 2 * MOST_RECORDS
+        assert record.done == 4 * MOST_RECORDS
+        assert record.left(step) == 0
+        assert record.rate(10) == pytest.approx(10 * record.done / record.training)
+
+    def test_time_left_in_words(self) -> None:
+        assert [duration(x) for x in (45, 200, 7800, float("nan"))] == ["45 s", "3 min", "2 h 10 min", "some time"]
+
+
+class TestErrors:
+    def test_a_loss_that_is_not_finite_is_told_with_what_is_kept(self, random_dataset: Dataset, tmp_path: Path) -> None:
+        one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+        one.run()
+        while not one.records:
+            one.wait(0.02)
+        path = one.save_state(tmp_path / "state.safetensors")
+        one.stop()
+        one.wait(20)
+        with torch.no_grad():
+            next(one.step.run.model.parameters())[6:9].fill_(torch.inf)
+        one.go_on()
+        assert one.wait(20)
+        assert isinstance(one._worker.error, NonFiniteLossError)
+        assert "NonFiniteLossError" in one._status.value
+        assert "Save model" in one._status.value
+        assert str(path) in one._status.value
+        assert not one.can_go_on
+        one.load_state(path, wait=True, lr=1e-4, final_lr=1e-5)
+        assert one.step.step == 12
+        assert one.step.run.settings.lr == 1e-4
+        one.close()
+
+    def test_another_error_leaves_the_run_as_it_is(
+        self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("cdvae_lab.widgets.monitor.view.reconstruct", lambda *a, **k: itertools.repeat(1 / 0))
+            monitor.run()
+            assert monitor.wait(20)
+        assert "ZeroDivisionError" in monitor._status.value
+        assert monitor.step.step == 5
+        monitor.go_on(wait=True)
+        assert_same_weights(monitor.step, uninterrupted[-1])
+
+    def test_refused_at_once(self, random_dataset: Dataset, tmp_path: Path) -> None:
+        model = new_model(random_dataset)
+        for options, message in (
+            ({"epochs": 1, "steps": 3}, "not as both"),
+            ({"validate_every": 0}, "at least 1"),
+            ({"final_lr": 5.0}, "final_lr"),
+            ({"colour": 1}, "no setting colour"),
+        ):
+            with pytest.raises(SettingError, match=message):
+                TrainingMonitor(model, random_dataset, **options)
+        with pytest.raises(DatasetError):
+            TrainingMonitor(model, tmp_path)
+        with pytest.raises(DatasetError, match="6 atoms"):
+            TrainingMonitor(CDVAE.for_dataset(random_dataset[:1], **SMALL), random_dataset)
+
+
+class TestWhereItStarts:
+    def test_a_folder_a_config_and_epochs(self, tmp_path: Path, srtio3: lab.Crystals) -> None:
+        srtio3.write_cif(tmp_path, ["a"])
+        srtio3.replace(lattice=1.03 * srtio3.lattice).write_cif(tmp_path, ["b"])
+        config = lab.CDVAEConfig(max_atoms=5, **SMALL)
+        one = TrainingMonitor(config, tmp_path, epochs=3, batch_size=2, crystals=1, decode_steps=3)
+        assert one.validation is None
+        one.run(wait=True)
+        assert one.step.num_steps == 3
+        names: dict = {}
+        exec(one.code, names)
+        assert_same_weights(names["step"], one.step)
+        one.close()
+
+    def test_the_named_data_keep_crystals_away_and_a_small_model_is_made(self) -> None:
+        one = TrainingMonitor(steps=2, crystals=2, decode_steps=3)
+        assert one.validation is not None
+        assert not set(one.validation.formulas) & set(one.dataset.formulas)
+        one.run(wait=True)
+        assert one.step.run.settings.lr == 5e-3
+        bundle = one._repr_mimebundle_()
+        assert "image/png" in bundle
+        one.close()

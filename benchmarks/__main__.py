@@ -8,6 +8,7 @@ kind of machine, where it was measured.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -85,27 +86,27 @@ def milliseconds(advance: Callable[[], object], device: torch.device, warm_up: i
     return statistics.median(times)
 
 
-def training(device: torch.device, fuse: bool) -> tuple[float, float]:
+def training(device: torch.device, compile: bool) -> tuple[float, float]:
     """Crystals per second at batch 512 and milliseconds a step, batches and noise included."""
     data = dataset(perovskites(4096))
     model = lab.CDVAE.for_dataset(data).to(device)
     on_gpu = device.type == "cuda"
     warm_up, blocks, each = (20, 7, 100) if on_gpu else (2, 5, 2)
-    steps = lab.fit(model, data, steps=warm_up + blocks * each + 1, batch_size=512, fuse=fuse)
+    steps = lab.fit(model, data, steps=warm_up + blocks * each + 1, batch_size=512, compile=compile)
     step = milliseconds(lambda: next(steps), device, warm_up, blocks, each)
     return 512 / step * 1e3, step
 
 
-def denoising(device: torch.device, atoms: int, batch: int, fuse: bool) -> float:
+def denoising(device: torch.device, atoms: int, batch: int, compile: bool) -> float:
     """Milliseconds per denoising step, everything included."""
     crystals = perovskites(batch) if atoms == 5 else diamonds(batch)
     model = lab.CDVAE.for_dataset(dataset(crystals)).to(device).eval().requires_grad_(False)
     warm_up, blocks, each = (10, 7, 100) if device.type == "cuda" else (3, 7, 10 if batch > 16 else 40)
-    frames: Iterator = lab.reconstruct(model, crystals, steps=warm_up + blocks * each + 2, fuse=fuse)
+    frames: Iterator = lab.reconstruct(model, crystals, steps=warm_up + blocks * each + 2, compile=compile)
     # An untrained model could draw another number of atoms: only frames with the right one are measured.
     start = next(frames)
     sized = crystals.replace(atomic_numbers=torch.full_like(crystals.atomic_numbers, 6)).to(device)
-    frames = lab.denoise(model, frame=lab.denoising.replace(start, crystals=sized), fuse=fuse)
+    frames = lab.denoise(model, frame=dataclasses.replace(start, crystals=sized), compile=compile)
     return milliseconds(lambda: next(frames), device, warm_up, blocks, each)
 
 
@@ -130,11 +131,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument(
-        "--fuse", action="store_true", help="compile with torch.compile (the default on a GPU, for both)"
+        "--compile", action="store_true", help="compile with torch.compile (the default on a GPU, for both)"
     )
     options = parser.parse_args()
     device = torch.device(options.device)
-    fuse_variants = [False, True] if device.type == "cuda" or options.fuse else [False]
+    compile_variants = [False, True] if device.type == "cuda" or options.compile else [False]
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{name}, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
     reference = REFERENCE[options.device]
@@ -150,15 +151,15 @@ def main() -> None:
     report("import cdvae_lab", light, "s", None, None)
     report("import cdvae_lab and what a model needs", whole, "s", None, None)
     report("the same / import torch", whole / torch_only, "", None, None)
-    for fuse in fuse_variants:
-        note = ", compiled" if fuse else ""
-        rate, step = training(device, fuse)
+    for compile in compile_variants:
+        note = ", compiled" if compile else ""
+        rate, step = training(device, compile)
         report(f"training, 512 perovskites a step{note}", step, "ms/step", None, None)
         report(f"training throughput{note}", rate, "crystals/s", reference["training"], rate / reference["training"])
-    for (atoms, batch), fuse in itertools.product(SIZES[options.device], fuse_variants):
-        step = denoising(device, atoms, batch, fuse)
+    for (atoms, batch), compile in itertools.product(SIZES[options.device], compile_variants):
+        step = denoising(device, atoms, batch, compile)
         theirs = reference[atoms, batch]
-        note = ", compiled" if fuse else ""
+        note = ", compiled" if compile else ""
         report(f"denoising step, {batch} crystals of {atoms} atoms{note}", step, "ms/step", theirs, theirs / step)
     if device.type == "cuda":
         report("peak GPU memory", torch.cuda.max_memory_allocated() / 2**20, "MiB", None, None)

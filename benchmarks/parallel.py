@@ -5,7 +5,7 @@
 All is measured in one run: first process 0 works alone, with the batch and with what would be its share of it, and then
 all of them together. The crystals are made here and the model is untrained, so that neither data nor a checkpoint is
 needed; as large as for MP-20 by default. On a GPU torch.compile takes some two minutes of it, a minute for each size of
-batch, which `--no-fuse` leaves out.
+batch, which `--no-compile` leaves out.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Bench:
         self.options, self.processes = options, processes
         fabric = processes.fabric
         self.device = torch.device(options.device) if fabric is None else fabric.device
-        self.fuse = self.device.type == "cuda" if options.fuse is None else options.fuse
+        self.compile = self.device.type == "cuda" if options.compile is None else options.compile
         crystals = made(options.crystals, options.sites) if options.data is None else Crystals.load_npz(options.data)
         self.data = dataset(crystals.to(dtype=torch.float32))
         self.rows: list[dict] = []
@@ -92,14 +92,14 @@ class Bench:
         Args:
             ready: called between warming up and measuring.
         """
-        if self.fuse:
+        if self.compile:
             torch._dynamo.reset()  # or it would compile for any size of batch what is faster for this one
         o = self.options
         settings = {"hidden_dim": o.width, "num_neighbors": 0}
         settings |= {} if o.blocks is None else {"encoder_blocks": o.blocks, "decoder_blocks": o.blocks}
         model = CDVAE.for_dataset(self.data, **settings).to(self.device)
         fabric = self.processes.fabric if together else None
-        steps = fit(model, self.data, steps=10**6, batch_size=batch, fuse=self.fuse, fabric=fabric)
+        steps = fit(model, self.data, steps=10**6, batch_size=batch, compile=self.compile, fabric=fabric)
         for _ in range(WARM_UP - 1):
             next(steps)
         losses = next(steps).losses.cpu()
@@ -139,14 +139,14 @@ class Bench:
         """Training alone, with the batch and with the share of it that a process gets; then all together."""
         size, meet = self.processes.size, self.processes.total
         share = batch // size
-        self.say(f"training with batches of {batch}, {'compiled' if self.fuse else 'not compiled'}")
+        self.say(f"training with batches of {batch}, {'compiled' if self.compile else 'not compiled'}")
         whole = part = math.nan
         if self.processes.first:
             whole = self.report(f"training, batch {batch}", 1, self.training(batch, together=False, ready=meet))
             if size > 1:
                 part = self.report(f"training, batch {share}", 1, self.training(share, together=False))
         else:
-            if self.fuse:
+            if self.compile:
                 self.training_once(share)  # what a process compiles is for its own device; this one has time now
             meet()
         meet()
@@ -180,7 +180,7 @@ class Bench:
                 # An untrained model would make crystals of any size.
                 atoms = torch.full((batch,), o.sites, device=self.device)
                 frame = start(model, z.to(self.device), numbers, 0, schedule, num_atoms=atoms)
-                positions.append(last(denoise(model, frame=frame, fuse=False)).crystals.frac_coords)
+                positions.append(last(denoise(model, frame=frame, compile=False)).crystals.frac_coords)
             return torch.stack(positions).cpu()
 
         generate(range(1), 8)
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=20, help="atoms of a crystal (default %(default)s)")
     parser.add_argument("--crystals", type=int, default=8192, help="in the data set (default %(default)s)")
     parser.add_argument("--data", type=Path, help="train on the crystals of this .npz file instead")
-    parser.add_argument("--fuse", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     parser.add_argument("--seconds", type=float, default=3.0, help="each measurement of training takes")
     parser.add_argument("--generation-batch", type=int, default=1024)
     parser.add_argument("--generation-steps", type=int, default=50, help="calls; 0 leaves generation out")

@@ -76,13 +76,13 @@ def clock(device: torch.device) -> float:
 
 
 def decode(
-    model: CDVAE, crystals: Crystals, schedule: Schedule, first: int, fuse: bool
+    model: CDVAE, crystals: Crystals, schedule: Schedule, first: int, compile: bool
 ) -> tuple[Crystals, float, float]:
     """One batch: the decoded crystals, seconds at the pace that its calls have once the first of them have prepared
     everything, and seconds that it really took."""
     started = settled = clock(model.device)
     frame = None
-    for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, fuse=fuse):
+    for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, compile=compile):
         if frame.step == SETTLED:
             settled = clock(model.device)
     ended = clock(model.device)
@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> None:
     truth, ids, data = read_truth(options, model)
     batches = [range(i, min(i + options.batch_size, len(truth))) for i in range(0, len(truth), options.batch_size)]
     about = {"model": fingerprint(model), "data": data, "crystals": len(truth), "batch_size": options.batch_size}
-    about |= {"fuse": bool(options.fuse), "device": device_name(model.device), "torch": str(torch.__version__)}
+    about |= {"compile": bool(options.compile), "device": device_name(model.device), "torch": str(torch.__version__)}
     path = options.out / "times.json"
     times = json.loads(path.read_text()) if path.is_file() else {"about": about, "settings": {}}
     if other := [name for name, value in about.items() if times["about"].get(name) != value]:
@@ -113,13 +113,13 @@ def measure(options: argparse.Namespace) -> None:
             continue
         if not warm:
             for rows in (batches[0], batches[-1]):
-                frames = reconstruct(model, truth[rows].trim(), sampler=schedule, fuse=bool(options.fuse))
+                frames = reconstruct(model, truth[rows].trim(), sampler=schedule, compile=bool(options.compile))
                 for _ in itertools.islice(frames, SETTLED + 4):
                     pass
             warm = True
         parts, steady, whole = [], 0.0, 0.0
         for rows in batches:
-            part, *seconds = decode(model, truth[rows].trim(), schedule, rows[0], bool(options.fuse))
+            part, *seconds = decode(model, truth[rows].trim(), schedule, rows[0], bool(options.compile))
             parts.append(part)
             steady, whole = steady + seconds[0], whole + seconds[1]
         header = {"model": about["model"], "data": data, "ids": ids, "sampler": coefficients(schedule), "seed": 0}

@@ -10,7 +10,7 @@ from cdvae_lab.io import assets
 from cdvae_lab.io.convert import read
 from cdvae_lab.metrics.validity import smallest_distance, structure_validity
 
-# Space group, density in g/cm^3, bonded neighbours of each atom, shortest bond in Å. The densities are those of
+# Space group, density in g/cm^3, bonded neighbors of each atom, shortest bond in Å. The densities are those of
 # handbooks; bct-C4, which was never weighed, is somewhat less dense than diamond.
 CARBON = {
     "diamond": (227, 3.515, 4, 1.545),
@@ -20,21 +20,21 @@ CARBON = {
 }
 
 
-@pytest.mark.parametrize(("name", "group", "density", "neighbours", "bond"), [(k, *v) for k, v in CARBON.items()])
-def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neighbours: int, bond: float) -> None:
+@pytest.mark.parametrize(("name", "group", "density", "neighbors", "bond"), [(k, *v) for k, v in CARBON.items()])
+def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neighbors: int, bond: float) -> None:
     path = assets.asset_path(f"examples/{name}.cif")
     structure = Structure.from_file(path)
     assert {e.symbol for e in structure.composition.elements} == {"C"}
     assert structure.get_space_group_info(symprec=1e-3)[1] == group
     assert structure.density == pytest.approx(density, abs=0.05)
     bonds = structure.get_all_neighbors(1.7)
-    assert {len(around) for around in bonds} == {neighbours}
+    assert {len(around) for around in bonds} == {neighbors}
     assert min(n.nn_distance for around in bonds for n in around) == pytest.approx(bond, abs=0.03)
     # Trigonal or nearly tetrahedral, but for the squares of bct-C4.
     first = np.array([n.coords - structure[0].coords for n in bonds[0]])
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    angles = np.degrees(np.arccos((first @ first.T)[np.triu_indices(neighbours, 1)]))
-    ideal = 120 if neighbours == 3 else 109.47
+    angles = np.degrees(np.arccos((first @ first.T)[np.triu_indices(neighbors, 1)]))
+    ideal = 120 if neighbors == 3 else 109.47
     assert angles.mean() == pytest.approx(ideal, abs=2.5)
 
     crystal = read(path)

@@ -38,7 +38,7 @@ def read_report(path: Path, task: str, data: str) -> dict[str, Any]:
         about = report["task"], report["data"], report["split"], report["finished"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(f"{file}: no report of `cdvae-lab evaluate` can be read here ({error!r})") from error
-    # Optimisation compares with percentiles, not with crystals, so its reports name no split.
+    # Optimization compares with percentiles, not with crystals, so its reports name no split.
     split = "" if task == "optimization" else "test"
     if about != (task, data, split, True):
         raise SettingError(

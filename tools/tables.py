@@ -27,7 +27,7 @@ HEADS = {
         "elements, of 10,000 crystals against the test file."
     ),
     "optimization": (
-        "**Property optimisation**: the share of starting points whose best valid decoding is among the best 5, 10 and "
+        "**Property optimization**: the share of starting points whose best valid decoding is among the best 5, 10 and "
         "15 % of the training set."
     ),
 }

@@ -23,7 +23,7 @@ def add_info(commands: Any) -> None:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Say what a model was trained on, its sizes, settings, scores and licence."""
+    """Say what a model was trained on, its sizes, settings, scores and license."""
     model = load(args.model)
     if args.json:
         print(json.dumps({"config": vars(model.config), "metadata": model.metadata}, indent=2))
@@ -51,11 +51,11 @@ def lines(model: CDVAE) -> list[tuple[str, str]]:
             ("property", f"{data['property']}{unit}, {data['labels']:,} labels" if data["property"] else "none")
         )
         found.append(("source", data["source"]))
-        found.append(("licence", f"of the data: {data['licence']}"))
+        found.append(("license", f"of the data: {data['license']}"))
     found.append(("crystals", f"up to {c.max_atoms} atoms of {len(symbols)} elements: {' '.join(symbols)}"))
     noise = f"{c.sigma_max:g} to {c.sigma_min:g} Å in coordinates"
     found.append(("noise", f"{noise}, {c.type_sigma_max:g} to {c.type_sigma_min:g} in types"))
-    found.append(("neighbours", f"{c.num_neighbors or 'all'} within {c.cutoff:g} Å"))
+    found.append(("neighbors", f"{c.num_neighbors or 'all'} within {c.cutoff:g} Å"))
     found.append(("prior", prior_of(model)))
     if "steps" in about:
         fit = about.get("fit", {})
@@ -94,7 +94,7 @@ def add_export(commands: Any) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model to release of a training state: averaged weights without the optimiser, and where they come from."""
+    """Make a model to release of a training state: averaged weights without the optimizer, and where they come from."""
     if strange := [note for note in args.note if "=" not in note]:
         raise SettingError(f"--note {strange[0]}: give it as KEY=TEXT")
     _, _, header = read_tensors(args.state, "training state", STATE_VERSION)

@@ -62,7 +62,7 @@ def add_data(parser: argparse.ArgumentParser, split: str) -> None:
         f"part of the data (default %(default)s); {datasets.JOINED}: of carbon_24 train with most of val, on which its "
         "bundled model was trained"
     ))  # fmt: skip
-    group.add_argument("--property", metavar="COLUMN", help="column with the label (default: the set's own)")
+    group.add_argument("--label", metavar="COLUMN", help="column with the label (default: the set's own)")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N crystals (default: all)")
     group.add_argument("--cache", type=Path, metavar="FOLDER", help="for parsed files (default: the user's cache)")
 
@@ -84,8 +84,8 @@ def read_data(
         if args.split == datasets.JOINED:
             if name != "carbon_24":
                 raise SettingError(f"--split {datasets.JOINED}: only carbon_24 has it; give train, val or test")
-            if args.property is not None:
-                raise SettingError(f"--property: --split {datasets.JOINED} has its own label; leave it out")
+            if args.label is not None:
+                raise SettingError(f"--label: --split {datasets.JOINED} has its own label; leave it out")
             both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache, progress=speaks)
             chosen = both[1 if split == "val" else 0]
             return chosen[: limit or args.limit or len(chosen)]
@@ -93,7 +93,7 @@ def read_data(
             name,
             split or args.split,
             folder=args.folder,
-            property=args.property,
+            label=args.label,
             cache=args.cache,
             progress=speaks,
             limit=limit or args.limit,
@@ -104,7 +104,7 @@ def add_device(parser: Any) -> None:
     """Where to compute."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
-        "--fuse",
+        "--compile",
         action=argparse.BooleanOptionalAction,
         help="compile with torch.compile: slower to start, for long runs (default: training on a GPU only)",
     )

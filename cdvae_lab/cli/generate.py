@@ -174,7 +174,7 @@ def consecutive(numbers: list[int], most: int) -> Iterator[range]:
 def _frames(
     model: CDVAE, args: argparse.Namespace, schedule: Schedule, prior: LatentPrior, runs: list[range]
 ) -> Iterator[DenoisingFrame]:
-    settings: dict[str, Any] = {"seed": args.seed, "sampler": schedule, "prior": prior, "fuse": bool(args.fuse)}
+    settings: dict[str, Any] = {"seed": args.seed, "sampler": schedule, "prior": prior, "compile": bool(args.compile)}
     for run in runs:
         yield from denoise(model, n=len(run), first_number=run[0], **settings)
 
@@ -183,7 +183,7 @@ def _tried(
     model: CDVAE, args: argparse.Namespace, schedule: Schedule, prior: LatentPrior, runs: list[range]
 ) -> Iterator[Decoded]:
     settings: dict[str, Any] = {"tries": args.tries, "within": args.within, "batch_size": args.batch_size}
-    settings |= {"seed": args.seed, "sampler": schedule, "fuse": bool(args.fuse)}
+    settings |= {"seed": args.seed, "sampler": schedule, "compile": bool(args.compile)}
     for run in runs:
         z, atoms = draw(prior, args.seed, torch.tensor(run, device=model.device))
         yield from decode(model, z.to(model.lattice_mean.dtype), first_number=run[0], atomic_numbers=atoms, **settings)

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         claim_folder(args.out, claim)
         # Seconds, for hours of decoding, and the same again: not kept.
         stops = [step for step in progress(steps) if step.round_finished]
-    decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "fuse": bool(args.fuse)}
+    decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "compile": bool(args.compile)}
     for number, stop in enumerate(stops):
         store = args.out / f"decoded_{number:03d}.npz"
         if not store.is_file():

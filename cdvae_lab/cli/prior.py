@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument("data", metavar="DATA", help="the data that it was trained on, as for `cdvae-lab train`")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model with its prior")
     parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
-    parser.add_argument("--steps", type=int, default=10000, metavar="N", help="optimiser steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=10000, metavar="N", help="optimizer steps (default %(default)s)")
     parser.add_argument("--composition-steps", type=int, default=0, metavar="N", help=(
         "first fit a model of the data's compositions for so many steps, from which the prior draws a composition and "
         "then z given it: for data of many compositions (default 0: no such model)"

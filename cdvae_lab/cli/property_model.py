@@ -23,7 +23,7 @@ NETWORK = {
     "hidden_dim": "width of the network",
     "blocks": "message-passing blocks",
     "num_radial": "radial functions of a distance",
-    "cutoff": "of the neighbour graph, Å",
+    "cutoff": "of the neighbor graph, Å",
     "num_neighbors": "nearest periodic images an atom sees, at most; 0: all within the cutoff",
 }
 
@@ -96,7 +96,7 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
     if validation is not None:
         error, labels = mean_absolute_error(model, validation)
         model.metadata["validation"] = {"mean_absolute_error": error, "labels": labels}
-        unit = f" {dataset.property_unit}" if dataset.property_unit else ""
+        unit = f" {dataset.label_unit}" if dataset.label_unit else ""
         said = f"mean absolute error {error:.4f}{unit} on {labels:,} validation labels; "
     model.save(args.out, half=args.half)
     state.unlink()
@@ -106,8 +106,8 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
 
 def mean_absolute_error(model: PropertyModel, dataset: Dataset) -> tuple[float, int]:
     """Of the property in its own unit, over the crystals that have a label; and how many those are."""
-    wrong = (model(dataset.crystals) - dataset.property).abs()
-    wrong = wrong[torch.isfinite(dataset.property)]
+    wrong = (model(dataset.crystals) - dataset.labels).abs()
+    wrong = wrong[torch.isfinite(dataset.labels)]
     return float(wrong.mean()), len(wrong)
 
 

@@ -215,7 +215,7 @@ def _frames(
             seed=args.seed,
             sampler=schedule,
             first_number=batch.start,
-            fuse=bool(args.fuse),
+            compile=bool(args.compile),
         )
 
 
@@ -234,7 +234,7 @@ def _tried(
             sampler=schedule,
             first_number=batch.start,
             batch_size=args.batch_size,
-            fuse=bool(args.fuse),
+            compile=bool(args.compile),
         ):
             if state.finished and args.withhold is not None:
                 # Without positions a crystal is invalid, and matches nothing.

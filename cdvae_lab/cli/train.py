@@ -28,7 +28,7 @@ from cdvae_lab.training.loop import STATE_VERSION, FitSettings, TrainingStep, fi
 from cdvae_lab.training.losses import LossWeights
 
 FIT = {
-    "steps": "optimiser steps of the whole run; the learning rate's schedule ends there",
+    "steps": "optimizer steps of the whole run; the learning rate's schedule ends there",
     "batch_size": "crystals a step",
     "lr": "highest learning rate, after the warm-up",
     "final_lr": "learning rate at the end",
@@ -45,7 +45,7 @@ MODEL = {
     "decoder_blocks": "message-passing blocks of the decoder",
     "head_dim": "width of the heads",
     "num_radial": "radial functions of a distance",
-    "cutoff": "of the neighbour graph, Å",
+    "cutoff": "of the neighbor graph, Å",
     "num_neighbors": "nearest periodic images an atom sees, at most; 0: all within the cutoff",
     "encoder_sees_aggregates": "mu and log-variance also see number of atoms, lattice and composition",
     "sigma_max": "largest coordinate noise, Å",
@@ -139,7 +139,7 @@ def begin(
         epochs=args.epochs,
         checkpoint=checkpoint,
         checkpoint_every=args.checkpoint_every,
-        fuse=args.fuse,
+        compile=args.compile,
         device=arguments.device(args, processes),
         fabric=processes.fabric,
         **arguments.given(args, FitSettings),
@@ -172,9 +172,9 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """What a checkpoint says of the data that it was trained on."""
-    data = {name: getattr(dataset, name) for name in ("name", "split", "source", "licence")}
-    data |= {"crystals": len(dataset), "property": dataset.property_name, "property_unit": dataset.property_unit}
-    data["labels"] = int(torch.isfinite(dataset.property).sum())
+    data = {name: getattr(dataset, name) for name in ("name", "split", "source", "license")}
+    data |= {"crystals": len(dataset), "property": dataset.label_name, "property_unit": dataset.label_unit}
+    data["labels"] = int(torch.isfinite(dataset.labels).sum())
     return {"data": data, "version": cdvae_lab.__version__}
 
 

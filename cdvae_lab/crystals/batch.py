@@ -109,7 +109,7 @@ class Crystals:
 
     @property
     def crystal_index(self) -> Int[Tensor, " atoms"]:
-        """The crystal that each atom belongs to, for flat layouts (reads sizes: a synchronisation on a GPU)."""
+        """The crystal that each atom belongs to, for flat layouts (reads sizes: a synchronization on a GPU)."""
         return self.mask.nonzero()[:, 0]
 
     def replace(self, **fields: Tensor) -> Crystals:
@@ -135,7 +135,7 @@ class Crystals:
         )
 
     def trim(self) -> Crystals:
-        """The same crystals with no more sites than the largest needs (a synchronisation on a GPU)."""
+        """The same crystals with no more sites than the largest needs (a synchronization on a GPU)."""
         sites = int(self.num_atoms.max())
         return self.replace(frac_coords=self.frac_coords[:, :sites], atomic_numbers=self.atomic_numbers[:, :sites])
 

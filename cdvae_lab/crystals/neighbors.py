@@ -24,17 +24,17 @@ MAX_REACH = 60  # cells along one axis; a cell thinner than cutoff / 60 is not a
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The neighbours of every atom, nearest first.
+    """The neighbors of every atom, nearest first.
 
     Attributes:
-        index: the site of the neighbour in its crystal.
-        vector: from the atom to the image of its neighbour, Å.
+        index: the site of the neighbor in its crystal.
+        vector: from the atom to the image of its neighbor, Å.
         distance: its length, Å.
-        mask: True where there is a neighbour (the atom exists, and the image is within the cutoff).
+        mask: True where there is a neighbor (the atom exists, and the image is within the cutoff).
         radius: the distance at which the envelope of an atom's messages reaches zero, Å: the cutoff, or the
-            distance of the first image that was left out, whichever is smaller. No neighbour can enter or leave
+            distance of the first image that was left out, whichever is smaller. No neighbor can enter or leave
             the list without having no weight there, so the network does not jump, and a shell of equivalent
-            neighbours is never cut in the middle.
+            neighbors is never cut in the middle.
     """
 
     index: Int[Tensor, "crystals sites k"]
@@ -93,7 +93,7 @@ def nearest_neighbors(
     Args:
         crystals: positions need not be wrapped.
         images: of `periodic_images` for these lattices and at least this cutoff.
-        k: neighbours kept per atom; fewer exist for an isolated atom, see `Neighbors.mask`.
+        k: neighbors kept per atom; fewer exist for an isolated atom, see `Neighbors.mask`.
     """
     n, sites = crystals.atomic_numbers.shape
     mask = crystals.mask

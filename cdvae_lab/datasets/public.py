@@ -9,7 +9,7 @@ from typing import Any
 
 from cdvae_lab.errors import DatasetError
 
-# txie-93/cdvae at a fixed commit, MIT licence.
+# txie-93/cdvae at a fixed commit, MIT license.
 PUBLIC_URL = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
 
 GIT_IDS = {

@@ -42,7 +42,7 @@ UNITS = {
     "dir_gap": "eV",
     "e_above_hull": "eV/atom",
 }
-# name: (default property, what it is, licence)
+# name: (default property, what it is, license)
 PUBLIC = {
     "perov_5": (
         "heat_ref",
@@ -80,11 +80,11 @@ class Dataset:
         split: "train", "val", "test", "all", or several joined by "+".
         crystals: the crystals, Niggli-reduced and canonically oriented.
         ids: one id for each crystal.
-        property: the label of each crystal, in `property_unit`; NaN where there is none.
-        property_name: name of the label's column; empty without labels.
-        property_unit: unit of the label; empty if not known.
+        labels: the label of each crystal, in `label_unit`; NaN where there is none.
+        label_name: name of the label's column; empty without labels.
+        label_unit: unit of the label; empty if not known.
         source: where the data comes from.
-        licence: its licence, as far as known.
+        license: its license, as far as known.
         left_out: the rows or files that could not be used.
     """
 
@@ -92,11 +92,11 @@ class Dataset:
     split: str
     crystals: Crystals
     ids: tuple[str, ...]
-    property: Float[Tensor, " crystals"]
-    property_name: str
-    property_unit: str
+    labels: Float[Tensor, " crystals"]
+    label_name: str
+    label_unit: str
     source: str
-    licence: str
+    license: str
     left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
@@ -111,12 +111,12 @@ class Dataset:
             self,
             crystals=self.crystals[which],
             ids=tuple(self.ids[i] for i in chosen),
-            property=self.property[which],
+            labels=self.labels[which],
         )
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on another device."""
-        return replace(self, crystals=self.crystals.to(device), property=self.property.to(device))
+        return replace(self, crystals=self.crystals.to(device), labels=self.labels.to(device))
 
     @cached_property
     def elements(self) -> tuple[int, ...]:
@@ -138,19 +138,19 @@ class Dataset:
     def summary(self) -> str:
         """A few lines about the data set, for people."""
         atoms = self.crystals.num_atoms
-        labelled = torch.isfinite(self.property)
+        labeled = torch.isfinite(self.labels)
         lines = [
             f"{self.name} ({self.split}): {len(self):,} crystals of {int(atoms.min())} to {int(atoms.max())} atoms, "
             f"{len(self.elements)} elements"
         ]
-        if self.property_name:
-            text = f"{self.property_name}: {int(labelled.sum()):,} labelled"
-            if labelled.any():
-                values = self.property[labelled]
+        if self.label_name:
+            text = f"{self.label_name}: {int(labeled.sum()):,} labeled"
+            if labeled.any():
+                values = self.labels[labeled]
                 text += f", {values.min():.3f} to {values.max():.3f}, mean {values.mean():.3f}"
-                text += f" {self.property_unit}" if self.property_unit else ""
+                text += f" {self.label_unit}" if self.label_unit else ""
             lines.append(text)
-        lines.append(f"source: {self.source}; licence: {self.licence}")
+        lines.append(f"source: {self.source}; license: {self.license}")
         if self.left_out:
             lines.append(f"left out: {len(self.left_out)}")
             lines += [f"  {left.where}: {left.reason}" for left in self.left_out[:5]]
@@ -164,7 +164,7 @@ def load(
     split: str = "train",
     *,
     folder: str | Path | None = None,
-    property: str | None = None,
+    label: str | None = None,
     cache: str | Path | None = None,
     jobs: int | None = None,
     progress: bool = True,
@@ -179,7 +179,7 @@ def load(
         split: "train", "val" or "test". A user's own table is taken whole unless it has a column `split`; a folder
             of CIFs is always taken whole.
         folder: where `<name>/<split>.csv` or `<split>.csv` lies (or .csv.gz); None downloads the public files.
-        property: the column with the label; None takes the set's own (a user's table: no label).
+        label: the column with the label; None takes the set's own (a user's table: no label).
         cache: folder for parsed and downloaded files; None for the user's cache folder.
         jobs: processes that parse; None for all cores.
         progress: show progress bars.
@@ -201,13 +201,11 @@ def load(
     read = partial(_read_all, folder=cache / "parsed", jobs=jobs, progress=progress)
     name = str(name_or_path)
     if name == SYNTHETIC:
-        if property not in (None, SYNTHETIC_PROPERTY) or folder is not None:
-            raise SettingError(
-                f"{SYNTHETIC} is made, not read: leave folder out, and property too ({SYNTHETIC_PROPERTY})"
-            )
+        if label not in (None, SYNTHETIC_PROPERTY) or folder is not None:
+            raise SettingError(f"{SYNTHETIC} is made, not read: leave folder out, and label too ({SYNTHETIC_PROPERTY})")
         return _split_synthetic(split)[:limit]
     if name in PUBLIC:
-        default, source, licence = PUBLIC[name]
+        default, source, license = PUBLIC[name]
         path = (
             download.fetch(name, split, cache / "public", base_url=base_url, progress=progress)
             if folder is None
@@ -215,12 +213,12 @@ def load(
         )
         if folder is not None:
             source = f"{source}; read from {path.name}"
-        return _from_table(path, name, split, property or default, source, licence, read, limit, own=False)
+        return _from_table(path, name, split, label or default, source, license, read, limit, own=False)
     path = Path(name_or_path)
     if path.is_dir():
-        return _from_folder(path, property, read, limit)
+        return _from_folder(path, label, read, limit)
     if path.is_file() and path.name.lower().endswith((".csv", ".csv.gz")):
-        return _from_table(path, path.name, split, property, str(path), "the user's own", read, limit, own=True)
+        return _from_table(path, path.name, split, label, str(path), "the user's own", read, limit, own=True)
     if path.exists():
         raise DatasetError(f"{path}: is neither a folder of CIF files nor a .csv or .csv.gz table; give one of these")
     raise DatasetError(
@@ -290,7 +288,7 @@ def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str
 
 @remember
 def synthetic_perovskites(seed: int = 0) -> Dataset:
-    """Some thousands of ABX3 perovskites made from ionic radii, labelled with their electrostatic energy (eV/atom).
+    """Some thousands of ABX3 perovskites made from ionic radii, labeled with their electrostatic energy (eV/atom).
 
     Made anew in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
     `cdvae_lab.datasets.synthetic`.
@@ -349,7 +347,7 @@ def carbon_24_protocol(
         split="train+val",
         crystals=Crystals.cat([train.crystals, joining.crystals]),
         ids=train.ids + joining.ids,
-        property=torch.cat([train.property, joining.property]),
+        labels=torch.cat([train.labels, joining.labels]),
         left_out=train.left_out + joining.left_out,
     )
     return joined, choosing
@@ -405,7 +403,7 @@ def _labels(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
         return np.full(len(table), np.nan)
     if column not in table:
         raise DatasetError(
-            f"{where}: has no property column {column!r}; it has {', '.join(map(str, table))}. Pass one as property="
+            f"{where}: has no column {column!r}; it has {', '.join(map(str, table))}. Pass one as label="
         )
     try:
         values = table[column].astype(float).to_numpy()
@@ -428,7 +426,7 @@ def _from_table(
     split: str,
     column: str | None,
     source: str,
-    licence: str,
+    license: str,
     read: Reader,
     limit: int | None,
     own: bool,
@@ -446,7 +444,7 @@ def _from_table(
     table = table.iloc[:limit]
     # The header is line 1; a CIF spans many lines, so rows are counted, not lines.
     places = [f"row {i + 1}" for i in table.index]
-    property = _labels(table, column, str(path))  # before any parsing: a misspelt column should cost nothing
+    labels = _labels(table, column, str(path))  # before any parsing: a misspelt column should cost nothing
     texts = table["cif"].fillna("").tolist()
     crystals, kept, left_out = read(texts, places, str(path))
     ids = table["material_id"].fillna("").tolist() if "material_id" in table else [str(i) for i in table.index]
@@ -455,11 +453,11 @@ def _from_table(
         split,
         crystals,
         tuple(ids[i] for i in kept),
-        torch.from_numpy(property[kept]).to(torch.float32),
+        torch.from_numpy(labels[kept]).to(torch.float32),
         column or "",
         UNITS.get(column or "", ""),
         source,
-        licence,
+        license,
         left_out,
     )
 
@@ -473,7 +471,7 @@ def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | No
             f"{folder}: holds no .cif files; give the folder that does, or a .csv table with a column cif"
         )
     labels_path = folder / "labels.csv"
-    property = np.full(len(files), np.nan)
+    labels = np.full(len(files), np.nan)
     if labels_path.is_file():
         table = pd.read_csv(labels_path, dtype={"file": str})
         if "file" not in table:
@@ -481,11 +479,11 @@ def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | No
         values = dict(
             zip(table["file"].str.removesuffix(".cif"), _labels(table, column, str(labels_path)), strict=True)
         )
-        property = np.array([values.get(p.stem, np.nan) for p in files])
+        labels = np.array([values.get(p.stem, np.nan) for p in files])
     elif column is not None:
         raise DatasetError(
-            f"{labels_path}: no such file, so property={column!r} cannot be found; make it, with the columns file and "
-            f"{column}, or leave property out"
+            f"{labels_path}: no such file, so label={column!r} cannot be found; make it, with the columns file and "
+            f"{column}, or leave label out"
         )
     # Broken bytes become a broken CIF, which is then reported as one file left out.
     texts = [p.read_text(errors="replace") for p in files]
@@ -495,7 +493,7 @@ def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | No
         "all",
         crystals,
         tuple(files[i].stem for i in kept),
-        torch.from_numpy(property[kept]).to(torch.float32),
+        torch.from_numpy(labels[kept]).to(torch.float32),
         column or "",
         UNITS.get(column or "", ""),
         str(folder),

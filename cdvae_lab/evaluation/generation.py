@@ -212,7 +212,7 @@ def _validity(structure: np.ndarray, composition: np.ndarray, valid: np.ndarray 
 def _coverage(cover: Coverage) -> tuple[Score, ...]:
     near = (
         f"structure fingerprint (CrystalNN ops, mean over sites) within {cover.cutoffs.structure:g} and nearest "
-        f"composition fingerprint (Magpie, standardised as the paper does) within {cover.cutoffs.composition:g}"
+        f"composition fingerprint (Magpie, standardized as the paper does) within {cover.cutoffs.composition:g}"
     )
     return (
         Score(

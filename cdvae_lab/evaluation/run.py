@@ -51,7 +51,7 @@ def evaluate(
     jobs: int = -1,
     cache: str | Path | None = None,
 ) -> Iterator[ReportCard]:
-    """Judge generated, reconstructed or optimised crystals; yields a `ReportCard` after every piece of work.
+    """Judge generated, reconstructed or optimized crystals; yields a `ReportCard` after every piece of work.
 
         card = lab.last(lab.progress(lab.evaluate(crystals, "perov_5")))
         print(card.table())
@@ -112,7 +112,7 @@ def evaluate(
             train = datasets.load(reference, "train", folder=folder, jobs=_processes(jobs))
         reference = datasets.load(reference, split, folder=folder, jobs=_processes(jobs))
     name, split, truth = _parts(reference)
-    unit = property_unit or (reference.property_unit if isinstance(reference, Dataset) else "")
+    unit = property_unit or (reference.label_unit if isinstance(reference, Dataset) else "")
     crystals = crystals.to("cpu", torch.float64)
     store = ResultCache(cache)
     ids = [str(i) for i in range(len(crystals))] if ids is None else list(ids)
@@ -174,7 +174,7 @@ def _reconstruction(
             yield replace(card, step=step)
     score = matching.judge(truth, predicted, rms)
     structure, reference = score.structure, score.reference
-    penalised = [matching.STOL if value is None else value for value in rms]
+    penalized = [matching.STOL if value is None else value for value in rms]
     counted = f"{structure.matched:,} of {total:,}"
     match = (
         f"pymatgen's StructureMatcher({settings['StructureMatcher']}).get_rms_dist finds a match; "
@@ -200,7 +200,7 @@ def _reconstruction(
             f"{structure.matched:,} matched",
         ),
         Score(
-            "crmse", "cRMSE, structure valid", sum(penalised) / total, "",
+            "crmse", "cRMSE, structure valid", sum(penalized) / total, "",
             f"mean over all pairs, an unmatched one counting as stol = {matching.STOL}: match rate and RMSE in one "
             "number, which a model cannot lower by matching only what is easy. After cRMSE of Martirossyan et al., "
             "arXiv 2509.12178, here of each crystal with its own reconstruction.", f"{total:,} pairs",
@@ -231,7 +231,7 @@ def _check_optimization(decodings, reference, split, judge, judge_name, unit, th
             "gradient was followed"
         )
     if isinstance(reference, Dataset):
-        name, split, unit = reference.name, reference.split, unit or reference.property_unit
+        name, split, unit = reference.name, reference.split, unit or reference.label_unit
     else:
         name = reference if isinstance(reference, str) else "crystals"
     if name in datasets.PUBLIC:

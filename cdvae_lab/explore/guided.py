@@ -1,4 +1,4 @@
-"""Property optimisation by guided diffusion: `optimize_guided(...)` yields a `GuidedStep` after every denoising step.
+"""Property optimization by guided diffusion: `optimize_guided(...)` yields a `GuidedStep` after every denoising step.
 
 `optimize` follows the gradient of the predicted property, which soon leaves the training crystals: there the
 prediction promises what no crystal keeps. Here the learned prior moves z, and the prediction only leads it. A round
@@ -6,7 +6,7 @@ adds noise to z and takes it away again (SDEdit: Meng et al., ICLR 2022) with th
 
     p(z) exp(-guidance * property)
 
-in place of p(z)'s (classifier guidance: Dhariwal and Nichol, NeurIPS 2021; DiffCSP optimises so in the space of
+in place of p(z)'s (classifier guidance: Dhariwal and Nichol, NeurIPS 2021; DiffCSP optimizes so in the space of
 crystals, Jiao et al., NeurIPS 2023, appendix), and the next round starts where it ended. Rounds are a chain of samples
 of that density, each a little further from the crystal that the first began with: usual latents, of which no two are
 alike.
@@ -46,7 +46,7 @@ class Guidance:
     """What leads the prior, and how far a round goes.
 
     Attributes:
-        target: "min", "max" or a value in the property's own unit, whose squared distance is minimised.
+        target: "min", "max" or a value in the property's own unit, whose squared distance is minimized.
         guidance: nats of log p(z) that a standard deviation of the property (in the training set) is worth; for a
             value as target, of their squares. 0 samples the prior alone.
         noise_level: of the noise that a round begins with, in standard deviations of the latents. Small: near the

@@ -1,6 +1,6 @@
 """From one crystal to another through the latent space: `latent_path` lays the stops, `interpolate` decodes them.
 
-All stops are one batch and have the same noise, so that neighbours differ only by their latents. The first and the last
+All stops are one batch and have the same noise, so that neighbors differ only by their latents. The first and the last
 stop are reconstructions of the two ends: how good they are says how much to believe of what lies between
 (`metrics.reconstruction` compares the last frame's first and last crystal with `LatentPath.ends`).
 """
@@ -128,7 +128,7 @@ def interpolate(
     keep_num_atoms: str | None = None,
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
-    fuse: bool = False,
+    compile: bool = False,
     **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Decode the latent path between two crystals; yields frames like `denoise`, one crystal for every stop.
@@ -143,7 +143,7 @@ def interpolate(
         keep_composition: "a" or "b": every stop has the atoms of that end, at places of its own.
         keep_num_atoms: "a" or "b": every stop has as many atoms as that end.
         seed: of the noise, which all stops share.
-        sampler, fuse, settings: of `denoise`.
+        sampler, compile, settings: of `denoise`.
 
     Raises:
         CrystalError: naming the end, for a crystal that the model cannot take; a cell that is too large for it comes
@@ -161,7 +161,7 @@ def interpolate(
         keep_num_atoms=keep_num_atoms,
         seed=seed,
         sampler=schedule,
-        fuse=fuse,
+        compile=compile,
     )
 
 
@@ -173,7 +173,7 @@ def decode_path(
     keep_num_atoms: str | None = None,
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
-    fuse: bool = False,
+    compile: bool = False,
     **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Decode a path that is there already; arguments and errors as of `interpolate`."""
@@ -199,7 +199,7 @@ def decode_path(
         schedule = replace(schedule, keep_types=True)
     same_number = torch.zeros(len(stops), dtype=torch.int64, device=stops.z.device)
     first = start(model, stops.z, same_number, seed, schedule, num_atoms=num_atoms, atomic_numbers=atomic_numbers)
-    return itertools.chain([first], denoise(model, frame=first, fuse=fuse))
+    return itertools.chain([first], denoise(model, frame=first, compile=compile))
 
 
 def _check_kept(*kept: str | None) -> None:

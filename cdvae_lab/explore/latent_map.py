@@ -48,12 +48,12 @@ class LatentMap:
     Attributes:
         xy: places on the map; they have no unit, and only who is near whom means something.
         latents: the posterior means that belong to them.
-        labels: the property in `property_unit`; NaN where there is none.
+        labels: the property in `label_unit`; NaN where there is none.
         num_atoms: in the cell.
         density: g/cm^3.
         ids: of the crystals in their data set.
         formulas: elements in alphabetical order with all atoms of the cell, as `Dataset.formulas`.
-        property_name, property_unit: empty where not known.
+        label_name, label_unit: empty where not known.
         model: `cdvae.fingerprint` of the model that the latents are of.
         metadata: JSON values: data set, settings of UMAP, seed, notes.
     """
@@ -65,8 +65,8 @@ class LatentMap:
     density: Float[Tensor, " points"]
     ids: tuple[str, ...]
     formulas: tuple[str, ...]
-    property_name: str
-    property_unit: str
+    label_name: str
+    label_unit: str
     model: str
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class LatentMap:
 
         Args:
             seed: of UMAP, and of the choice where there is a limit.
-            n_neighbors: how many neighbours UMAP looks at: few show detail, many show the whole. At most all others.
+            n_neighbors: how many neighbors UMAP looks at: few show detail, many show the whole. At most all others.
             min_dist: how close UMAP lets points lie.
             limit: only so many crystals, chosen at random.
             notes: what a reader should know, by subject; kept in `metadata`. What is under "labels" a figure shows.
@@ -118,20 +118,20 @@ class LatentMap:
         return cls(
             _umap(latents.float(), seed, n_neighbors, min_dist),
             latents,
-            dataset.property.cpu().float(),
+            dataset.labels.cpu().float(),
             crystals.num_atoms,
             densities(crystals),
             tuple(dataset.ids),
             tuple(dataset.formulas),
-            dataset.property_name,
-            dataset.property_unit,
+            dataset.label_name,
+            dataset.label_unit,
             fingerprint(model),
             {
                 "data": {
                     "name": dataset.name,
                     "split": dataset.split,
                     "source": dataset.source,
-                    "licence": dataset.licence,
+                    "license": dataset.license,
                 },
                 "umap": {"n_neighbors": n_neighbors, "min_dist": min_dist, "seed": seed},
                 "notes": dict(notes or {}),
@@ -142,7 +142,8 @@ class LatentMap:
         """Write the map to one safetensors file, atomically. Raises LabError if it cannot be written."""
         tensors = {name: getattr(self, name) for name in ("xy", "latents", "labels", "density")}
         tensors["num_atoms"] = self.num_atoms.to(torch.int16)
-        header = {name: getattr(self, name) for name in ("property_name", "property_unit", "model", "metadata")}
+        header = {name: getattr(self, name) for name in ("model", "metadata")}
+        header |= {"property_name": self.label_name, "property_unit": self.label_unit}
         header |= {"ids": list(self.ids), "formulas": list(self.formulas)}
         return write_tensors(path, "latent map", FORMAT_VERSION, tensors, header)
 
@@ -162,7 +163,8 @@ class LatentMap:
             tensors["num_atoms"] = tensors["num_atoms"].long()
             if len({len(array) for array in (*tensors.values(), *texts.values())}) > 1:
                 raise CheckpointError(f"{path}: its arrays are not of one length; fit the map again")
-            read = cls(**tensors, **texts, **header)
+            label = {"label_name": header.pop("property_name"), "label_unit": header.pop("property_unit")}
+            read = cls(**tensors, **texts, **label, **header)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: lacks a part of a latent map ({error}); fit it again") from error
         if model is not None:
@@ -227,7 +229,7 @@ class LatentMap:
         return torch.cat(rows), torch.cat(distances)
 
     def place(self, z: Float[Tensor, "queries latent"], k: int = NEIGHBORS) -> Float[Tensor, "queries 2"]:
-        """Where latents belong on the map, which stays as it is: the mean place of their k nearest neighbours.
+        """Where latents belong on the map, which stays as it is: the mean place of their k nearest neighbors.
 
         Weights are 1 / distance^2 between latents, so that a crystal of the map is placed where it is. A latent between
         two islands is placed between them, where UMAP might have chosen one.

@@ -1,4 +1,4 @@
-"""Property optimisation as a generator: `optimize(...)` yields a `LatentStep` after every step of Adam on z.
+"""Property optimization as a generator: `optimize(...)` yields a `LatentStep` after every step of Adam on z.
 
 The paper's procedure (section 5.3): z of crystals, Adam with learning rate 1e-3 on z alone, 5,000 steps down the
 property that the model predicts from z; on the way z is decoded now and then. Nothing is decoded here: a step's z is
@@ -53,10 +53,10 @@ def check_target(target: str | float | int) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised for each crystal: the property's part, and minus prior_weight times log p(z).
+    """What is minimized for each crystal: the property's part, and minus prior_weight times log p(z).
 
     Attributes:
-        target: "min", "max" or a value in the property's own unit, whose squared distance is minimised.
+        target: "min", "max" or a value in the property's own unit, whose squared distance is minimized.
         lr: Adam's learning rate.
         prior_weight: deviations of the property (in the training set) that a nat of log p(z) is worth; for a value
             as target, their squares.
@@ -87,7 +87,7 @@ class LatentStep:
         prediction: the property that the model predicts for them, in the property's own unit.
         gradient: of the objective, which the next step follows.
         mean, mean_square: Adam's moving averages of the gradients so far.
-        objective: what is minimised, and how.
+        objective: what is minimized, and how.
     """
 
     step: int

@@ -1,6 +1,6 @@
 """plotly figures from records: no widgets, nothing computed here that a script could want without the figure.
 
-Every figure comes in a light and a dark theme, in colours that colour-blind readers tell apart.
+Every figure comes in a light and a dark theme, in colors that color-blind readers tell apart.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from cdvae_lab.figures.paths import along_path
 from cdvae_lab.figures.search import search_course
 from cdvae_lab.figures.speed_quality import speed_quality
 from cdvae_lab.figures.strips import trajectory_strips
-from cdvae_lab.figures.style import COLOURS, THEMES, Theme
+from cdvae_lab.figures.style import COLORS, THEMES, Theme
 from cdvae_lab.figures.training import read_log, training_curve
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "GRID",
     "POINTS",
     "THEMES",

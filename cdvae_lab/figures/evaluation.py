@@ -73,11 +73,11 @@ def statistic_histogram(card: ReportCard, key: str, theme: Theme = "light", heig
     else:
         edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), _BINS + 1)
     figure = Figure()
-    for colour, (side, values) in zip(THEMES[theme].series, sets.items(), strict=False):
+    for color, (side, values) in zip(THEMES[theme].series, sets.items(), strict=False):
         share = np.histogram(values, edges)[0] / max(len(values), 1)
         figure.add_trace(
             Bar(
-                x=(edges[:-1] + edges[1:]) / 2, y=share, name=f"{side}, {len(values):,}", marker={"color": colour},
+                x=(edges[:-1] + edges[1:]) / 2, y=share, name=f"{side}, {len(values):,}", marker={"color": color},
                 opacity=0.65, hovertemplate=f"{side}<br>{name} %{{x:.3g}} {unit}: %{{y:.1%}}<extra></extra>",
             )
         )  # fmt: skip
@@ -107,7 +107,7 @@ def distance_curves(card: ReportCard, theme: Theme = "light", height: int = 320)
     sides = {"recall": "reference to generated (COV-R)", "precision": "generated to reference (COV-P)"}
     for column, kind in enumerate(("structure", "composition"), 1):
         cutoff = float(card.samples[f"cutoff_{kind}"][0])
-        for colour, dash, (side, label) in zip(palette.series, ("solid", "dash"), sides.items(), strict=False):
+        for color, dash, (side, label) in zip(palette.series, ("solid", "dash"), sides.items(), strict=False):
             distance = np.sort(card.samples[f"{side}_{kind}"])
             seen = distance[np.isfinite(distance)]
             # No more points than a screen shows.
@@ -115,7 +115,7 @@ def distance_curves(card: ReportCard, theme: Theme = "light", height: int = 320)
             figure.add_trace(
                 Scatter(
                     x=[0.0, *seen[which]], y=[0.0, *((which + 1) / len(distance))], name=label, mode="lines",
-                    legendgroup=side, showlegend=column == 1, line={"color": colour, "dash": dash, "shape": "hv"},
+                    legendgroup=side, showlegend=column == 1, line={"color": color, "dash": dash, "shape": "hv"},
                     hovertemplate=f"{label}<br>%{{y:.1%}} within %{{x:.3g}}<extra></extra>",
                 ), 1, column,
             )  # fmt: skip

@@ -34,32 +34,32 @@ Layer = tuple[str, Places] | tuple[str, Places, Sequence[str]]
 
 def latent_map(
     map: LatentMap,
-    colour: str | tuple[str, str, Tensor] = "label",
+    color: str | tuple[str, str, Tensor] = "label",
     layers: Sequence[Layer] = (),
     paths: Sequence[Layer] = (),
     theme: Theme = "light",
     height: int = 620,
 ) -> Figure:
-    """The map's crystals as points, coloured, with further crystals as layers and paths drawn on it.
+    """The map's crystals as points, colored, with further crystals as layers and paths drawn on it.
 
     The trace named `GRID` is invisible and lies under the others: plotly reports no click on an empty place, but it
     reports one on the nearest point of that trace, whose x and y are the place. A lasso selects its points too; what
     is meant are those of `POINTS` and `WITHOUT`, with their number on the map as `customdata`.
 
     Args:
-        colour: "label" (the map's property), "num_atoms", "density", an element's symbol (its share of the atoms),
-            or (name, unit, one value for each point). Points whose value is NaN are grey.
+        color: "label" (the map's property), "num_atoms", "density", an element's symbol (its share of the atoms),
+            or (name, unit, one value for each point). Points whose value is NaN are gray.
         layers: (name, xy), or (name, xy, a text for each point), for instance of generated crystals.
         paths: the same, joined by a line in the order of the points.
         height: pixels.
 
     Raises:
-        SettingError: for a colour that the map does not have, or of another length.
+        SettingError: for a color that the map does not have, or of another length.
     """
     from plotly.graph_objects import Figure, Scattergl
 
     palette = THEMES[theme]
-    name, unit, values = _colour(map, colour)
+    name, unit, values = _color(map, color)
     low, high = _extent(map)
     figure = Figure()
     empty = empty_places(map, low, high)
@@ -70,11 +70,11 @@ def latent_map(
             unselected={"marker": {"opacity": 0}},
         )
     )  # fmt: skip
-    texts = np.array(_hover_texts(map, name, unit, values if colour not in ("label", "num_atoms", "density") else None))
+    texts = np.array(_hover_texts(map, name, unit, values if color not in ("label", "num_atoms", "density") else None))
     known = np.isfinite(values)
     figure.add_trace(_points(map, WITHOUT, ~known, texts, {"size": 3, "color": palette.muted, "opacity": 0.3}))
     marker = {
-        "size": 5, "color": values[known], "colorscale": _colourscale(theme), "opacity": 0.9,
+        "size": 5, "color": values[known], "colorscale": _colorscale(theme), "opacity": 0.9,
         "colorbar": {"title": {"text": with_unit(name, unit), "side": "right"}, "thickness": 14, "outlinewidth": 0},
         **_range(values[known]),
     }  # fmt: skip
@@ -88,7 +88,7 @@ def latent_map(
     figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
     figure.update_yaxes(visible=False, range=[low[1], high[1]], scaleanchor="x", constrain="domain")
     dress(figure, theme, height)
-    caption = _caption(map, colour)
+    caption = _caption(map, color)
     figure.update_layout(
         title={"text": _title(map), "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 14}},
         hovermode="closest", dragmode="pan", uirevision="map", showlegend=bool(number),
@@ -102,41 +102,41 @@ def latent_map(
     return figure
 
 
-def _colour(map: LatentMap, colour: str | tuple[str, str, Tensor]) -> tuple[str, str, Float[np.ndarray, " points"]]:
+def _color(map: LatentMap, color: str | tuple[str, str, Tensor]) -> tuple[str, str, Float[np.ndarray, " points"]]:
     """Name, unit and values."""
-    if isinstance(colour, tuple):
-        name, unit, values = colour
+    if isinstance(color, tuple):
+        name, unit, values = color
         if values.shape != (len(map),):
-            raise SettingError(f"colour {name!r}: {tuple(values.shape)} values for a map of {len(map)} points")
-    elif colour == "label":
-        name, unit, values = map.property_name or "label", map.property_unit, map.labels
-    elif colour == "num_atoms":
+            raise SettingError(f"color {name!r}: {tuple(values.shape)} values for a map of {len(map)} points")
+    elif color == "label":
+        name, unit, values = map.label_name or "label", map.label_unit, map.labels
+    elif color == "num_atoms":
         name, unit, values = "atoms in the cell", "", map.num_atoms
-    elif colour == "density":
+    elif color == "density":
         name, unit, values = "density", "g/cm³", map.density
-    elif colour in map.elements:
-        share = 100 * map.share(colour)
-        name, unit, values = colour, "% of the atoms", share.masked_fill(share == 0, torch.nan)
+    elif color in map.elements:
+        share = 100 * map.share(color)
+        name, unit, values = color, "% of the atoms", share.masked_fill(share == 0, torch.nan)
     else:
         raise SettingError(
-            f"colour: {colour!r}; give label, num_atoms, density, (name, unit, values), or one of the map's elements: "
+            f"color: {color!r}; give label, num_atoms, density, (name, unit, values), or one of the map's elements: "
             f"{', '.join(map.elements)}"
         )
     return name, unit, values.detach().cpu().double().numpy()
 
 
-def _colourscale(theme: Theme) -> list[tuple[float, str]]:
+def _colorscale(theme: Theme) -> list[tuple[float, str]]:
     """Cividis; without its darkest part where the paper is dark, too."""
     from plotly.colors import sample_colorscale
 
     start = 0.0 if theme == "light" else 0.3
     places = np.linspace(0, 1, 11)
-    colours = sample_colorscale("Cividis", list(start + (1 - start) * places))
-    return [(float(place), str(colour)) for place, colour in zip(places, colours, strict=True)]
+    colors = sample_colorscale("Cividis", list(start + (1 - start) * places))
+    return [(float(place), str(color)) for place, color in zip(places, colors, strict=True)]
 
 
 def _range(values: Float[np.ndarray, " values"]) -> dict[str, float]:
-    """The colour scale's ends: all but the outermost 1 %, lest a few extremes take the colours from the rest."""
+    """The color scale's ends: all but the outermost 1 %, lest a few extremes take the colors from the rest."""
     if not len(values):
         return {}
     low, high = np.percentile(values, [0.5, 99.5]).tolist()
@@ -182,7 +182,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
     Args:
         layer: (name, xy), or (name, xy, a text for each point).
         joined: whether it is a path.
-        number: of the layer; decides on its colour and shape.
+        number: of the layer; decides on its color and shape.
     """
     from plotly.graph_objects import Scattergl
 
@@ -190,7 +190,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
     xy = floats(places).reshape(-1, 2)
     palette = THEMES[theme]
     # Vermillion first: cividis, beneath, runs from blue to yellow.
-    colour = ("#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00")[number % 5]
+    color = ("#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00")[number % 5]
     hover = [f"<b>{name}</b>" + (f"<br>{text}" if text else "") for text in [*texts, *[""] * len(xy)][: len(xy)]]
     size = np.full(len(xy), 7.0 if joined else 12.0)
     if joined:
@@ -198,9 +198,9 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
         size[-1:] = 13
     return Scattergl(
         x=xy[:, 0], y=xy[:, 1], name=name, mode="lines+markers" if joined else "markers",
-        text=hover, hovertemplate="%{text}<extra></extra>", line={"color": colour, "width": 3},
+        text=hover, hovertemplate="%{text}<extra></extra>", line={"color": color, "width": 3},
         marker={
-            "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": colour,
+            "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": color,
             "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
         },
         selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso is for the map's crystals
@@ -210,7 +210,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
 def _hover_texts(map: LatentMap, name: str, unit: str, values: Float[np.ndarray, " points"] | None) -> list[str]:
     """Formula, property with its unit, size, density, id; and the values, where they are none of these."""
     shown = [
-        f"{_subscripts(formula)}<br>{map.property_name or 'label'}: {_number(label, map.property_unit)}<br>"
+        f"{_subscripts(formula)}<br>{map.label_name or 'label'}: {_number(label, map.label_unit)}<br>"
         f"{count} atoms, {density:.2f} g/cm³<br>id {identity}"
         for formula, label, count, density, identity in zip(
             map.formulas, map.labels.tolist(), map.num_atoms.tolist(), map.density.tolist(), map.ids, strict=True
@@ -235,9 +235,9 @@ def _title(map: LatentMap) -> str:
     return f"Latent map ({where}{len(map):,} crystals)"
 
 
-def _caption(map: LatentMap, colour: object) -> str:
+def _caption(map: LatentMap, color: object) -> str:
     """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
-    lines = textwrap.wrap("UMAP of the latents: neighbours are alike; axes and far distances have no meaning.", WRAP)
-    if colour == "label" and (note := map.metadata.get("notes", {}).get("labels")):
+    lines = textwrap.wrap("UMAP of the latents: neighbors are alike; axes and far distances have no meaning.", WRAP)
+    if color == "label" and (note := map.metadata.get("notes", {}).get("labels")):
         lines += textwrap.wrap(note, WRAP)
     return "<br>".join(lines)

@@ -67,14 +67,14 @@ def along_path(
         words = [word + (VALID if ok else INVALID) + "<br>" for word, ok in zip(words, valid, strict=True)]
     figure = Figure()
     for number, (label, line) in enumerate(lines.items()):
-        colour = palette.series[number % len(palette.series)]
+        color = palette.series[number % len(palette.series)]
         symbols = ["circle" if ok else "circle-open" for ok in ([True] * stops if valid is None else valid)]
         figure.add_trace(
             Scatter(
                 x=x, y=line, name=label, mode="lines+markers", text=words,
                 hovertemplate=f"%{{text}}{label}: %{{y:.4g}} {unit}<br>{at_name} %{{x}}<extra></extra>",
-                line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
-                marker={"symbol": symbols, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+                line={"color": color, "width": 2, "dash": DASHES[number % len(DASHES)]},
+                marker={"symbol": symbols, "size": 9, "color": color, "line": {"width": 2, "color": color}},
             )
         )  # fmt: skip
     if valid is not None and not all(valid):

@@ -39,7 +39,7 @@ def search_course(
 ) -> Figure:
     """Above, the property over the steps of `optimize`: predicted, and judged where crystals were decoded; below, |z|.
 
-    |z| is the distance from the middle of the prior N(0, I): log p(z) = -|z|^2 / 2 and a constant. Grey bands show
+    |z| is the distance from the middle of the prior N(0, I): log p(z) = -|z|^2 / 2 and a constant. Gray bands show
     where the training crystals are: what lies outside was never seen by the network.
 
     Args:
@@ -65,22 +65,22 @@ def search_course(
     predicted = floats(torch.stack([step.prediction for step in steps]))
     length = floats(torch.stack([step.z for step in steps]).norm(dim=-1))
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.62, 0.38])
-    colours = palette.series
-    for row, (values, what, colour) in enumerate(((predicted, PREDICTED, colours[0]), (length, LENGTH, colours[3])), 1):
+    colors = palette.series
+    for row, (values, what, color) in enumerate(((predicted, PREDICTED, colors[0]), (length, LENGTH, colors[3])), 1):
         rest = np.delete(values, crystal, axis=1)
         thin = max(1, rest.size // MOST_POINTS)
         gap = np.full((1, rest.shape[1]), np.nan)
         figure.add_trace(
             Scatter(
                 x=np.tile(np.append(x[::thin], x[-1]), rest.shape[1]), y=np.vstack([rest[::thin], gap]).T.ravel(),
-                name=OTHERS, mode="lines", line={"color": colour, "width": 1}, opacity=0.3, hoverinfo="skip",
+                name=OTHERS, mode="lines", line={"color": color, "width": 1}, opacity=0.3, hoverinfo="skip",
                 showlegend=row == 1 and rest.shape[1] > 0,
             ), row=row, col=1,
         )  # fmt: skip
         shown = f"{what}: %{{y:.3g}} {unit if row == 1 else ''}"
         figure.add_trace(
             Scatter(
-                x=x, y=values[:, crystal], name=what, mode="lines", line={"color": colour, "width": 2.5},
+                x=x, y=values[:, crystal], name=what, mode="lines", line={"color": color, "width": 2.5},
                 hovertemplate=f"step %{{x}}<br>{shown}<extra></extra>", showlegend=row == 1,
             ), row=row, col=1,
         )  # fmt: skip
@@ -88,8 +88,8 @@ def search_course(
         figure.add_trace(
             Scatter(
                 x=[step for step, _ in points], y=[float(values[crystal]) for _, values in points], name=who,
-                mode="lines+markers", showlegend=True, line={"color": colours[number], "width": 1, "dash": "dot"},
-                marker={"symbol": "circle" if number == 1 else "diamond", "size": 9, "color": colours[number]},
+                mode="lines+markers", showlegend=True, line={"color": colors[number], "width": 1, "dash": "dot"},
+                marker={"symbol": "circle" if number == 1 else "diamond", "size": 9, "color": colors[number]},
                 hovertemplate=f"step %{{x}}<br>{who}: %{{y:.3g}} {unit}<extra></extra>",
             ), row=1, col=1,
         )  # fmt: skip
@@ -120,18 +120,18 @@ def search_course(
     return figure
 
 
-def _line(figure: Figure, row: int, value: float | int, text: str, colour: str) -> None:
+def _line(figure: Figure, row: int, value: float | int, text: str, color: str) -> None:
     figure.add_hline(
-        value, row=row, col=1, line={"color": colour, "dash": "dash", "width": 1},  # pyright: ignore[reportArgumentType]
-        annotation_text=text, annotation_position="top right", annotation_font={"size": 11, "color": colour},
+        value, row=row, col=1, line={"color": color, "dash": "dash", "width": 1},  # pyright: ignore[reportArgumentType]
+        annotation_text=text, annotation_position="top right", annotation_font={"size": 11, "color": color},
     )  # fmt: skip
 
 
-def _band(figure: Figure, row: int, band: Range, text: str, colour: str) -> None:
+def _band(figure: Figure, row: int, band: Range, text: str, color: str) -> None:
     figure.add_hrect(
-        *band, row=row, col=1, fillcolor=colour, opacity=0.13, line_width=0,  # pyright: ignore[reportArgumentType]
+        *band, row=row, col=1, fillcolor=color, opacity=0.13, line_width=0,  # pyright: ignore[reportArgumentType]
         annotation_text=f"{text}, {band[0]:.2f} to {band[1]:.2f}", annotation_position="top right",
-        annotation_font={"size": 11, "color": colour},
+        annotation_font={"size": 11, "color": color},
     )  # fmt: skip
 
 

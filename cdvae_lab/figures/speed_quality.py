@@ -13,7 +13,7 @@ from cdvae_lab.sampling.denoising import NAMED
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Of a sampler: its symbol, and its place among the theme's colours. Assigned types have the open symbol.
+# Of a sampler: its symbol, and its place among the theme's colors. Assigned types have the open symbol.
 LOOKS = {"ancestral": ("circle", 0), "langevin": ("square", 1), "probability_flow": ("diamond", 2)}
 RING = "a named setting"
 WRAP = 150  # characters in a line of the caption

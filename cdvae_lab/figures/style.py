@@ -1,4 +1,4 @@
-"""What all figures share: the two themes and the colours."""
+"""What all figures share: the two themes and the colors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 Theme = Literal["light", "dark"]
 
-# Okabe and Ito's colours, told apart by colour-blind readers; black and yellow left out, which one theme would swallow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+# Okabe and Ito's colors, told apart by color-blind readers; black and yellow left out, which one theme would swallow.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a theme.
+    """The colors of a theme.
 
     Attributes:
         ink: for text and outlines.
@@ -40,7 +40,7 @@ class Palette:
 
 
 THEMES: dict[Theme, Palette] = {
-    "light": Palette("#1f2328", "#6e7781", "#ffffff", COLOURS),
+    "light": Palette("#1f2328", "#6e7781", "#ffffff", COLORS),
     "dark": Palette("#e6edf3", "#8b949e", "#0d1117", ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00")),
 }
 
@@ -56,7 +56,7 @@ def with_unit(name: str, unit: str) -> str:
 
 
 def dress(figure: Figure, theme: Theme, height: int) -> None:
-    """Give a figure the theme's colours, a hover label that can be read on them, and room for its axes' titles."""
+    """Give a figure the theme's colors, a hover label that can be read on them, and room for its axes' titles."""
     palette = THEMES[theme]
     figure.update_xaxes(gridcolor=palette.grid, zeroline=False, tickfont={"size": 10}, linecolor=palette.grid)
     figure.update_yaxes(gridcolor=palette.grid, zeroline=False, tickfont={"size": 10}, linecolor=palette.grid)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cdvae_lab.errors import CheckpointError
-from cdvae_lab.figures.style import COLOURS, THEMES, Theme
+from cdvae_lab.figures.style import COLORS, THEMES, Theme
 from cdvae_lab.training.losses import TERMS
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ LABELS = {
     "coordinates": "coordinates (no unit)",
     "types": "types (nats / type sigma)",
     "num_atoms": "number of atoms (nats)",
-    "lattice": "lattice (standardised)",
+    "lattice": "lattice (standardized)",
     "composition": "composition (nats)",
     "kl": "KL divergence (nats)",
-    "property": "property (standardised)",
+    "property": "property (standardized)",
 }
 
 
@@ -53,7 +53,7 @@ SPAN = 20  # records that the smooth line is a mean over, the newest counting mo
 def training_curve(
     records: Sequence[Mapping[str, Any]], theme: Theme = "light", columns: int = 4, *, rate: bool | None = None
 ) -> Figure:
-    """Every term of the objective over the optimiser's steps, on logarithmic axes.
+    """Every term of the objective over the optimizer's steps, on logarithmic axes.
 
     Training is a faint line for what the batches gave and a strong one for their (geometric) moving average; validation
     is points.
@@ -74,20 +74,20 @@ def training_curve(
     figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.26 / rows)
     where: list[Any] = [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(titles))]
     x = [r["step"] for r in training]
-    for place, term, colour in zip(where, TERMS, COLOURS, strict=False):
+    for place, term, color in zip(where, TERMS, COLORS, strict=False):
         y = np.array([r[term] for r in training], dtype=float)
         raw = Scatter(
-            x=x, y=y, name=f"{term}, training", mode="lines", line={"color": colour, "width": 1}, opacity=0.35,
+            x=x, y=y, name=f"{term}, training", mode="lines", line={"color": color, "width": 1}, opacity=0.35,
             hoverinfo="skip",
         )  # fmt: skip
         smoothed = Scatter(
-            x=x, y=smooth_log(y), name=f"{term}, training, smoothed", mode="lines", line={"color": colour, "width": 2},
+            x=x, y=smooth_log(y), name=f"{term}, training, smoothed", mode="lines", line={"color": color, "width": 2},
             hovertemplate="step %{x}<br>training %{y:.3g}<extra></extra>",
         )  # fmt: skip
         points = Scatter(
             x=[r["step"] for r in validation], y=[r[f"val_{term}"] for r in validation],
             name=f"{term}, validation (averaged weights)", mode="markers+lines",
-            marker={"color": colour, "size": 6, "line": {"color": ink, "width": 1}}, line={"color": ink, "width": 1},
+            marker={"color": color, "size": 6, "line": {"color": ink, "width": 1}}, line={"color": ink, "width": 1},
             hovertemplate="step %{x}<br>validation %{y:.3g}<extra></extra>",
         )  # fmt: skip
         figure.add_traces([raw, smoothed, points], rows=[place["row"]] * 3, cols=[place["col"]] * 3)

@@ -20,7 +20,7 @@ FORMAT = "cdvae_lab"
 
 
 def stored_tensors(model: nn.Module, half: bool = False) -> dict[str, Tensor]:
-    """What a released model's file holds: weights in float32 or float16, buffers (standardisation) as they are."""
+    """What a released model's file holds: weights in float32 or float16, buffers (standardization) as they are."""
     floats, buffers = torch.float16 if half else torch.float32, {name for name, _ in model.named_buffers()}
     return {name: x if name in buffers else x.to(floats) for name, x in model.state_dict().items()}
 
@@ -84,6 +84,11 @@ def refusing_others(path: str | Path, what: str) -> Iterator[None]:
         ) from error
 
 
+def _renamed(values: dict) -> dict:
+    """A JSON object with today's names: files of 0.1 say "licence"."""
+    return {{"licence": "license"}.get(name, name): value for name, value in values.items()}
+
+
 def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -> tuple[str, dict[str, Tensor], dict]:
     """Read a file of `write_tensors`: its kind, tensors and metadata.
 
@@ -111,7 +116,7 @@ def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -
                     f"{version}; use the cdvae_lab that wrote it, or make the file again with this one"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return kind, tensors, json.loads(header["metadata"])
+            return kind, tensors, json.loads(header["metadata"], object_hook=_renamed)
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{path}: truncated, damaged or no safetensors file ({error}); copy or download it again"

@@ -26,7 +26,7 @@ from cdvae_lab.metrics.validity import MAX_ATOMIC_NUMBER, reduced_formulas
 SYMPREC = 0.1  # Å
 _CHUNK = 16
 # Atoms within CrystalNN's 7 Å beyond which a crystal is denser than any matter and its tessellation takes minutes.
-_MOST_NEIGHBOURS = 20_000
+_MOST_NEIGHBORS = 20_000
 
 
 def structure_rows(
@@ -50,7 +50,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
 
     rows = [np.full(STRUCTURE_LENGTH + 1, math.nan) for _ in range(len(crystals))]
     sphere = 4 / 3 * math.pi * 7**3
-    crowded = crystals.num_atoms * sphere > _MOST_NEIGHBOURS * lat.volume(crystals.lattice)
+    crowded = crystals.num_atoms * sphere > _MOST_NEIGHBORS * lat.volume(crystals.lattice)
     which = (is_usable(crystals) & ~crowded).nonzero()[:, 0]
     for row, structure in zip(which.tolist(), to_structures(crystals[which]) if len(which) else [], strict=True):
         numbers = np.array(structure.atomic_numbers)
@@ -64,7 +64,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
 
 
 def composition_rows(crystals: Crystals) -> Float[np.ndarray, "crystals 132"]:
-    """Composition fingerprints, not standardised; NaN where there is no such element, or no atom."""
+    """Composition fingerprints, not standardized; NaN where there is no such element, or no atom."""
     rows = np.full((len(crystals), COMPOSITION_LENGTH), math.nan)
     for row, formula in enumerate(reduced_formulas(crystals)):
         if formula and formula[-1][0] <= MAX_ATOMIC_NUMBER:

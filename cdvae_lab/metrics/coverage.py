@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.metrics.fingerprints import standardised
+from cdvae_lab.metrics.fingerprints import standardized
 
 # Rows of a distance matrix at a time; bounds its memory.
 _ROWS = 1000
@@ -30,7 +30,7 @@ class Cutoffs:
 
     Attributes:
         structure: d_s, Euclidean distance of the means of CrystalNN fingerprints.
-        composition: d_c, Euclidean distance of the standardised Magpie fingerprints.
+        composition: d_c, Euclidean distance of the standardized Magpie fingerprints.
     """
 
     structure: float
@@ -103,7 +103,7 @@ class Coverage:
 def coverage(generated: Fingerprints, reference: Fingerprints, cutoffs: Cutoffs) -> Coverage:
     """Coverage of a reference set by generated crystals, from the raw fingerprints of both."""
     structure = _nearest(generated.structure, reference.structure, generated.there, reference.there)
-    scaled = standardised(generated.composition), standardised(reference.composition)
+    scaled = standardized(generated.composition), standardized(reference.composition)
     composition = _nearest(*scaled, generated.there, reference.there)
     return Coverage(cutoffs, structure[1], composition[1], structure[0], composition[0])
 

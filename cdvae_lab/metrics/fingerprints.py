@@ -2,7 +2,7 @@
 
 They are matminer's `CrystalNNFingerprint.from_preset("ops")`, averaged over the sites, and `ElementProperty` with the
 preset "magpie", as in the CDVAE paper's code (`eval_utils.py`). What takes the time there is not the geometry but
-Python objects for every image of an atom and Python loops over every triple of neighbours; here the same tessellation
+Python objects for every image of an atom and Python loops over every triple of neighbors; here the same tessellation
 is read as arrays. Where a crystal is symmetric, a Voronoi cell has faces without area whose solid angle is rounding
 noise and is then divided by that area; so the same numbers go through the same operations in the same order, and
 whatever is unusual goes to matminer itself.
@@ -73,19 +73,19 @@ def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[flo
     order = np.argsort(distances, kind="stable")
     points = np.matmul(images[order][:, None], matrix)[:, 0]
     elements = numbers[indices[order]]
-    neighbours, solid_angles, areas = _voronoi_faces(points)
+    neighbors, solid_angles, areas = _voronoi_faces(points)
     seen = solid_angles > 0
-    neighbours, solid_angles, areas = neighbours[seen], solid_angles[seen], areas[seen]
+    neighbors, solid_angles, areas = neighbors[seen], solid_angles[seen], areas[seen]
     chemical, weights = _weights(
-        int(numbers[site]), elements[neighbours], solid_angles, areas, points[neighbours] - center
+        int(numbers[site]), elements[neighbors], solid_angles, areas, points[neighbors] - center
     )
-    # The order of equal weights matters to the body-centred cubic parameter: pymatgen sorts twice and rounds then.
+    # The order of equal weights matters to the body-centerd cubic parameter: pymatgen sorts twice and rounds then.
     order = np.argsort(-chemical, kind="stable")
     order = order[np.argsort(-weights[order], kind="stable")]
     # Python's rounding, which numpy's differs from in the last digit.
     weights = np.array([round(float(weight), 3) for weight in weights[order]])
-    neighbours, weights = neighbours[order][weights > 0], weights[weights > 0]
-    # Each distinct weight is a border: the neighbours at or above it are one possible coordination.
+    neighbors, weights = neighbors[order][weights > 0], weights[weights > 0]
+    # Each distinct weight is a border: the neighbors at or above it are one possible coordination.
     borders = [float(w) for w in np.unique(weights)[::-1]] + [0.0]
     coordination = {int((weights >= w).sum()): _between(w, below) for w, below in pairwise(borders)}
     fingerprint = []
@@ -93,7 +93,7 @@ def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[flo
         weight = coordination.get(count, 0.0)
         fingerprint.append(weight)
         if weight:
-            values = order_parameters(points[neighbours[:count]] - center)
+            values = order_parameters(points[neighbors[:count]] - center)
         else:
             values = [0.0] * len(PARAMETERS.get(count, []))
         fingerprint += [weight * value for value in values]
@@ -257,7 +257,7 @@ def _scaler() -> tuple[np.ndarray, np.ndarray]:
     return np.array(data["means"]), np.array(data["stds"])
 
 
-def standardised(fingerprints: Float[np.ndarray, "crystals 132"]) -> Float[np.ndarray, "crystals 132"]:
+def standardized(fingerprints: Float[np.ndarray, "crystals 132"]) -> Float[np.ndarray, "crystals 132"]:
     """Composition fingerprints by the reference's fixed means and deviations, NaN to 0: the coordinates of COV."""
     means, deviations = _scaler()
     return np.nan_to_num((fingerprints - means) / deviations, nan=0.0, posinf=np.inf, neginf=-np.inf)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.io.convert import is_usable, to_structures
-from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardised
+from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized
 from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
 from cdvae_lab.metrics.validity import Formula, reduced_formulas
 
@@ -70,15 +70,15 @@ class Comparison:
 def nearest_formulas(
     generated: Sequence[Formula], training: Sequence[Formula]
 ) -> tuple[dict[Formula, Formula], dict[Formula, float]]:
-    """For each generated formula the training formula with the nearest standardised Magpie fingerprint, and how far."""
+    """For each generated formula the training formula with the nearest standardized Magpie fingerprint, and how far."""
     from scipy.spatial.distance import cdist
 
     ours, theirs = sorted(set(generated) - {()}), sorted(set(training))
-    known = standardised(np.stack([composition_fingerprint(f) for f in theirs]))
+    known = standardized(np.stack([composition_fingerprint(f) for f in theirs]))
     nearest, distance = {}, {}
     for start in range(0, len(ours), 500):
         part = ours[start : start + 500]
-        distances = cdist(standardised(np.stack([composition_fingerprint(f) for f in part])), known)
+        distances = cdist(standardized(np.stack([composition_fingerprint(f) for f in part])), known)
         for formula, row, i in zip(part, distances, distances.argmin(1).tolist(), strict=True):
             nearest[formula], distance[formula] = theirs[i], float(row[i])
     return nearest, distance
@@ -145,7 +145,7 @@ def compare(
     from joblib import delayed
 
     rows = considered.nonzero()[0]
-    # Neighbours in this order share candidates, which a task reduces once.
+    # Neighbors in this order share candidates, which a task reduces once.
     formulas = reduced_formulas(generated)
     rows = np.array(sorted(rows.tolist(), key=lambda row: formulas[row]), dtype=int)
     own = keys(generated)

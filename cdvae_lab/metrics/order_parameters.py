@@ -1,8 +1,8 @@
-"""How much the neighbours of an atom look like an octahedron, a tetrahedron, ...: the order parameters of matminer.
+"""How much the neighbors of an atom look like an octahedron, a tetrahedron, ...: the order parameters of matminer.
 
 These are the local order parameters of Zimmermann and Jain (RSC Adv. 10, 6063 (2020)), with Steinhardt's bond
 orientational ones, in the choice and with the constants of matminer's `CrystalNNFingerprint.from_preset("ops")`. Their
-values are those of pymatgen's `LocalStructOrderParams`, which walks through all triples of neighbours in Python; here
+values are those of pymatgen's `LocalStructOrderParams`, which walks through all triples of neighbors in Python; here
 the triples are array axes.
 """
 
@@ -16,21 +16,21 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float
 
-# Shorter than this, the part of a neighbour's direction off an axis counts as none.
+# Shorter than this, the part of a neighbor's direction off an axis counts as none.
 _COLLINEAR = 1e-12
-_POLE = 0.75 * math.pi  # from here on a neighbour stands opposite to another
+_POLE = 0.75 * math.pi  # from here on a neighbor stands opposite to another
 _TETRAHEDRON = 0.6081734479693927  # its angle / π
 
 
 @dataclass(frozen=True)
 class Around:
-    """The neighbours of an atom as angles, in radians; neighbour j is put at the north pole, k gives the meridian.
+    """The neighbors of an atom as angles, in radians; neighbor j is put at the north pole, k gives the meridian.
 
     Attributes:
-        theta: between two neighbours.
+        theta: between two neighbors.
         phi: [j, k, m] the azimuth of m, with j at the pole and k on the meridian.
-        pair: [j, k] two neighbours.
-        triple: [j, k, m] three neighbours, with k not on the axis through j.
+        pair: [j, k] two neighbors.
+        triple: [j, k, m] three neighbors, with k not on the axis through j.
         azimuth: [j, k, m] such a triple with m not on that axis either, so that it has an azimuth.
     """
 
@@ -42,7 +42,7 @@ class Around:
 
     @classmethod
     def of(cls, vectors: Float[np.ndarray, "n 3"]) -> Around:
-        """From the vectors to the neighbours."""
+        """From the vectors to the neighbors."""
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         cosine = unit @ unit.T
         off_axis = unit[None] - (cosine / np.diagonal(cosine)[:, None])[..., None] * unit[:, None]
@@ -72,7 +72,7 @@ def _mean(around: Around, value: np.ndarray) -> float:
 
 
 def _best(around: Around, pair: np.ndarray, *of_third: tuple[np.ndarray, np.ndarray], weight: float = 1.0) -> float:
-    """The best meridian: its own value (NaN for none) and those of third neighbours, as an average.
+    """The best meridian: its own value (NaN for none) and those of third neighbors, as an average.
 
     Args:
         pair: value of each pair, which counts `weight` times.
@@ -90,7 +90,7 @@ def _bent(around: Around, angle: float, sharpness: float) -> float:
 
 
 def _at_angle(around: Around, angle: float, sharpness: float, folds: float) -> float:
-    """Trigonal plane and tetrahedron: all neighbours at one angle, in equal sectors around each."""
+    """Trigonal plane and tetrahedron: all neighbors at one angle, in equal sectors around each."""
     near = _gauss(sharpness * (around.theta / math.pi - angle))
     return _best(around, near, (near[:, None] * np.cos(folds * around.phi) ** 2, around.azimuth))
 
@@ -119,7 +119,7 @@ def _two_poles(
     """Two poles, and the others on the equator in equal sectors.
 
     Args:
-        pole: angle from which a neighbour counts as the other pole.
+        pole: angle from which a neighbor counts as the other pole.
         off_equator: how far from the equator (in units of π) the others are wanted, to either side.
         widest: largest azimuth that counts.
     """
@@ -135,7 +135,7 @@ def _two_poles(
     )
 
 
-def _body_centred(around: Around, sharpness_pole: float, pole: float, weight: float) -> float:
+def _body_centerd(around: Around, sharpness_pole: float, pole: float, weight: float) -> float:
     n, theta = len(around.theta), around.theta
     at_pole = theta >= pole
     once = np.triu(np.ones((n, n), bool), 1)  # pymatgen counts each pair in one order only
@@ -174,7 +174,7 @@ def _steinhardt(around: Around, l: int) -> float:  # noqa: E741
 
 _STEINHARDT = [partial(_steinhardt, l=l) for l in (2, 4, 6)]  # noqa: E741
 
-# By coordination number, in matminer's order. One neighbour has a single order parameter, which is 1.
+# By coordination number, in matminer's order. One neighbor has a single order parameter, which is 1.
 PARAMETERS: dict[int, list[Parameter]] = {
     1: [lambda _: 1.0],
     2: [
@@ -213,7 +213,7 @@ PARAMETERS: dict[int, list[Parameter]] = {
         partial(_two_poles, sharpness=14.75, sharpness_pole=12.5, folds=2.5),
     ],
     8: [
-        partial(_body_centred, sharpness_pole=15.0, pole=2.5261129449194057, weight=6.0),
+        partial(_body_centerd, sharpness_pole=15.0, pole=2.5261129449194057, weight=6.0),
         partial(_two_poles, sharpness=13.6, sharpness_pole=14.1, folds=3.0),
     ],
     9: _STEINHARDT,
@@ -224,6 +224,6 @@ PARAMETERS: dict[int, list[Parameter]] = {
 
 
 def order_parameters(vectors: Float[np.ndarray, "n 3"]) -> list[float]:
-    """The order parameters for this many neighbours, given by the vectors to them (Å); none for 13 and more."""
+    """The order parameters for this many neighbors, given by the vectors to them (Å); none for 13 and more."""
     around = Around.of(vectors)
     return [parameter(around) for parameter in PARAMETERS.get(len(vectors), [])]

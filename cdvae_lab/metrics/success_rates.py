@@ -1,4 +1,4 @@
-"""Did property optimisation succeed: SR5, SR10 and SR15 of the CDVAE paper (its section 5.3, `OptEval` of its code).
+"""Did property optimization succeed: SR5, SR10 and SR15 of the CDVAE paper (its section 5.3, `OptEval` of its code).
 
 Per starting point the best (lowest) property over its valid decodings, as a judge predicts it that is not the network
 whose gradient was followed, against percentiles of the training set's property.
@@ -63,7 +63,7 @@ class OptimizationScore:
 
 
 def optimization(decodings: Sequence[Crystals], judge: Judge, thresholds: Sequence[float] | str) -> OptimizationScore:
-    """Score the crystals decoded along an optimisation.
+    """Score the crystals decoded along an optimization.
 
     Args:
         decodings: the crystals of every starting point, in the same order, once for each time they were decoded.

@@ -2,7 +2,7 @@
 
 Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencoder for Periodic Material Generation"
 (ICLR 2022, arXiv 2110.06197). The three networks of the paper are `CDVAE.encode` (PGNN_ENC), `CDVAE.aggregates`
-(MLP_AGG) and `CDVAE.score` (PGNN_DEC).
+(MLP_AGG) and `CDVAE.predict_noise` (PGNN_DEC).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CDVAEConfig:
     Attributes:
         max_atoms: the largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
         encoder_sees_aggregates: whether mu and the log-variance also see the number of atoms, the
-            standardised lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
+            standardized lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
             They are then also added to mu linearly, and the heads read z linearly beside their hidden layer: a linear
             way in and out holds for combinations that training never showed, where a hidden layer learns by heart.
         cutoff: how far an atom sees, Å.
@@ -96,15 +96,15 @@ class Aggregates:
 
     Attributes:
         num_atoms_logits: classes 0 to max_atoms.
-        lattice_parameters: lengths / N^(1/3) and angles, standardised with the training set's mean and deviation.
+        lattice_parameters: lengths / N^(1/3) and angles, standardized with the training set's mean and deviation.
         composition_logits: classes Z = 1..100, shared by the atoms.
-        standardised_property: the property, standardised likewise.
+        standardized_property: the property, standardized likewise.
     """
 
     num_atoms_logits: Float[Tensor, "crystals sizes"]
     lattice_parameters: Float[Tensor, "crystals 6"]
     composition_logits: Float[Tensor, "crystals elements"]
-    standardised_property: Float[Tensor, " crystals"]
+    standardized_property: Float[Tensor, " crystals"]
 
     @property
     def num_atoms(self) -> Int[Tensor, " crystals"]:
@@ -150,7 +150,7 @@ class CDVAE(nn.Module):
         c = self.config = config
         self.metadata: dict = {}
         self.prior: DiffusionPrior | None = None  # over z, learned after the model
-        # Standardisation and the elements seen, from the training set.
+        # Standardization and the elements seen, from the training set.
         self.register_buffer("lattice_mean", torch.zeros(6))
         self.register_buffer("lattice_std", torch.ones(6))
         self.register_buffer("property_mean", torch.zeros(()))
@@ -190,7 +190,7 @@ class CDVAE(nn.Module):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> CDVAE:
-        """An untrained model with the data set's sizes, elements and standardisation.
+        """An untrained model with the data set's sizes, elements and standardization.
 
         Args:
             seed: of the initial weights.
@@ -215,7 +215,7 @@ class CDVAE(nn.Module):
         std = parameters.std(0, correction=0)
         model.lattice_mean.copy_(parameters.mean(0))
         model.lattice_std.copy_(torch.where(std < 1e-3, torch.ones_like(std), std))
-        labels = dataset.property[torch.isfinite(dataset.property)]
+        labels = dataset.labels[torch.isfinite(dataset.labels)]
         if len(labels) > 1:
             model.property_mean.copy_(labels.mean())
             model.property_std.copy_(labels.std(correction=0).clamp_min(1e-6))
@@ -227,7 +227,7 @@ class CDVAE(nn.Module):
     def device(self) -> torch.device:
         return self.lattice_mean.device
 
-    def standardised_lattice(self, crystals: Crystals) -> Float[Tensor, "crystals 6"]:
+    def standardized_lattice(self, crystals: Crystals) -> Float[Tensor, "crystals 6"]:
         """The lattice head's target."""
         return (scaled_parameters(crystals) - self.lattice_mean) / self.lattice_std
 
@@ -269,7 +269,7 @@ class CDVAE(nn.Module):
         classes = torch.arange(self.config.max_atoms + 1, device=shares.device)
         count = crystals.num_atoms[:, None] == classes
         return torch.cat(
-            [count.to(shares.dtype), self.standardised_lattice(crystals), shares, (shares > 0).to(shares.dtype)], -1
+            [count.to(shares.dtype), self.standardized_lattice(crystals), shares, (shares > 0).to(shares.dtype)], -1
         )
 
     def aggregates(self, z: Float[Tensor, "crystals latent"]) -> Aggregates:
@@ -291,7 +291,7 @@ class CDVAE(nn.Module):
         """The property head's prediction, in the property's own unit."""
         return self.property_head(z).squeeze(-1) * self.property_std + self.property_mean
 
-    def score(
+    def predict_noise(
         self,
         crystals: Crystals,
         z: Float[Tensor, "crystals latent"],
@@ -335,7 +335,7 @@ class CDVAE(nn.Module):
 
 
 def scaled_parameters(crystals: Crystals) -> Float[Tensor, "crystals 6"]:
-    """Lengths divided by N^(1/3), Å, and angles in degrees: the lattice head's target before standardisation."""
+    """Lengths divided by N^(1/3), Å, and angles in degrees: the lattice head's target before standardization."""
     lengths, angles = lat.to_parameters(crystals.lattice)
     return torch.cat([lengths / crystals.num_atoms[:, None].to(lengths.dtype) ** (1 / 3), angles], -1)
 

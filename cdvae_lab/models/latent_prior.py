@@ -219,7 +219,7 @@ class DiffusionPrior(nn.Module):
         size = total == torch.arange(model.config.max_atoms + 1, device=counts.device)
         return torch.cat([size.to(dtype), counts.to(dtype) / total, (counts > 0).to(dtype)], 1)
 
-    def standardise_with(self, mu: Float[Tensor, "crystals latent"], log_var: Float[Tensor, "crystals latent"]) -> None:
+    def standardize_with(self, mu: Float[Tensor, "crystals latent"], log_var: Float[Tensor, "crystals latent"]) -> None:
         """Take mean, deviation and what is in use from the posteriors of a data set."""
         between, within = mu.var(0, correction=0), log_var.exp().mean(0)
         self.mean.copy_(mu.mean(0))
@@ -254,7 +254,7 @@ class DiffusionPrior(nn.Module):
         sigma: Float[Tensor, " crystals"],
         known: Float[Tensor, "crystals known"] | None = None,
     ) -> Float[Tensor, "crystals latent"]:
-        """The mean of standardised latents, given noisy ones (Karras et al., eq. 7, with data of deviation 1)."""
+        """The mean of standardized latents, given noisy ones (Karras et al., eq. 7, with data of deviation 1)."""
         total = (1 + sigma * sigma).sqrt()[:, None]
         return u / (total * total) + sigma[:, None] / total * self.network(u / total, sigma, known)
 

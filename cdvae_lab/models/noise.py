@@ -16,7 +16,7 @@ from torch import Tensor
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.errors import SettingError
 
-# splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and the two multipliers of its finaliser, as signed 64 bit.
+# splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and the two multipliers of its finalizer, as signed 64 bit.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -50,7 +50,7 @@ def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
 
 
 def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The finaliser of splitmix64, a bijection of 64-bit words in which every input bit reaches every output bit."""
+    """The finalizer of splitmix64, a bijection of 64-bit words in which every input bit reaches every output bit."""
     x = (x ^ _shift_right(x, 30)) * MIX_1
     x = (x ^ _shift_right(x, 27)) * MIX_2
     return x ^ _shift_right(x, 31)

@@ -3,10 +3,10 @@
 Schütt, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and
 molecular spectra" (ICML 2021), with three changes:
 
-* A message is linear in the sending atom's features, so the filters of all periodic images of one neighbour
-  can be added up first. Layers then work on pairs of atoms of the cell, (sites, sites), and never see the neighbour
+* A message is linear in the sending atom's features, so the filters of all periodic images of one neighbor
+  can be added up first. Layers then work on pairs of atoms of the cell, (sites, sites), and never see the neighbor
   list; the radial basis and the directions are computed once per call and shared by all layers.
-* Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that a list of k neighbours is smooth.
+* Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that a list of k neighbors is smooth.
 * Every block can be conditioned on a vector per crystal (FiLM: Perez et al. 2018), here z and the noise level.
 """
 
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import Neighbors, nearest_neighbors
 
-# Messages are sums over some 20 neighbours of independent sign; this keeps their variance near one.
+# Messages are sums over some 20 neighbors of independent sign; this keeps their variance near one.
 MESSAGE_SCALE = 0.25
-# Å. Below this the direction to an overlapping neighbour fades out instead of spinning round.
+# Å. Below this the direction to an overlapping neighbor fades out instead of spinning round.
 SOFT_LENGTH = 0.01
 # Numbers in the largest tensor of `pair_basis_of_all` on a GPU where it is not compiled.
 AT_ONCE = 1 << 26
@@ -42,7 +42,7 @@ def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 @dataclass(frozen=True)
 class PairBasis:
-    """What the filters are linear in, added up over the periodic images of each neighbour j of atom i.
+    """What the filters are linear in, added up over the periodic images of each neighbor j of atom i.
 
     Attributes:
         radial: sum over images of envelope * radial basis.
@@ -53,17 +53,17 @@ class PairBasis:
     directional: Float[Tensor, "crystals sites sites 3 radial"]
 
 
-def pair_basis(neighbors: Neighbors, centres: Float[Tensor, " radial"]) -> PairBasis:
+def pair_basis(neighbors: Neighbors, centers: Float[Tensor, " radial"]) -> PairBasis:
     """Gaussians of the distance, weighted with the envelope and collected by pairs of atoms.
 
     Args:
-        centres: of the Gaussians, equally spaced, Å; their spacing is also their width.
+        centers: of the Gaussians, equally spaced, Å; their spacing is also their width.
     """
     n, sites, k = neighbors.index.shape
-    width = centres[1] - centres[0]
+    width = centers[1] - centers[0]
     distance = neighbors.distance
     weight = envelope(distance / neighbors.radius.clamp_min(1e-3)[..., None]) * neighbors.mask * MESSAGE_SCALE
-    gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
+    gaussians = torch.exp(-0.5 * ((distance[..., None] - centers) / width) ** 2) * weight[..., None]
     unit = neighbors.vector / torch.sqrt(distance**2 + SOFT_LENGTH**2)[..., None]
     along = (unit[..., None] * gaussians[..., None, :]).reshape(n * sites, k, -1)
     of_site = neighbors.index[..., None, :] == torch.arange(sites, device=distance.device)[:, None]
@@ -77,10 +77,10 @@ def pair_basis(neighbors: Neighbors, centres: Float[Tensor, " radial"]) -> PairB
 def pair_basis_of_all(
     crystals: Crystals,
     images: Float[Tensor, "crystals images 3"],
-    centres: Float[Tensor, " radial"],
+    centers: Float[Tensor, " radial"],
     cutoff: float,
 ) -> PairBasis:
-    """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbours to jump.
+    """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbors to jump.
 
     On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as
     large as (pairs, images) is ever written. Only the images within the cutoff, one in ten or so, are used on a CPU,
@@ -96,13 +96,13 @@ def pair_basis_of_all(
     exists = crystals.mask[:, :, None] & crystals.mask[:, None, :]
     itself = torch.eye(delta.shape[1], dtype=torch.bool, device=delta.device)
     first = torch.arange(shift.shape[1], device=delta.device) == 0  # the zero translation takes an atom to itself
-    width = centres[1] - centres[0]
+    width = centers[1] - centers[0]
 
     def shells(vector: Float[Tensor, "*n 3"], counts: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
         squared = (vector * vector).sum(-1)
         distance = torch.sqrt(torch.where(counts, squared, 1.0))
         weight = envelope(distance / cutoff) * counts * MESSAGE_SCALE
-        gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2) * weight[..., None]
+        gaussians = torch.exp(-0.5 * ((distance[..., None] - centers) / width) ** 2) * weight[..., None]
         return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
 
     if delta.device.type == "cpu" or _differentiated(crystals):
@@ -114,7 +114,7 @@ def pair_basis_of_all(
         vector = pairs[crystal, pair] + shift[crystal, image]
         gaussians, unit = shells(vector, torch.ones_like(crystal, dtype=torch.bool))
         both = torch.cat([gaussians[:, None], unit[..., None] * gaussians[:, None]], 1)
-        summed = both.new_zeros(len(pairs) * pairs.shape[1], 4, len(centres))
+        summed = both.new_zeros(len(pairs) * pairs.shape[1], 4, len(centers))
         summed = summed.index_add(0, crystal * pairs.shape[1] + pair, both).reshape(*exists.shape, 4, -1)
         return PairBasis(summed[..., 0, :].contiguous(), summed[..., 1:, :].contiguous())
 
@@ -125,7 +125,7 @@ def pair_basis_of_all(
 
     if torch.compiler.is_compiling():
         return PairBasis(*summed_over(slice(None)))
-    at_once = max(1, AT_ONCE // (exists.numel() * len(centres)))
+    at_once = max(1, AT_ONCE // (exists.numel() * len(centers)))
     parts = [summed_over(slice(start, start + at_once)) for start in range(0, shift.shape[1], at_once)]
     radial, along = zip(*parts, strict=True)
     return PairBasis(torch.stack(radial).sum(0), torch.stack(along).sum(0))
@@ -195,16 +195,16 @@ class PaiNN(nn.Module):
         condition_dim: width of the vector that conditions every block; 0 for none.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, hidden_dim: int, blocks: int, num_radial: int, cutoff: float, condition_dim: int = 0) -> None:
         super().__init__()
-        self.register_buffer("centres", torch.linspace(0, cutoff, num_radial), persistent=False)
+        self.register_buffer("centers", torch.linspace(0, cutoff, num_radial), persistent=False)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_radial, condition_dim, first=b == 0) for b in range(blocks))
         self.norm = nn.LayerNorm(hidden_dim)
         self.basis_of_all = pair_basis_of_all
 
-    def fuse(self) -> None:
+    def compile_blocks(self) -> None:
         """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share.
 
         From the next call on, and for good; a second time changes nothing.
@@ -233,11 +233,11 @@ class PaiNN(nn.Module):
             # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
             plain = (
                 _differentiated(crystals)
-                or pairs * images.shape[1] * len(self.centres) > COMPILED_AT_MOST  # one very thin cell is enough
+                or pairs * images.shape[1] * len(self.centers) > COMPILED_AT_MOST  # one very thin cell is enough
             )
             basis_of_all = pair_basis_of_all if plain else self.basis_of_all
-            return basis_of_all(crystals, images, self.centres, cutoff)
-        return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centres)
+            return basis_of_all(crystals, images, self.centers, cutoff)
+        return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centers)
 
     def forward(
         self,

@@ -1,6 +1,6 @@
 """An independent predictor of a property from a crystal: the same PaiNN as in the CDVAE, but no latent between.
 
-It judges generated crystals, for the energy statistic and for the success rates of property optimisation, and must not
+It judges generated crystals, for the energy statistic and for the success rates of property optimization, and must not
 be the network whose gradient was followed. Called with crystals it gives the property in its own unit, so it serves
 wherever a judge is asked for.
 """
@@ -69,7 +69,7 @@ class PropertyModel(nn.Module):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> PropertyModel:
-        """An untrained model with the data set's standardisation.
+        """An untrained model with the data set's standardization.
 
         Args:
             seed: of the initial weights.
@@ -79,7 +79,7 @@ class PropertyModel(nn.Module):
             DatasetError: with fewer than two labels, or with elements beyond Z = 100.
             SettingError: for settings out of range.
         """
-        labels = dataset.property[torch.isfinite(dataset.property)]
+        labels = dataset.labels[torch.isfinite(dataset.labels)]
         if len(labels) < 2:
             raise DatasetError(f"{dataset.name}: has {len(labels)} labels; a property model needs at least 2")
         if max(dataset.elements) > HEAVIEST:
@@ -95,7 +95,7 @@ class PropertyModel(nn.Module):
     def device(self) -> torch.device:
         return self.property_mean.device
 
-    def standardised(
+    def standardized(
         self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None
     ) -> Float[Tensor, " crystals"]:
         """The property in deviations from the training set's mean.
@@ -123,7 +123,7 @@ class PropertyModel(nn.Module):
         result = crystals.lattice.new_full((len(crystals),), torch.nan, dtype=self.property_mean.dtype)
         for part in usable.nonzero()[:, 0].split(AT_ONCE):
             some = crystals[part].to(self.device, self.property_mean.dtype).trim()
-            result[part] = (self.standardised(some) * self.property_std + self.property_mean).to(result.device)
+            result[part] = (self.standardized(some) * self.property_std + self.property_mean).to(result.device)
         return result
 
     def save(self, path: str | Path, half: bool = False, **metadata) -> Path:

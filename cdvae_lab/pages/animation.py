@@ -18,7 +18,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.render.origin import FilmOrigin
-from cdvae_lab.render.spheres import covalent_radius, element_colour, place_in_formula, sphere_radius, symbol
+from cdvae_lab.render.spheres import covalent_radius, element_color, place_in_formula, sphere_radius, symbol
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.trajectory import Trajectory
 
@@ -68,10 +68,10 @@ def packed(frames: Sequence[DenoisingFrame | Crystals], scores: bool = True) -> 
 
 
 def element_table(numbers: Sequence[int]) -> dict[int, list]:
-    """What `cell.js` must know of elements: colour, radius (Å), symbol, place in formulas, covalent radius (Å)."""
+    """What `cell.js` must know of elements: color, radius (Å), symbol, place in formulas, covalent radius (Å)."""
     return {
         n: [
-            *(round(c / 255, 4) for c in element_colour(n)),
+            *(round(c / 255, 4) for c in element_color(n)),
             round(sphere_radius(n), 3),
             symbol(n),
             place_in_formula(n),

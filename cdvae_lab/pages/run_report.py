@@ -152,7 +152,7 @@ def _made(model: CDVAE, frame: DenoisingFrame, seconds: float | int | None) -> l
         rows.append(
             ("trained on", f"{data['name']} ({data['split']}), {data['crystals']:,} crystals: {data['source']}")
         )
-        rows.append(("licence", f"of the data: {data['licence']}"))
+        rows.append(("license", f"of the data: {data['license']}"))
     if "steps" in about:
         rows.append(("training", f"{about['steps']:,} steps in {about.get('seconds', 0):,.0f} s"))
     rows += [("score", score) for score in about.get("scores", [])]

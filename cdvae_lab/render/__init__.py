@@ -61,8 +61,8 @@ def picture(
         theme: "light", "dark" or "transparent".
         rotate: turn about the upright axis and tilt towards the viewer, degrees.
         images: draw atoms on the cell's faces, edges and corners on the opposite ones too.
-        bonds: join atoms closer than 1.15 times the sum of their covalent radii, nearest neighbours only.
-        labels: write element symbols on the spheres; None: where two elements' colours are hard to tell apart
+        bonds: join atoms closer than 1.15 times the sum of their covalent radii, nearest neighbors only.
+        labels: write element symbols on the spheres; None: where two elements' colors are hard to tell apart
             for red- or green-blind eyes.
         legend: formula and elements below the crystal (left out below 120 pixels).
         caption: a line of text above the crystal.
@@ -201,7 +201,7 @@ def gif(
         else picture(frame, which, size=size, rotate=(spin + turn * n, tilt), caption=text, **options)
         for n, (frame, text) in enumerate(zip(frames, _captions(frames, captions), strict=True))
     ]
-    # One palette for all frames, from a sheet of some of them: with one each, the colours would flicker.
+    # One palette for all frames, from a sheet of some of them: with one each, the colors would flicker.
     sample = pictures[:: max(1, len(pictures) // 12)]
     sheet = Image.new("RGB", (sample[0].width, sum(one.height for one in sample)))
     for one, y in zip(sample, itertools.accumulate([0, *(one.height for one in sample)]), strict=False):

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw
 
 from cdvae_lab.render.spheres import place_in_formula, sprite, symbol
-from cdvae_lab.render.style import Colour, Theme, composite, font_of
+from cdvae_lab.render.style import Color, Theme, composite, font_of
 
 # Pillow's own font has little more than ASCII; these are what captions in a laboratory are likely to hold.
 _SPELT = {"σ": "sigma", "α": "alpha", "β": "beta", "γ": "gamma", "ρ": "rho", "μ": "mu", "×": "x", "–": "-", "—": "-"}
@@ -82,7 +82,7 @@ def _formula_width(pen: ImageDraw.ImageDraw, parts: list[tuple[str, str]], size:
 
 
 def _draw_formula(
-    pen: ImageDraw.ImageDraw, parts: list[tuple[str, str]], at: tuple[float, float], size: float, ink: Colour
+    pen: ImageDraw.ImageDraw, parts: list[tuple[str, str]], at: tuple[float, float], size: float, ink: Color
 ) -> None:
     x, y = at[0], at[1] + 0.36 * size  # the baseline
     for element, count in parts:

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 
-from cdvae_lab.render.spheres import FADE, covalent_radius, element_colour, oklab, sphere_radius, sprite, symbol
-from cdvae_lab.render.style import Colour, Theme, composite, font_of, lift, mix
+from cdvae_lab.render.spheres import FADE, covalent_radius, element_color, oklab, sphere_radius, sprite, symbol
+from cdvae_lab.render.style import Color, Theme, composite, font_of, lift, mix
 
 Job = tuple[float, Callable[[], None]]  # depth, and what to draw at it
 
@@ -23,7 +23,7 @@ _FACE_TOLERANCE = 0.02  # fractional; an atom this close to a face is drawn on t
 _MARGIN = 1.0  # Å around the cell; larger than most spheres, so that the scale does not depend on the elements
 _PIECES = 16  # of a cell edge, each with its own depth
 _FOG_STEPS = 6
-_AXES = ((213, 94, 0), (0, 158, 115), (0, 114, 178))  # a, b, c: Okabe and Ito's colours, distinct for all eyes
+_AXES = ((213, 94, 0), (0, 158, 115), (0, 114, 178))  # a, b, c: Okabe and Ito's colors, distinct for all eyes
 _LETTER_AT = 1.15  # Å beyond the end of a lattice vector, clear of most spheres
 
 
@@ -53,9 +53,9 @@ class Camera:
     """Perspective from Å to pixels of the canvas."""
 
     rotation: Float[np.ndarray, "3 3"]  # columns: right, up, towards the viewer
-    centre: Float[np.ndarray, " 3"]  # Å
+    center: Float[np.ndarray, " 3"]  # Å
     radius: float  # Å, of the sphere around the cell
-    scale: float  # pixels per Å at the centre
+    scale: float  # pixels per Å at the center
     offset: Float[np.ndarray, " 2"]  # pixels
     width: int  # pixels, of the canvas
 
@@ -71,9 +71,9 @@ class Camera:
         up = math.cos(tilt) * upright + math.sin(tilt) * away
         towards = math.sin(tilt) * upright - math.cos(tilt) * away
         corners = np.array(list(itertools.product((0, 1), repeat=3))) @ lattice
-        centre = corners.mean(0)
-        radius = float(np.linalg.norm(corners - centre, axis=1).max()) + _MARGIN
-        camera = cls(np.stack([right, up, towards], 1), centre, radius, 1.0, np.zeros(2), area[2])
+        center = corners.mean(0)
+        radius = float(np.linalg.norm(corners - center, axis=1).max()) + _MARGIN
+        camera = cls(np.stack([right, up, towards], 1), center, radius, 1.0, np.zeros(2), area[2])
         flat, _, zoom = camera.project(corners)
         letters = camera.letters(lattice)
         low = np.minimum((flat - _MARGIN * zoom[:, None]).min(0), letters.min(0) - 0.2)
@@ -83,13 +83,13 @@ class Camera:
         box = np.array([area[2] - area[0], area[3] - area[1]])
         scale = float((box / (high - low)).min()) * 0.98
         middle = np.array([area[0] + area[2], area[1] + area[3]]) / 2
-        return cls(camera.rotation, centre, radius, scale, middle - scale * (low + high) / 2, area[2])
+        return cls(camera.rotation, center, radius, scale, middle - scale * (low + high) / 2, area[2])
 
     def project(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Pixels (y downwards), depth (Å towards the viewer) and pixels per Å of each point."""
-        view = (points - self.centre) @ self.rotation
+        view = (points - self.center) @ self.rotation
         distance = 5 * self.radius
         zoom = self.scale * distance / np.maximum(distance - view[:, 2], 0.5 * self.radius)
         return view[:, :2] * zoom[:, None] * [1, -1] + self.offset, view[:, 2], zoom
@@ -106,7 +106,7 @@ class Camera:
 
 
 def bonded_pairs(cart: Float[np.ndarray, "drawn 3"], numbers: Int[np.ndarray, " drawn"]) -> list[tuple[int, int]]:
-    """Pairs closer than 1.15 sums of covalent radii and nearly as close as each one's nearest neighbour.
+    """Pairs closer than 1.15 sums of covalent radii and nearly as close as each one's nearest neighbor.
 
     The second condition keeps the picture of an oxide to its polyhedra: Ti-O and not Sr-O, Sr-Ti or O-O.
     """
@@ -142,7 +142,7 @@ class Scene:
         self._letters(pen)
 
     def _edges(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
-        """The cell's edges in pieces, without what is inside a sphere or a bond; a, b, c from the origin in colour."""
+        """The cell's edges in pieces, without what is inside a sphere or a bond; a, b, c from the origin in color."""
         camera, style = self.camera, self.style
         radii = np.array([sphere_radius(n) for n in self.numbers.tolist()])
         for axis in range(3):
@@ -155,15 +155,15 @@ class Scene:
                 hidden = (np.linalg.norm(middles[:, None] - self.cart, axis=-1) < radii).any(1)
                 for one, other in self.pairs:
                     hidden |= _distance_to_segment(middles, self.cart[one], self.cart[other]) < 0.1
-                colour = style.edge if any(corner) else lift(_AXES[axis], style)
+                color = style.edge if any(corner) else lift(_AXES[axis], style)
                 for k in np.flatnonzero(~hidden):
-                    ink = mix(colour, style.fog, 0.05 + 0.25 * (1 - depths[k] / camera.radius))
+                    ink = mix(color, style.fog, 0.05 + 0.25 * (1 - depths[k] / camera.radius))
                     width = max(2, round(0.0045 * self.canvas.width * zoom[k] / camera.scale))
                     line = (*flat[k], *flat[k + 1])
                     yield depths[k], lambda p=line, c=ink, w=width: pen.line(p, fill=c, width=w)
 
     def _sticks(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
-        """Each bond as two halves in its atoms' colours, from the surface of each sphere to the middle."""
+        """Each bond as two halves in its atoms' colors, from the surface of each sphere to the middle."""
         for pair in self.pairs:
             middle = self.cart[list(pair)].mean(0)
             for atom in pair:
@@ -172,8 +172,8 @@ class Scene:
                 start = self.cart[atom] + along * min(0.9 * sphere_radius(number) / float(np.linalg.norm(along)), 1.0)
                 flat, depth, zoom = self.camera.project(np.stack([start, middle]))
                 back, scale = float(depth.mean()), float(zoom.mean())
-                colour = mix(element_colour(number), self.style.fog, FADE * self.camera.fog(back))
-                yield back, lambda f=flat, c=colour, z=scale: _draw_stick(pen, f, c, z)
+                color = mix(element_color(number), self.style.fog, FADE * self.camera.fog(back))
+                yield back, lambda f=flat, c=color, z=scale: _draw_stick(pen, f, c, z)
 
     def _spheres(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
         places, depths, zooms = self.camera.project(self.cart)
@@ -187,7 +187,7 @@ class Scene:
     ) -> None:
         composite(self.canvas, ball, (round(place[0] - ball.width / 2), round(place[1] - ball.height / 2)))
         if self.labels and ball.width > 24:
-            pale = oklab(np.array(element_colour(number)))[0] > 0.62
+            pale = oklab(np.array(element_color(number)))[0] > 0.62
             ink = (20, 24, 32) if pale else (255, 255, 255)
             pen.text(place, symbol(number), fill=ink, font=font_of(ball.width * 0.38), anchor="mm")
 
@@ -195,8 +195,8 @@ class Scene:
         """a, b, c beyond the ends of the lattice vectors, with a seam that keeps them legible on spheres."""
         width = self.canvas.width
         seam = round(width * 0.005) if self.style.background[3] else 0
-        for place, letter, colour in zip(self.camera.letters(self.lattice), "abc", _AXES, strict=True):
-            ink, font = lift(colour, self.style), font_of(width * 0.036)
+        for place, letter, color in zip(self.camera.letters(self.lattice), "abc", _AXES, strict=True):
+            ink, font = lift(color, self.style), font_of(width * 0.036)
             at = (place[0], place[1])
             pen.text(at, letter, fill=ink, font=font, anchor="mm", stroke_width=seam, stroke_fill=self.style.fog)
 
@@ -204,13 +204,13 @@ class Scene:
 def _cut(
     start: Float[np.ndarray, " 3"],
     along: Float[np.ndarray, " 3"],
-    centres: Float[np.ndarray, "drawn 3"],
+    centers: Float[np.ndarray, "drawn 3"],
     radii: Float[np.ndarray, " drawn"],
 ) -> Float[np.ndarray, " cuts"]:
     """Where to cut an edge, 0 to 1: into even pieces, and where it enters or leaves a sphere."""
     square = max(float(along @ along), 1e-12)
-    nearest = (centres - start) @ along / square
-    miss = ((start + nearest[:, None] * along - centres) ** 2).sum(-1)
+    nearest = (centers - start) @ along / square
+    miss = ((start + nearest[:, None] * along - centers) ** 2).sum(-1)
     half = np.sqrt(np.maximum(radii**2 - miss, 0) / square)
     crossings = np.concatenate([(nearest - half)[half > 0], (nearest + half)[half > 0]])
     return np.unique(np.concatenate([np.linspace(0, 1, _PIECES + 1), crossings[(crossings > 0) & (crossings < 1)]]))
@@ -224,15 +224,15 @@ def _distance_to_segment(
     return np.linalg.norm(points - one - share[:, None] * along, axis=-1)
 
 
-def _draw_stick(pen: ImageDraw.ImageDraw, flat: Float[np.ndarray, "2 2"], colour: Colour, zoom: float) -> None:
+def _draw_stick(pen: ImageDraw.ImageDraw, flat: Float[np.ndarray, "2 2"], color: Color, zoom: float) -> None:
     direction = flat[1] - flat[0]
     across = np.array([-direction[1], direction[0]]) / max(float(np.linalg.norm(direction)), 1e-6)
     across = across if across @ (-0.5, -0.8) > 0 else -across  # towards the light
     # Three lines inside each other: a dark outline, the body, and a streak of light.
     for width, ink, shift in (
-        (0.20, mix(colour, (0, 0, 0), 0.45), 0),
-        (0.15, mix(colour, (0, 0, 0), 0.12), 0),
-        (0.05, mix(colour, (255, 255, 255), 0.45), 0.03),
+        (0.20, mix(color, (0, 0, 0), 0.45), 0),
+        (0.15, mix(color, (0, 0, 0), 0.12), 0),
+        (0.05, mix(color, (255, 255, 255), 0.45), 0.03),
     ):
         ends = flat + across * shift * zoom
         pen.line((*ends[0], *ends[1]), fill=ink, width=max(1, round(width * zoom)))

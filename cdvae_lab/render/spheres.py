@@ -1,6 +1,6 @@
-"""What an element looks like: its colour, its size, and a shaded sphere of it.
+"""What an element looks like: its color, its size, and a shaded sphere of it.
 
-Colours are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and on
+Colors are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and on
 black, and as far apart as it takes to tell two elements from each other. Spheres are shaded once per element and scaled
 when needed.
 """
@@ -13,10 +13,10 @@ from functools import cache, lru_cache
 import numpy as np
 from PIL import Image
 
-from cdvae_lab.render.style import Colour
+from cdvae_lab.render.style import Color
 
-FADE = 0.055  # share of the fog's colour that each step to the back adds
-_APART = 0.042  # in OKLab, between any two elements' colours; twice what one can just see
+FADE = 0.055  # share of the fog's color that each step to the back adds
+_APART = 0.042  # in OKLab, between any two elements' colors; twice what one can just see
 _SPRITE = 256  # pixels across; scaled to what is needed
 
 
@@ -42,22 +42,22 @@ def _shading(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @lru_cache(maxsize=512)
-def _large_sprite(number: int, fog: int, fog_colour: Colour) -> Image.Image:
+def _large_sprite(number: int, fog: int, fog_color: Color) -> Image.Image:
     brightness, highlight, coverage, rim = (a[..., None] for a in _shading(_SPRITE))
-    colour = np.array(element_colour(number)) / 255
-    deep = colour * 0.55 * [0.9, 0.92, 1.06]  # shadows lean to blue and keep their colour
-    lit = np.where(brightness < 1, deep + (colour - deep) * brightness, colour * brightness)
+    color = np.array(element_color(number)) / 255
+    deep = color * 0.55 * [0.9, 0.92, 1.06]  # shadows lean to blue and keep their color
+    lit = np.where(brightness < 1, deep + (color - deep) * brightness, color * brightness)
     lit = lit + (1 - lit) * highlight
     lit = lit * (1 - 0.55 * rim)
-    lit = lit + (np.array(fog_colour) / 255 - lit) * FADE * fog
+    lit = lit + (np.array(fog_color) / 255 - lit) * FADE * fog
     pixels = np.concatenate([lit, coverage], -1)
     return Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8), "RGBA")
 
 
 @lru_cache(maxsize=2048)
-def sprite(number: int, diameter: int, fog: int, fog_colour: Colour) -> Image.Image:
-    """A shaded sphere of this many pixels, faded towards the fog's colour."""
-    return _large_sprite(number, fog, fog_colour).resize((diameter, diameter), Image.Resampling.BILINEAR)
+def sprite(number: int, diameter: int, fog: int, fog_color: Color) -> Image.Image:
+    """A shaded sphere of this many pixels, faded towards the fog's color."""
+    return _large_sprite(number, fog, fog_color).resize((diameter, diameter), Image.Resampling.BILINEAR)
 
 
 @cache
@@ -88,8 +88,8 @@ def place_in_formula(number: int) -> float:
 
 
 @cache
-def element_colour(number: int) -> Colour:
-    """Jmol's colour of an element, brought to where it reads on white and on black and differs from the others'."""
+def element_color(number: int) -> Color:
+    """Jmol's color of an element, brought to where it reads on white and on black and differs from the others'."""
     palette = _palette()
     r, g, b = (round(float(value)) for value in _from_oklab(palette[min(number, len(palette) - 1)]))
     return r, g, b
@@ -97,24 +97,24 @@ def element_colour(number: int) -> Colour:
 
 @cache
 def _palette() -> np.ndarray:
-    """Each element's colour in OKLab, by atomic number; the last one is for all that Jmol has none for."""
+    """Each element's color in OKLab, by atomic number; the last one is for all that Jmol has none for."""
     from ase.data.colors import jmol_colors
 
     jmol = np.array([oklab(rgb * 255) for rgb in np.vstack([jmol_colors, [0.9, 0.2, 0.5]])])
     number = np.arange(len(jmol))
-    # Hardly visible, so that those of one colour part in different directions.
-    colours = jmol + 1e-3 * np.stack([np.cos(number), np.sin(2 * number), np.cos(3 * number)], 1)
+    # Hardly visible, so that those of one color part in different directions.
+    colors = jmol + 1e-3 * np.stack([np.cos(number), np.sin(2 * number), np.cos(3 * number)], 1)
     moves = np.ones(len(jmol))
-    moves[[1, 6, 7, 8]] = 0.05  # hydrogen to oxygen have the colours that everybody expects
+    moves[[1, 6, 7, 8]] = 0.05  # hydrogen to oxygen have the colors that everybody expects
     for _ in range(150):
-        colours[:, 0] = colours[:, 0].clip(0.50, 0.84)
-        strength = np.hypot(colours[:, 1], colours[:, 2])
-        colours[:, 1:] *= np.minimum(1, 0.175 / np.maximum(strength, 1e-9))[:, None]
-        way = colours[:, None] - colours
+        colors[:, 0] = colors[:, 0].clip(0.50, 0.84)
+        strength = np.hypot(colors[:, 1], colors[:, 2])
+        colors[:, 1:] *= np.minimum(1, 0.175 / np.maximum(strength, 1e-9))[:, None]
+        way = colors[:, None] - colors
         distance = np.linalg.norm(way, axis=-1) + np.eye(len(jmol))
         push = np.maximum(0, _APART - distance)
-        colours += 0.25 * moves[:, None] * (way * (push / distance)[..., None]).sum(1)
-    return colours
+        colors += 0.25 * moves[:, None] * (way * (push / distance)[..., None]).sum(1)
+    return colors
 
 
 # Ottosson's OKLab: distances in it are close to what the eye sees. Source: bottosson.github.io/posts/oklab.
@@ -142,7 +142,7 @@ _DEUTERANOPIA = np.array(
 
 
 def oklab(rgb: np.ndarray, eyes: np.ndarray | None = None) -> np.ndarray:
-    """Lightness and two colour axes of sRGB from 0 to 255, as these eyes see it."""
+    """Lightness and two color axes of sRGB from 0 to 255, as these eyes see it."""
     srgb = rgb / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     if eyes is not None:
@@ -157,9 +157,9 @@ def _from_oklab(lab: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def confusable(elements: tuple[int, ...]) -> bool:
-    """Whether two of these elements have colours that somebody would take for the same."""
+    """Whether two of these elements have colors that somebody would take for the same."""
     for eyes in (None, _PROTANOPIA, _DEUTERANOPIA):
-        seen = [oklab(np.array(element_colour(number), dtype=float), eyes) for number in elements]
+        seen = [oklab(np.array(element_color(number), dtype=float), eyes) for number in elements]
         if any(np.linalg.norm(one - other) < 0.09 for one, other in itertools.combinations(seen, 2)):
             return True
     return False

@@ -1,4 +1,4 @@
-"""Themes, fonts and mixtures of colours for the pictures of crystals."""
+"""Themes, fonts and mixtures of colors for the pictures of crystals."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from functools import lru_cache
 
 from PIL import Image, ImageFont
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of a picture apart from the elements'."""
+    """The colors of a picture apart from the elements'."""
 
     background: tuple[int, int, int, int]
-    fog: Colour  # what far things fade to
-    edge: Colour
-    text: Colour
-    muted: Colour
+    fog: Color  # what far things fade to
+    edge: Color
+    text: Color
+    muted: Color
 
 
 THEMES = {
     "light": Theme((255, 255, 255, 255), (255, 255, 255), (71, 85, 105), (15, 23, 42), (100, 116, 139)),
     "dark": Theme((17, 20, 28, 255), (17, 20, 28), (160, 174, 196), (237, 241, 247), (148, 163, 184)),
-    # Nothing is known of what will be behind: greys that can be read on white and on black.
+    # Nothing is known of what will be behind: grays that can be read on white and on black.
     "transparent": Theme((0, 0, 0, 0), (140, 144, 152), (118, 128, 146), (118, 128, 146), (128, 136, 150)),
 }
 
 
-def lift(colour: Colour, style: Theme) -> Colour:
-    """A colour meant for white paper, made lighter where the background is not."""
-    return colour if style is THEMES["light"] else mix(colour, (255, 255, 255), 0.3)
+def lift(color: Color, style: Theme) -> Color:
+    """A color meant for white paper, made lighter where the background is not."""
+    return color if style is THEMES["light"] else mix(color, (255, 255, 255), 0.3)
 
 
-def mix(colour: Colour, other: Colour, share: float) -> Colour:
-    """A colour moved towards another by a share of the way, 0 to 1."""
-    r, g, b = (round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+def mix(color: Color, other: Color, share: float) -> Color:
+    """A color moved towards another by a share of the way, 0 to 1."""
+    r, g, b = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return r, g, b
 
 

@@ -18,7 +18,7 @@ class Graphed:
     """A function of tensors to a tuple of tensors, captured once for every set of shapes and replayed afterwards.
 
     The first calls run as they are, on a side stream as capture wants it, and count: the function may have side effects
-    (an optimiser step), and every call has them exactly once. Inputs are copied into the graph's buffers, unless the
+    (an optimizer step), and every call has them exactly once. Inputs are copied into the graph's buffers, unless the
     very same tensor object comes again; outputs are cloned out of them, so nothing that was returned changes later.
 
     Args:

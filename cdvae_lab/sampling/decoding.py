@@ -35,7 +35,7 @@ BACK_TO = (float("inf"), 0.5, 1.0, 2.0)
 STEP = 0.03  # Å, of `refine`, at its beginning
 BETA_1, BETA_2 = 0.9, 0.99
 STRAIN = 0.2  # 1/Å: what its cells stretch while its atoms move
-MARGIN = 0.5  # Å beyond the cutoff in which it looks for neighbours, once: its cells change little
+MARGIN = 0.5  # Å beyond the cutoff in which it looks for neighbors, once: its cells change little
 REFINED_AT_ONCE = 256
 
 
@@ -85,7 +85,7 @@ def latent_distance(
 
 
 def refine(
-    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int = 100, fuse: bool = False
+    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int = 100, compile: bool = False
 ) -> tuple[Crystals, Float[Tensor, " crystals"]]:
     """Slide atoms and cells so that the crystals encode nearer to given latents: descent of `latent_distance`.
 
@@ -94,15 +94,15 @@ def refine(
 
     Args:
         steps: of the descent; each takes the time of two or three calls of the decoder.
-        fuse: compile the model's encoder with torch.compile, for good: for many crystals on a GPU.
+        compile: compile the model's encoder with torch.compile, for good: for many crystals on a GPU.
 
     Returns:
         The nearest crystals on the way, and their `latent_distance`.
     """
     if steps < 1:
         raise SettingError(f"refine: steps must be at least 1, not {steps}")
-    if fuse:
-        model.encoder.fuse()
+    if compile:
+        model.encoder.compile_blocks()
     parts = [
         _refined(model, crystals[part], z[part], steps)
         for part in torch.arange(len(crystals), device=z.device).split(REFINED_AT_ONCE)
@@ -167,7 +167,7 @@ def decode(
     first_number: int = 0,
     batch_size: int = 1024,
     state: Decoded | None = None,
-    fuse: bool = False,
+    compile: bool = False,
     **settings: Any,
 ) -> Iterator[Decoded]:
     """Decode every z, again and again where the crystal does not encode back; yields after every batch.
@@ -185,7 +185,7 @@ def decode(
         back_to: noise levels, Å, at which the tries begin, in turn; infinity begins anew.
         refine_steps: of `refine`, after every try; 0 leaves crystals as the sampler gives them.
         atomic_numbers: what to begin with instead of the atoms that z says, as in `denoising.start`.
-        seed, sampler, first_number, fuse, settings: of `denoise`.
+        seed, sampler, first_number, compile, settings: of `denoise`.
         batch_size: crystals at a time.
         state: what an interrupted run yielded last, to go on from.
 
@@ -224,7 +224,7 @@ def decode(
         refine_steps,
         atomic_numbers,
         batch_size,
-        fuse,
+        compile,
     )
 
 
@@ -240,7 +240,7 @@ def _rounds(
     refine_steps: int,
     atoms: Int[Tensor, "crystals sites"] | None,
     batch_size: int,
-    fuse: bool,
+    compile: bool,
 ) -> Iterator[Decoded]:
     while True:
         pending = _unfinished(state.distance, state.tries, within, tries).nonzero()[:, 0]
@@ -254,11 +254,11 @@ def _rounds(
         frame = start(model, state.z[part], numbers[part], seed + attempt, schedule, atomic_numbers=given)
         if attempt:
             frame = go_back(frame, state.crystals[part], back_to[attempt % len(back_to)])
-        for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B007, B020
+        for frame in denoise(model, frame=frame, compile=compile):  # noqa: B007, B020
             pass  # the last one counts
         decoded, distance = frame.crystals, latent_distance(model, frame.crystals, frame.z)
         if refine_steps:
-            decoded, distance = refine(model, decoded, frame.z, refine_steps, fuse)
+            decoded, distance = refine(model, decoded, frame.z, refine_steps, compile)
         distance = torch.where(_too_close(decoded), torch.inf, distance)
         better = (distance < state.distance[part]) | (attempt == 0)
         which = torch.arange(len(state.z), device=part.device)

@@ -200,7 +200,7 @@ def denoise(
     sampler: str | Schedule = "ancestral",
     prior: LatentPrior | None = None,
     first_number: int = 0,
-    fuse: bool = False,
+    compile: bool = False,
     **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Generate crystals; yields the start and then a frame after every call of the network.
@@ -219,8 +219,8 @@ def denoise(
         prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without. If
             it draws a composition first, crystals begin with that, and `types="assigned"` keeps to it.
         first_number: number of the first crystal; crystals of other numbers have other noise.
-        fuse: compile the model's decoder with torch.compile, for good: about a minute before the first frame, for long
-            runs on a GPU.
+        compile: compile the model's decoder with torch.compile, for good: about a minute before the first frame, for
+            long runs on a GPU.
         settings: the sampler's, as above, and `types`: "argmax" (default), the likeliest element at every site, as in
             the paper, or "assigned", the composition that z says, assigned anew to the sites at every step.
 
@@ -247,7 +247,7 @@ def denoise(
             )
         if settings or sampler != "ancestral" or first_number:
             raise SettingError("a frame brings its own sampler and numbers; give only the seed beside it")
-        return _run(model, frame if seed is None else replace(frame, seed=seed), fuse)
+        return _run(model, frame if seed is None else replace(frame, seed=seed), compile)
     seed = seed or 0
     schedule = choose_schedule(model, sampler, **settings)
     atoms = None
@@ -263,7 +263,7 @@ def denoise(
         raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
     z = z.detach().to(model.device)
     numbers = torch.arange(first_number, first_number + len(z), device=model.device)
-    return _run(model, start(model, z, numbers, seed, schedule, atomic_numbers=atoms), fuse, yield_first=True)
+    return _run(model, start(model, z, numbers, seed, schedule, atomic_numbers=atoms), compile, yield_first=True)
 
 
 @torch.no_grad()
@@ -363,7 +363,7 @@ def make_step(model: CDVAE, seed: int, keep_types: bool = False, keep_compositio
     ) -> tuple[Tensor, Tensor, Tensor]:
         crystals = Crystals(frac_coords, atomic_numbers, lattice)
         with fast_matmul():
-            p, logits = model.score(crystals, z, sigma.expand(len(crystals)), images)
+            p, logits = model.predict_noise(crystals, z, sigma.expand(len(crystals)), images)
         score = p / sigma
         eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)
         moved = frac_coords + lat.cart_to_frac(drift * score + diffusion * eps, lattice)
@@ -379,7 +379,7 @@ def make_step(model: CDVAE, seed: int, keep_types: bool = False, keep_compositio
     return step
 
 
-def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = False) -> Iterator[DenoisingFrame]:
+def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool = False) -> Iterator[DenoisingFrame]:
     device, dtype = frame.z.device, frame.z.dtype
     schedule = frame.schedule
     images = periodic_images(frame.crystals.lattice, model.config.cutoff)
@@ -387,9 +387,9 @@ def _run(model: CDVAE, frame: DenoisingFrame, fuse: bool, yield_first: bool = Fa
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
-    if fuse:
+    if compile:
         # Its parts and not the step: they serve batches of any size, where a step would be compiled for each anew.
-        model.decoder.fuse()
+        model.decoder.compile_blocks()
     step = Graphed(make_step(model, frame.seed, schedule.keep_types, schedule.keep_composition), device)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
@@ -420,7 +420,7 @@ def reconstruct(
     seed: int = 0,
     sampler: str | Schedule = "ancestral",
     first_number: int = 0,
-    fuse: bool = False,
+    compile: bool = False,
     **settings: Any,
 ) -> Iterator[DenoisingFrame]:
     """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
@@ -428,14 +428,14 @@ def reconstruct(
     Args:
         source: files, pymatgen Structures or ASE Atoms, as `convert.read` takes them; Crystals are taken as they are.
         sampled: decode a sample of the posterior, as the reference does, instead of its mean.
-        seed, sampler, first_number, fuse, settings: of `denoise`.
+        seed, sampler, first_number, compile, settings: of `denoise`.
 
     Raises:
         CrystalError: for crystals that the model cannot take.
         SettingError: for settings out of range.
     """
     z = posterior_latents(model, source, sampled, seed, first_number)
-    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, fuse=fuse, **settings)
+    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, compile=compile, **settings)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Training as a generator: `fit(...)` updates the model in place and yields a `TrainingStep` after every update.
 
 A step draws its crystals and its noise from (seed, step) alone and runs without waiting for the device: the batch is an
-index into data that live there, and on a GPU the whole step, optimiser included, is one CUDA graph. Several processes
+index into data that live there, and on a GPU the whole step, optimizer included, is one CUDA graph. Several processes
 take the same steps together, each with a share of every batch.
 """
 
@@ -54,7 +54,7 @@ class FitSettings:
     """How to train; kept in the checkpoint, so that a resumed run goes on as it began.
 
     Attributes:
-        steps: optimiser steps of the whole run; the learning rate's schedule ends there.
+        steps: optimizer steps of the whole run; the learning rate's schedule ends there.
         lr, final_lr: Adam's learning rate rises over `warm_up` steps to `lr` and falls on a half cosine to `final_lr`.
         clip: the gradient's norm is clipped to this.
         ema_decay: of the moving average of the weights, per step.
@@ -84,7 +84,7 @@ class TrainingStep:
     """What has just happened.
 
     Attributes:
-        step: optimiser steps done so far.
+        step: optimizer steps done so far.
         num_steps: of the whole run.
         epoch: passes through the data set, as a fraction.
         losses: the weighted total and then every term unweighted (of `losses.TERMS`, for a CDVAE); looking at them
@@ -132,7 +132,7 @@ def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor,
 
 
 class Run:
-    """A training run: the model, the averaged weights, the optimiser and the data, all on one device.
+    """A training run: the model, the averaged weights, the optimizer and the data, all on one device.
 
     Of several processes each has all of these, and after every step they are the same.
     """
@@ -142,7 +142,7 @@ class Run:
         model: Trainable,
         dataset: Dataset,
         settings: FitSettings,
-        fuse: bool | None,
+        compile: bool | None,
         encoder: CDVAE | None = None,
         fabric: Fabric | None = None,
     ) -> None:
@@ -169,12 +169,12 @@ class Run:
         self.copied = torch.cuda.Event() if on_gpu else None
         self.seen = torch.full((), -1, dtype=torch.int64, pin_memory=on_gpu)
         self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
-        fuse = on_gpu if fuse is None else fuse
+        compile = on_gpu if compile is None else compile
         noise.prepare(self.device)
-        if fuse:
+        if compile:
             for network in model.modules():
                 if isinstance(network, PaiNN):
-                    network.fuse()
+                    network.compile_blocks()
         self.graphs: dict[int, Graphed] = {}
 
     def _losses(
@@ -188,7 +188,7 @@ class Run:
         return torch.cat([torch.stack(weighted).sum()[None], unweighted])
 
     def _update(self, index: Int[Tensor, " crystals"], sites: int, most_images: int) -> tuple[Tensor]:
-        """One optimiser step, without waiting for the device."""
+        """One optimizer step, without waiting for the device."""
         with fast_matmul():
             self.optimizer.zero_grad(set_to_none=True)
             losses = self._losses(index, self.step, sites, most_images)
@@ -273,7 +273,7 @@ class Run:
         return write_tensors(path, "training state", STATE_VERSION, tensors, metadata)
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Put optimiser, average and step counter where a saved state had them (the model's weights are there)."""
+        """Put optimizer, average and step counter where a saved state had them (the model's weights are there)."""
         self.step.fill_(step)
         for name, p, average in zip(self.names, self.params, self.average, strict=True):
             average.copy_(tensors[f"average.{name}"])
@@ -291,12 +291,12 @@ def fit(
     steps: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
-    fuse: bool | None = None,
+    compile: bool | None = None,
     device: str | torch.device | None = None,
     fabric: Fabric | None = None,
     **settings,
 ) -> Iterator[TrainingStep]:
-    """Train a model in place, one `TrainingStep` per optimiser step.
+    """Train a model in place, one `TrainingStep` per optimizer step.
 
     Args:
         model: the CDVAE, property model, composition model or latent prior to train; or the settings of a new CDVAE;
@@ -306,7 +306,7 @@ def fit(
         encoder: for a latent prior, the trained CDVAE whose latents of the data set it learns.
         epochs, steps: the length of the whole run, one of the two.
         checkpoint: where to write the state every `checkpoint_every` seconds and at the end.
-        fuse: compile the step with torch.compile; by default on a GPU only.
+        compile: compile the step with torch.compile; by default on a GPU only.
         device: for a new model or a resumed one; a given model stays where it is.
         fabric: of lightning-fabric, launched. Its processes all call `fit` alike, each computes a share of every batch,
             and the steps are those of one process, up to rounding. It brings the device, and process 0 writes the
@@ -362,7 +362,7 @@ def fit(
     model.train().requires_grad_(True)
     if isinstance(model, DiffusionPrior) and model.composition_model is not None:
         model.composition_model.eval().requires_grad_(False)  # learned before
-    run = Run(model, dataset, chosen, fuse, encoder, fabric)
+    run = Run(model, dataset, chosen, compile, encoder, fabric)
     if tensors is not None:
         run.restore(tensors, done)
     return _steps(run, done, checkpoint if run.processes.first else None, checkpoint_every)
@@ -432,7 +432,7 @@ def _read_state(path: str | Path) -> tuple[Trainable, dict[str, Tensor], dict]:
     kind, tensors, metadata = read_tensors(path, ("training state", "model"), STATE_VERSION)
     if kind == "model":
         raise CheckpointError(
-            f"{path}: a released model, without the optimiser's state; to train it further load it first: "
+            f"{path}: a released model, without the optimizer's state; to train it further load it first: "
             "fit(cdvae_lab.load(path), dataset)"
         )
     with refusing_others(path, "a training state"):
@@ -452,7 +452,7 @@ def validation_losses(model: CDVAE, dataset: Dataset, batch_size: int = 512, see
         index = torch.arange(start, min(start + batch_size, len(dataset)))
         part = dataset[index].to(device)
         images = periodic_images(part.crystals.lattice, model.config.cutoff)
-        terms = objective(model, part.crystals.trim(), images, part.property, index.to(device), 0, seed)
+        terms = objective(model, part.crystals.trim(), images, part.labels, index.to(device), 0, seed)
         for name in TERMS:
             totals[name] += float(terms[name]) * len(index) / len(dataset)
     return totals

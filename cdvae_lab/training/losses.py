@@ -64,7 +64,7 @@ def num_atoms_loss(logits: Float[Tensor, "crystals sizes"], num_atoms: Int[Tenso
 
 
 def lattice_loss(predicted: Float[Tensor, "crystals 6"], target: Float[Tensor, "crystals 6"]) -> Float[Tensor, ""]:
-    """Mean squared error of the standardised lattice parameters."""
+    """Mean squared error of the standardized lattice parameters."""
     return F.mse_loss(predicted, target)
 
 
@@ -84,17 +84,17 @@ def kl_loss(posterior: Posterior) -> Float[Tensor, ""]:
 def property_loss(
     predicted: Float[Tensor, " crystals"],
     target: Float[Tensor, " crystals"],
-    labelled_crystals: Float[Tensor, ""] | None = None,
+    labeled_crystals: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the standardised property over the labelled crystals (a NaN target is no label).
+    """Mean squared error of the standardized property over the labeled crystals (a NaN target is no label).
 
     Args:
-        labelled_crystals: what to divide by, where these are a share of a batch: the labelled crystals of an average
+        labeled_crystals: what to divide by, where these are a share of a batch: the labeled crystals of an average
             share. By default those that are here.
     """
-    labelled = torch.isfinite(target)
-    error = torch.where(labelled, predicted - torch.where(labelled, target, 0.0), 0.0)
-    return (error**2).sum() / (labelled.sum().clamp_min(1) if labelled_crystals is None else labelled_crystals)
+    labeled = torch.isfinite(target)
+    error = torch.where(labeled, predicted - torch.where(labeled, target, 0.0), 0.0)
+    return (error**2).sum() / (labeled.sum().clamp_min(1) if labeled_crystals is None else labeled_crystals)
 
 
 def objective(
@@ -105,7 +105,7 @@ def objective(
     numbers: Int[Tensor, " crystals"],
     step: int | Int[Tensor, ""],
     seed: int,
-    labelled_crystals: Float[Tensor, ""] | None = None,
+    labeled_crystals: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Every term, unweighted, for one batch and one draw of the noise.
 
@@ -120,9 +120,9 @@ def objective(
 
     Args:
         images: of `periodic_images` for these lattices and the model's cutoff.
-        property: in its own unit; NaN where unlabelled.
+        property: in its own unit; NaN where unlabeled.
         numbers: of the crystals in their data set; with step and seed they determine the noise.
-        labelled_crystals: of `property_loss`.
+        labeled_crystals: of `property_loss`.
     """
     c = model.config
     mask = crystals.mask
@@ -133,7 +133,7 @@ def objective(
     nearer = posterior.mu + noise.uniform(seed, Stream.NEARER, numbers, step, (1,), dtype) * (z - posterior.mu)
     of_nearer = model.aggregates(nearer.detach())
 
-    size, lattice, shares = crystals.num_atoms, model.standardised_lattice(crystals), composition(crystals, dtype)
+    size, lattice, shares = crystals.num_atoms, model.standardized_lattice(crystals), composition(crystals, dtype)
 
     def of_heads(given: Aggregates) -> dict[str, Float[Tensor, ""]]:
         return {
@@ -154,15 +154,15 @@ def objective(
     types = noise.corrupt_types(crystals.atomic_numbers, probabilities, type_sigma, which, draw)
 
     noisy_crystals = crystals.replace(frac_coords=noisy * mask[..., None], atomic_numbers=types)
-    p, type_logits = model.score(noisy_crystals, z, sigma, images)
+    p, type_logits = model.predict_noise(noisy_crystals, z, sigma, images)
     return {
         "coordinates": coordinate_loss(p, delta, sigma, mask),
         "types": type_loss(type_logits, crystals.atomic_numbers, type_sigma),
         **{name: value + (more[name] - more[name].detach()) for name, value in heads.items()},
         "kl": kl_loss(posterior),
         "property": property_loss(
-            aggregates.standardised_property,
+            aggregates.standardized_property,
             (property - model.property_mean) / model.property_std,
-            labelled_crystals,
+            labeled_crystals,
         ),
     }

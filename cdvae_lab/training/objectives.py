@@ -1,4 +1,4 @@
-"""What a training step is about: a network, the data that it learns from, and the terms of what is minimised.
+"""What a training step is about: a network, the data that it learns from, and the terms of what is minimized.
 
 `training.Run` knows none of these; it draws a batch, asks its task for the losses and follows their gradient.
 """
@@ -63,7 +63,7 @@ class CrystalTask:
         self.terms: tuple[str, ...] = TERMS if isinstance(model, CDVAE) else ("property",)
         self.sizes = dataset.crystals.num_atoms
         self.crystals = dataset.crystals.to(model.device)
-        self.property = dataset.property.to(model.device)
+        self.labels = dataset.labels.to(model.device)
         self.images = periodic_images(self.crystals.lattice, model.config.cutoff)
 
     def images_for(self, sites: int) -> int:
@@ -73,17 +73,17 @@ class CrystalTask:
     def losses(
         self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
     ) -> dict[str, Float[Tensor, ""]]:
-        labels = self.property[index]
+        labels = self.labels[index]
         index, label = index[mine], labels[mine]
-        # A mean over labelled crystals, of which shares have more or fewer.
-        labelled = torch.isfinite(labels).to(labels.dtype).sum().clamp_min(1) * (len(label) / len(labels))
+        # A mean over labeled crystals, of which shares have more or fewer.
+        labeled = torch.isfinite(labels).to(labels.dtype).sum().clamp_min(1) * (len(label) / len(labels))
         batch = self.crystals[index]
         batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
         images = self.images[index, :most_images]
         if isinstance(self.model, CDVAE):
-            return objective(self.model, batch, images, label, index, step, seed, labelled)
+            return objective(self.model, batch, images, label, index, step, seed, labeled)
         target = (label - self.model.property_mean) / self.model.property_std
-        return {"property": property_loss(self.model.standardised(batch, images), target, labelled)}
+        return {"property": property_loss(self.model.standardized(batch, images), target, labeled)}
 
 
 class LatentTask:
@@ -95,7 +95,7 @@ class LatentTask:
         self.sizes = torch.ones(len(dataset), dtype=torch.int64)
         self.mu, log_var = encode_all(encoder, dataset)
         self.log_var = log_var + 2 * math.log(prior.config.posterior_share)
-        prior.standardise_with(self.mu, self.log_var)
+        prior.standardize_with(self.mu, self.log_var)
         self.known: Tensor | None = None
         if prior.composition_model is not None:
             counts = counts_for(prior.composition_model, dataset)

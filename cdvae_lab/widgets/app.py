@@ -30,7 +30,7 @@ TABS = {
     "player": "Denoise",
     "map": "Latent map",
     "interpolation": "Interpolate",
-    "optimizer": "Optimise",
+    "optimizer": "Optimize",
     "monitor": "Train",
 }
 _TAB_OF_USE = {"player": "player", "a": "interpolation", "b": "interpolation", "optimizer": "optimizer", "map": "map"}
@@ -41,7 +41,7 @@ class App(Panel):
     """Five widgets as tabs. A tab is made when it is first opened.
 
     What is chosen in one tab is the start of something in another: the bar above the tabs shows it, with all that were
-    chosen before. Paths of interpolation and optimisation are drawn on the one map. Everything is also a method: `tab`
+    chosen before. Paths of interpolation and optimization are drawn on the one map. Everything is also a method: `tab`
     opens, `use` sends the chosen crystal somewhere, `use_model` and `use_trained` change the model of all tabs;
     `player`, `map_view`, `interpolation`, `optimizer` and `monitor` are the widgets themselves.
 

@@ -16,7 +16,7 @@ from tests.browser.harness import (
     LabServer,
     Page,
     VoilaServer,
-    colours,
+    colors,
     difference,
 )
 
@@ -31,7 +31,7 @@ PANELS = {
     "Denoise": ".cdvae-player",
     "Latent map": ".cdvae-map",
     "Interpolate": ".cdvae-interpolation",
-    "Optimise": ".cdvae-optimizer",
+    "Optimize": ".cdvae-optimizer",
     "Train": ".cdvae-monitor",
 }
 # The pixels of the crystal of the map that has most room around it.
@@ -89,7 +89,7 @@ def walk_through(page: Page) -> None:
     page.sleep(1)
     press(page, ".cdvae-player", "Stop")
     says(page, ".cdvae-player", "stopped: step")
-    assert colours(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
+    assert colors(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
     page.page.locator('.cdvae-player .widget-dropdown:has(label:text-is("show")) select').select_option("number 0")
     press(page, ".cdvae-player", "Select this crystal")
     says(page, ".cdvae-selection", "crystal 0 of seed 0")
@@ -113,7 +113,7 @@ def walk_through(page: Page) -> None:
     says(page, ".cdvae-end-a", "come", 40)  # it comes back, or does not
     press(page, ".cdvae-interpolation", "Run")
     says(page, ".cdvae-interpolation", "finished", 60)
-    press(page, ".cdvae-selection", "optimise it")
+    press(page, ".cdvae-selection", "optimize it")
     page.page.locator(f"{APP} .cdvae-optimizer").wait_for(state="visible", timeout=60_000)
     start = page.page.locator('.cdvae-optimizer .widget-dropdown:has(label:text-is("start from")) select')
     assert from_map in start.evaluate("one => one.selectedOptions[0].text.replaceAll('\\u00a0', ' ')")
@@ -138,7 +138,7 @@ def walk_through(page: Page) -> None:
     press(page, ".cdvae-selection", "denoise from its z")
     page.page.locator(f"{APP} .cdvae-player").wait_for(state="visible")
     assert "selected: " in text(page, ".cdvae-player")
-    assert colours(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
+    assert colors(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
     press(page, ".cdvae-player", "Run")
     says(page, ".cdvae-player", "running: step")
     says(page, ".cdvae-player", "finished: step")
@@ -198,7 +198,7 @@ def test_after_a_reload_everything_is_as_it_was(page: LabPage) -> None:
     says(page, ".cdvae-player", "finished: step", 60)
     assert chosen(page) == before
     page.wait("() => document.querySelector('.cdvae-player .cdvae-stage[data-frame]')", 30)
-    assert colours(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
+    assert colors(page.shot(".cdvae-player .cdvae-stage canvas")) > 50
     for title in list(PANELS)[1:]:
         opened(page, title)
     says(page, ".cdvae-optimizer", "stopped: step")
@@ -254,7 +254,7 @@ def test_the_quickstart_in_notebook_7(classic_server: ClassicServer, browser: Br
         page.wait(f"() => document.querySelector('.cdvae-stage').dataset.frame === '{frame}'")
         page.sleep(0.5)
         pictures.append(page.shot(stage))
-    assert min(map(colours, pictures)) > 50
+    assert min(map(colors, pictures)) > 50
     assert difference(*pictures) > 0.01
     press(page, ".cdvae-player", "Branch from this frame")
     says(page, ".cdvae-player", "finished: step 200 of 200, seed 1")

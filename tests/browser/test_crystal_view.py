@@ -48,15 +48,15 @@ def crystals(page: LabPage, name: str) -> np.ndarray:
     return picture
 
 
-def of_colour(picture: np.ndarray, kind: str) -> np.ndarray:
+def of_color(picture: np.ndarray, kind: str) -> np.ndarray:
     """Which pixels are strontium's green, or caesium's violet."""
     red, green, blue = np.moveaxis(picture, -1, 0)
     return (green > red + 40) & (green > blue + 40) if kind == "green" else (blue > green + 40) & (red > green + 15)
 
 
 def middle(picture: np.ndarray, kind: str) -> tuple[float, float]:
-    """Of a colour, as shares of the picture's width and height."""
-    rows, columns = np.nonzero(of_colour(picture, kind))
+    """Of a color, as shares of the picture's width and height."""
+    rows, columns = np.nonzero(of_color(picture, kind))
     assert len(rows) > 300
     return float(columns.mean() / picture.shape[1]), float(rows.mean() / picture.shape[0])
 
@@ -65,8 +65,8 @@ def test_the_first_crystal_is_at_the_left(page: LabPage) -> None:
     picture = crystals(page, "view_two.png")
     half = picture.shape[1] // 2
     left, right = picture[:, :half], picture[:, half:]
-    assert of_colour(left, "green").sum() > 1000 > 20 * of_colour(right, "green").sum()
-    assert of_colour(right, "violet").sum() > 1000 > 20 * of_colour(left, "violet").sum()
+    assert of_color(left, "green").sum() > 1000 > 20 * of_color(right, "green").sum()
+    assert of_color(right, "violet").sum() > 1000 > 20 * of_color(left, "violet").sum()
 
 
 def test_rows_go_from_top_to_bottom(page: LabPage) -> None:
@@ -94,7 +94,7 @@ def test_a_cube_is_seen_whole_and_as_pictures_show_it(page: LabPage, height: int
     # From in front and above: the atom at the origin is the nearest at the bottom left, as in a picture.
     drawn = np.asarray(lab.render.picture(convert.read(ROOT / "assets/examples/SrTiO3.cif"), size=400, legend=False))
     for one in (picture, drawn.astype(int)):
-        where = np.nonzero(of_colour(one, "green"))
+        where = np.nonzero(of_color(one, "green"))
         lowest = where[1][where[0] > where[0].max() - 8].mean()
         assert lowest < (where[1].min() + where[1].max()) / 2
 
@@ -110,7 +110,7 @@ def test_a_film_in_a_file_has_the_first_at_the_left(browser: Browser, tmp_path: 
     half = both.shape[1] // 2
     page.page.locator("#crystal").select_option("0")
     page.wait("() => !asked")
-    # The same colours, as shares of what is drawn, are in the left half and in the picture of the first alone.
+    # The same colors, as shares of what is drawn, are in the left half and in the picture of the first alone.
     alone = _shares(page.shot("#scene"))
     page.page.close()
     assert np.abs(_shares(both[:, :half]) - alone).sum() < 0.5 * np.abs(_shares(both[:, half:]) - alone).sum()

@@ -9,7 +9,7 @@ import pytest
 from pymatgen.core import Composition
 
 import cdvae_lab as lab
-from tests.browser.harness import ROOT, Browser, LabPage, colours, difference
+from tests.browser.harness import ROOT, Browser, LabPage, colors, difference
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def settled(page: LabPage):
 
 def test_it_shows_the_last_frame_and_scrubbing_another(page: LabPage) -> None:
     last = settled(page)
-    assert colours(last) > 500
+    assert colors(last) > 500
     assert step(page) == 200
     page.page.keyboard.press("Home")
     first = settled(page)

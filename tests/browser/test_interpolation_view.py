@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Structure
 
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colors, difference
 
 MAKE = """
 from cdvae_lab.widgets import InterpolationView
@@ -71,7 +71,7 @@ def test_two_uploaded_files_and_the_way_between(page: LabPage, tmp_path: Path) -
 
 def test_the_slider_and_the_film_show_a_stop(page: LabPage) -> None:
     together = page.shot(CRYSTALS)
-    assert colours(together) > 50
+    assert colors(together) > 50
     page.page.locator("[role=option]").nth(3).click()
     page.sleep(1.5)
     alone = page.shot(CRYSTALS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colors, difference
 
 MAKE = """
 import cdvae_lab as lab
@@ -60,7 +60,7 @@ def test_a_click_on_a_crystal_shows_it_and_says_that_it_is_decoded(page: LabPage
     assert page.kernel("print(view.selection.pick.z.equal(view.map.latents[[loneliest]].float()))").strip() == "True"
     page.sleep(1)
     after = page.shot(".cdvae-map .nglview-widget canvas, .cdvae-map canvas:not(.gl-canvas)")
-    assert colours(after) > 50
+    assert colors(after) > 50
     assert difference(before, after) > 0.01
 
 
@@ -122,7 +122,7 @@ def test_closer_the_net_is_finer(page: LabPage) -> None:
 
 
 def test_light_and_dark(page: LabPage) -> None:
-    page.kernel("view.set_path('path', view.map.latents[:6].float()); view.generate(8, wait=True); view.colour = 'O'")
+    page.kernel("view.set_path('path', view.map.latents[:6].float()); view.generate(8, wait=True); view.color = 'O'")
     page.kernel("view.choose(3, wait=True)")
     for dark in (False, True):
         page.dark(dark)

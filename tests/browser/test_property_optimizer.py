@@ -1,4 +1,4 @@
-"""The optimiser in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
+"""The optimizer in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.feel import SCRUB, while_computing
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colours, difference
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colors, difference
 
 MAKE = """
 from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
@@ -89,7 +89,7 @@ def test_run_stop_go_on_scrub(page: LabPage) -> None:
     # What is drawn in place is what a fresh view of the same frame draws, and another frame looks different.
     at(page, 600)
     last = page.shot(STAGE)
-    assert colours(last) > 50
+    assert colors(last) > 50
     page.kernel("player.index = 20")
     at(page, 20)
     early = page.shot(STAGE, ROOT / "out" / "browser" / "player_early.png")
@@ -183,7 +183,7 @@ def test_the_page_of_the_run_opens_from_its_file(page: LabPage, browser: Browser
     says(page, "written: ", 20)
     film = browser.open_file(Path(lab_server.root / "film" / "run.html"))
     film.wait("() => !asked")
-    assert colours(film.shot("#scene")) > 500
+    assert colors(film.shot("#scene")) > 500
     assert film.errors == film.outside == []
     film.page.close()
 
@@ -211,7 +211,7 @@ def test_after_a_reload_the_frame_is_there_again(page: LabPage) -> None:
     at(page, 150)
     page.sleep(1)
     after = page.shot(STAGE)
-    assert colours(after) > 50
+    assert colors(after) > 50
     assert difference(before, after) < 0.01
 
 

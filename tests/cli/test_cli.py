@@ -342,10 +342,10 @@ def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.C
     assert not state_of(out).exists()
     model = load_property_model(out)
     data = datasets.load("synthetic_perovskites", "val", limit=64)
-    wrong = float((model(data.crystals) - data.property).abs().mean())
+    wrong = float((model(data.crystals) - data.labels).abs().mean())
     assert f"mean absolute error {wrong:.4f}" in capsys.readouterr().err
     assert model.metadata["validation"] == {"mean_absolute_error": pytest.approx(wrong, rel=1e-5), "labels": 64}
-    assert wrong < float((data.property - model.property_mean).abs().mean())  # than who says the mean of all
+    assert wrong < float((data.labels - model.property_mean).abs().mean())  # than who says the mean of all
     assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
 
@@ -391,7 +391,7 @@ def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, kn
         writer.writerow(["cif", "energy"])
         for path in known_crystals.write_cif(tmp_path / "cif"):
             writer.writerow([path.read_text(), 1.5])
-    datasets.load(table, cache=cache, property="energy", progress=False)
+    datasets.load(table, cache=cache, label="energy", progress=False)
     absent = "pymatgen ase spglib smact joblib torch_geometric plotly nglview IPython ipywidgets PIL"
     block = (
         "import sys, importlib.abc\n"
@@ -403,7 +403,7 @@ def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, kn
         "from cdvae_lab.cli import main\n"
     )
     model, store = str(tmp_path / "m.safetensors"), str(tmp_path / "decoded.safetensors")
-    common = ["--cache", str(cache), "--property", "energy", "--device", "cpu"]
+    common = ["--cache", str(cache), "--label", "energy", "--device", "cpu"]
     train = ["train", str(table), "--steps", "2", "--out", model, *TINY[2:], *common]
     decode = ["reconstruct", model, str(table), "--steps", "3", "--decode-only", store, *common]
     code = f"{block}sys.exit(main({train!r}) or main({decode!r}))"
@@ -644,7 +644,7 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
         assert "preview is ancestral with steps 50" in text
         assert "the composition that z says" in text
     if command == "train":
-        assert "of the neighbour graph, Å (default 7.0)" in text
+        assert "of the neighbor graph, Å (default 7.0)" in text
         assert "(default 0.001)" in text
 
 

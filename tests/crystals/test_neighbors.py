@@ -1,4 +1,4 @@
-"""Neighbours against pymatgen's neighbour list; nothing may depend on the batch or its padding."""
+"""Neighbors against pymatgen's neighbor list; nothing may depend on the batch or its padding."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def batch(*crystals: tuple[np.ndarray, np.ndarray], dtype: torch.dtype = torch.f
 def images_around(cell: np.ndarray, frac: np.ndarray, reach: float) -> list[np.ndarray]:
     """Sorted distances from each atom to every periodic image within `reach`, by pymatgen."""
     structure = Structure(Lattice(cell), ["C"] * len(frac), frac)
-    centre, _, _, distance = structure.get_neighbor_list(reach)
-    return [np.sort(distance[centre == i]) for i in range(len(frac))]
+    center, _, _, distance = structure.get_neighbor_list(reach)
+    return [np.sort(distance[center == i]) for i in range(len(frac))]
 
 
 def assert_pymatgens(crystals: Crystals, k: int = K, cutoff: float = CUTOFF, atol: float = 1e-7) -> None:
@@ -52,7 +52,7 @@ def assert_pymatgens(crystals: Crystals, k: int = K, cutoff: float = CUTOFF, ato
             sure, possible = (everyone <= cutoff - atol).sum(), (everyone <= cutoff + atol).sum()
             mask = found.mask[c, i].numpy()
             assert min(k, sure) <= mask.sum() <= min(k, possible)
-            assert (np.diff(mask.astype(int)) <= 0).all(), "neighbours come first, nearest first"
+            assert (np.diff(mask.astype(int)) <= 0).all(), "neighbors come first, nearest first"
             distance = found.distance[c, i].numpy()[mask]
             np.testing.assert_allclose(distance, everyone[: len(distance)], atol=atol)
             next_one = everyone[k] if len(everyone) > k else np.inf
@@ -115,7 +115,7 @@ def test_flat_long_tiny_and_empty_cells(lengths: tuple[float, float, float]) -> 
         assert_pymatgens(batch((Lattice.from_parameters(*lengths, *angles).matrix, rng.uniform(0, 1, (5, 3)))))
 
 
-def test_an_atom_alone_has_no_neighbours_and_the_cutoff_for_radius() -> None:
+def test_an_atom_alone_has_no_neighbors_and_the_cutoff_for_radius() -> None:
     found = neighbors_of(batch((30 * np.eye(3), np.zeros((1, 3)))))
     assert not found.mask.any()
     assert found.radius.item() == CUTOFF
@@ -150,7 +150,7 @@ CARBON = {
         (2.52, 2.52, 4.12, 90, 90, 120),
         [[THIRD, 2 * THIRD, z] for z in (0.0625, 0.4375)] + [[2 * THIRD, THIRD, z] for z in (0.5625, 0.9375)],
     ),
-    "body-centred C4": (
+    "body-centerd C4": (
         (4.33, 4.33, 2.48, 90, 90, 90),
         [[0.18, 0.18, 0], [0.82, 0.82, 0], [0.32, 0.68, 0.5], [0.68, 0.32, 0.5]],
     ),

@@ -68,21 +68,21 @@ def test_public_layouts(load, table, tmp_path, layout):
     found = load("perov_5", folder=tmp_path / "data")
     assert (found.name, found.split, len(found)) == ("perov_5", "train", 5)
     assert found.ids == ("a", "c", "d", "e", "f")
-    torch.testing.assert_close(found.property, torch.tensor([1, 3, float("nan"), 5, 6]), equal_nan=True)
-    assert (found.property_name, found.property_unit) == ("heat_ref", "eV/atom")
+    torch.testing.assert_close(found.labels, torch.tensor([1, 3, float("nan"), 5, 6]), equal_nan=True)
+    assert (found.label_name, found.label_unit) == ("heat_ref", "eV/atom")
     assert found.left_out == (datasets.LeftOut("row 2", found.left_out[0].reason),)
     assert "cannot be read as CIF" in found.left_out[0].reason
     torch.testing.assert_close(found.crystals.lattice[0], 3.9 * torch.eye(3))
-    assert load("perov_5", folder=tmp_path / "data", property="gap").property[0] == pytest.approx(0.1)
+    assert load("perov_5", folder=tmp_path / "data", label="gap").labels[0] == pytest.approx(0.1)
 
 
 def test_user_table(load, table, tmp_path):
     path = tmp_path / "mine.csv"
     table.drop(columns="material_id").to_csv(path, index=False)
-    found = load(path, property="gap")
+    found = load(path, label="gap")
     assert (found.split, found.ids) == ("all", ("0", "2", "3", "4", "5"))
-    torch.testing.assert_close(found.property, torch.tensor([0.1, 0.3, 0.4, 0.5, 0.6]))
-    assert torch.isnan(load(path).property).all()
+    torch.testing.assert_close(found.labels, torch.tensor([0.1, 0.3, 0.4, 0.5, 0.6]))
+    assert torch.isnan(load(path).labels).all()
     assert len(load(path, limit=3)) == 2
     table["split"] = ["train", "train", "test", "test", "val", "test"]
     table.to_csv(path, index=False)
@@ -97,15 +97,15 @@ def test_user_table(load, table, tmp_path):
 def test_bad_tables(load, table, tmp_path):
     path = tmp_path / "bad.csv"
     table.to_csv(path, index=False)
-    with pytest.raises(DatasetError, match=r"bad\.csv: has no property column 'energy'; it has material_id, cif, heat"):
-        load(path, property="energy")
+    with pytest.raises(DatasetError, match=r"bad\.csv: has no column 'energy'; it has material_id, cif, heat"):
+        load(path, label="energy")
     assert not (tmp_path / "cache").exists()  # said before anything was parsed
     table.assign(gap=[1, 2, 3, 4, 5, "low"]).to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' holds something that is no number.*low"):
-        load(path, property="gap")
+        load(path, label="gap")
     table.assign(gap=[1, 2, 3, 4, 5, "inf"]).to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' is infinite in row 6"):
-        load(path, property="gap")
+        load(path, label="gap")
     table.drop(columns="cif").to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: has no column cif \(columns: material_id, heat_ref, gap\)"):
         load(path)
@@ -154,14 +154,14 @@ def test_folder_of_cifs(load, tmp_path):
     found = load(folder)
     assert (found.name, found.ids, len(found)) == ("cifs", ("one", "two"), 2)
     assert found.left_out[0].where == "bad.cif"
-    assert torch.isnan(found.property).all()
-    with pytest.raises(DatasetError, match=r"labels\.csv: no such file, so property='gap' cannot be found"):
-        load(folder, property="gap")
+    assert torch.isnan(found.labels).all()
+    with pytest.raises(DatasetError, match=r"labels\.csv: no such file, so label='gap' cannot be found"):
+        load(folder, label="gap")
     (folder / "labels.csv").write_text("file,gap\ntwo.cif,2.5\nother,1.0\n")
-    torch.testing.assert_close(load(folder, property="gap").property, torch.tensor([float("nan"), 2.5]), equal_nan=True)
+    torch.testing.assert_close(load(folder, label="gap").labels, torch.tensor([float("nan"), 2.5]), equal_nan=True)
     (folder / "labels.csv").write_text("name,gap\ntwo.cif,2.5\n")
     with pytest.raises(DatasetError, match=r"labels\.csv: has no column file"):
-        load(folder, property="gap")
+        load(folder, label="gap")
 
 
 # The cache
@@ -170,13 +170,13 @@ def test_folder_of_cifs(load, tmp_path):
 def test_second_load_parses_nothing(load, table, tmp_path, monkeypatch):
     path = tmp_path / "mine.csv"
     table.to_csv(path, index=False)
-    first = load(path, property="gap")
+    first = load(path, label="gap")
 
     def forbidden(*_):
         raise AssertionError("parsed again")
 
     monkeypatch.setattr(parse_cache, "_judge_all", forbidden)
-    second = load(path, property="heat_ref")  # another property needs no parsing
+    second = load(path, label="heat_ref")  # another property needs no parsing
     assert torch.equal(second.crystals.frac_coords, first.crystals.frac_coords)
     assert torch.equal(second.crystals.lattice, first.crystals.lattice)
     assert (second.ids, second.left_out) == (first.ids, first.left_out)
@@ -318,19 +318,19 @@ def test_download_that_cannot_be_written(load, table, tmp_path, monkeypatch, ser
 
 def test_selection(load, table, tmp_path):
     table.to_csv(tmp_path / "mine.csv", index=False)
-    found = load(tmp_path / "mine.csv", property="gap")
+    found = load(tmp_path / "mine.csv", label="gap")
     for which in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False, False]), [1, 2]):
         part = found[which]
         assert (part.ids, len(part)) == (("c", "d"), 2)
-        torch.testing.assert_close(part.property, torch.tensor([0.3, 0.4]))
+        torch.testing.assert_close(part.labels, torch.tensor([0.3, 0.4]))
         torch.testing.assert_close(part.crystals.lattice[:, 0, 0], torch.tensor([4.0, 4.1]))
     assert found.elements == (8, 20, 22, 38)
     assert found.formulas == ["O3SrTi", *["CaO3Ti"] * 4]
     assert found[:1].elements == (8, 22, 38)
-    assert found.to("cpu").property.device.type == "cpu"
+    assert found.to("cpu").labels.device.type == "cpu"
     summary = found.summary()
     assert "5 crystals of 5 to 5 atoms, 4 elements" in summary
-    assert "gap: 5 labelled, 0.100 to 0.600" in summary
+    assert "gap: 5 labeled, 0.100 to 0.600" in summary
     assert "row 2: cannot be read as CIF" in summary
 
 
@@ -366,7 +366,7 @@ def test_carbon_24_protocol(shared_data, tmp_path, monkeypatch):
     train, val = datasets.carbon_24_protocol(folder=folder, cache=tmp_path / "cache", progress=False)
     assert (len(train), len(val)) == sizes
     assert not set(train.ids) & set(val.ids)
-    assert torch.isfinite(val.property).all()
+    assert torch.isfinite(val.labels).all()
     assert train.elements == val.elements == (6,)
 
 
@@ -404,7 +404,7 @@ def test_synthetic_perovskites_are_perovskites(perovskites):
 def test_synthetic_is_deterministic(perovskites):
     crystals, energies, _ = synthetic.perovskites(seed=0)
     assert torch.equal(crystals.frac_coords, perovskites.crystals.frac_coords)
-    assert torch.equal(energies.float(), perovskites.property)
+    assert torch.equal(energies.float(), perovskites.labels)
     other = datasets.synthetic_perovskites(seed=1)
     assert not torch.equal(other.crystals.frac_coords, perovskites.crystals.frac_coords)
     with pytest.raises(SettingError, match="seed: -1"):
@@ -419,13 +419,13 @@ def test_synthetic_energies_are_pymatgens(perovskites):
         kinds = list(dict.fromkeys(site.specie.symbol for site in structure))  # A, B, X in the order of the sites
         structure.add_oxidation_state_by_element(dict(zip(kinds, charges[tuple(kinds)], strict=True)))
         expected = EwaldSummation(structure).total_energy / len(structure)
-        assert float(perovskites.property[index]) == pytest.approx(expected, rel=1e-4)
+        assert float(perovskites.labels[index]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("positions", "charges", "cell", "madelung"),
     [
-        # Per ion pair, over the distance of neighbours, which is 1 Å: rock salt and caesium chloride.
+        # Per ion pair, over the distance of neighbors, which is 1 Å: rock salt and caesium chloride.
         ([[0, 0, 0], [0.5, 0.5, 0.5]], [1, -1], np.ones((3, 3)) - np.eye(3), 1.747564594633),
         ([[0, 0, 0], [0.5, 0.5, 0.5]], [1, -1], 2 / 3**0.5 * np.eye(3), 1.762674773070),
     ],
@@ -449,7 +449,7 @@ def test_synthetic_splits(load):
     assert len({i for p in parts for i in p.ids}) == total
     assert load("synthetic_perovskites", limit=7).ids == parts[0].ids[:7]
     with pytest.raises(SettingError, match="is made, not read"):
-        load("synthetic_perovskites", property="band_gap")
+        load("synthetic_perovskites", label="band_gap")
 
 
 def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):

@@ -183,7 +183,7 @@ def test_only_the_nearest_of_many_candidates_are_compared(diamond: Crystals) -> 
     assert chosen.cut == 6
 
 
-# Optimisation
+# Optimization
 
 
 def test_success_is_the_best_valid_decoding_against_each_threshold(srtio3: Crystals) -> None:
@@ -492,7 +492,7 @@ def test_the_command_writes_the_same_report(
     assert "cutoffs" in capsys.readouterr().err
 
 
-def test_the_command_judges_optimisations(
+def test_the_command_judges_optimizations(
     crowd: Crystals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdvae_lab.cli.evaluate.judge_named", lambda name: (volume_per_atom, "volume"))

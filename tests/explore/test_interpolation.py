@@ -69,7 +69,7 @@ def test_a_spherical_path_turns_evenly_in_one_plane(seed: int) -> None:
     assert torch.linalg.matrix_rank(z) == 2
 
 
-def test_a_spherical_path_between_neighbours_is_the_straight_one() -> None:
+def test_a_spherical_path_between_neighbors_is_the_straight_one() -> None:
     a, b = vectors(0)
     w = torch.linspace(0, 1, 5, dtype=torch.float64)
     torch.testing.assert_close(spherical(a, a + 1e-7 * b, w), straight(a, a + 1e-7 * b, w), rtol=0, atol=1e-12)

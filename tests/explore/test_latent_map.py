@@ -48,8 +48,8 @@ def points() -> LatentMap:
         density=torch.rand(200, generator=generator) + 4,
         ids=tuple(f"crystal-{i}" for i in range(200)),
         formulas=("O3SrTi", "ClNa") * 100,
-        property_name="energy",
-        property_unit="eV/atom",
+        label_name="energy",
+        label_unit="eV/atom",
         model="0123456789abcdef",
         metadata={"data": {"name": "random", "split": "train"}, "notes": {"labels": "drawn at random"}},
     )
@@ -79,7 +79,7 @@ def test_fit_is_the_same_for_a_seed_and_holds_what_the_data_set_says(model, rand
     torch.testing.assert_close(one.latents.float(), mu, atol=1e-3, rtol=1e-3)
     assert one.ids == random_dataset.ids
     assert list(one.formulas) == random_dataset.formulas
-    torch.testing.assert_close(one.labels, random_dataset.property, equal_nan=True)
+    torch.testing.assert_close(one.labels, random_dataset.labels, equal_nan=True)
     assert torch.equal(one.num_atoms, random_dataset.crystals.num_atoms)
     assert one.model == fingerprint(model)
     assert one.metadata["umap"] == {"n_neighbors": 15, "min_dist": 0.1, "seed": 0}
@@ -218,7 +218,7 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
     assert bundled.metadata["data"]["split"] == model.metadata["data"]["split"]
     assert bundled.metadata["data"]["split"] in ("train", "train+val")
     assert (bundled.density > 0.1).all()
-    # Neighbours on the map are alike: nearer in latent space than any two points are (on a shuffled map, as near).
+    # Neighbors on the map are alike: nearer in latent space than any two points are (on a shuffled map, as near).
     chosen = torch.arange(0, len(bundled), 20)
     rows, _ = bundled.nearest(bundled.xy[chosen], k=6)
     latents = bundled.latents.float()[:, bundled.informative]
@@ -228,10 +228,10 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
     # What the model reads from the latents is what the map says of the crystals.
     aggregates = model.aggregates(bundled.latents[chosen].float())
     assert (aggregates.num_atoms == bundled.num_atoms[chosen]).float().mean() > 0.99
-    labelled = chosen[torch.isfinite(bundled.labels[chosen])]
-    assert len(labelled) > 50
-    predicted = model.predict_property(bundled.latents[labelled].float())
-    assert torch.corrcoef(torch.stack([predicted, bundled.labels[labelled]]))[0, 1] > 0.95
+    labeled = chosen[torch.isfinite(bundled.labels[chosen])]
+    assert len(labeled) > 50
+    predicted = model.predict_property(bundled.latents[labeled].float())
+    assert torch.corrcoef(torch.stack([predicted, bundled.labels[labeled]]))[0, 1] > 0.95
 
 
 def test_the_bundled_map_is_of_training_crystals_only(shared_data):
@@ -255,7 +255,7 @@ def test_the_bundled_map_is_of_training_crystals_only(shared_data):
     torch.testing.assert_close(latents, bundled.latents[there].float(), atol=5e-3, rtol=2e-3)
     torch.testing.assert_close(bundled.place(latents), bundled.xy[there], atol=1e-3, rtol=0)
     assert [first.formulas[i] for i in here] == [bundled.formulas[i] for i in there]
-    torch.testing.assert_close(first.property[here], bundled.labels[there])
+    torch.testing.assert_close(first.labels[here], bundled.labels[there])
 
 
 def test_the_bundled_map_opens_quickly_and_without_umap_or_network():

@@ -33,16 +33,16 @@ STD = 2.0
 
 
 class Bowl(CDVAE):
-    """Predicts 3 + curvature |z - centre|^2 / 2, in a unit in which the training set's deviation is 2."""
+    """Predicts 3 + curvature |z - center|^2 / 2, in a unit in which the training set's deviation is 2."""
 
     def __init__(self, curvature: float = 1.0) -> None:
         super().__init__(CDVAEConfig(max_atoms=3, **SMALL))
         self.curvature = curvature
-        self.centre = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
+        self.center = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
         self.property_std.fill_(STD)
 
     def predict_property(self, z: Tensor) -> Tensor:
-        return 3 + 0.5 * self.curvature * (z - self.centre).square().sum(-1)
+        return 3 + 0.5 * self.curvature * (z - self.center).square().sum(-1)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def as_minimum(value: Tensor, target: str | float) -> Tensor:
 
 def test_it_finds_the_minimum(bowl: Bowl) -> None:
     end = last(optimize(bowl, latents(), steps=2000, lr=0.01))
-    torch.testing.assert_close(end.z, bowl.centre.expand(5, DIM), rtol=0, atol=1e-3)
+    torch.testing.assert_close(end.z, bowl.center.expand(5, DIM), rtol=0, atol=1e-3)
     torch.testing.assert_close(end.prediction, torch.full((5,), 3.0).double(), rtol=0, atol=1e-5)
     assert end.gradient_norm.max() < 1e-3
 
@@ -86,21 +86,21 @@ def test_it_finds_the_minimum(bowl: Bowl) -> None:
 def test_with_a_pull_it_ends_between_the_minimum_and_the_prior(bowl: Bowl, weight: float) -> None:
     # (z - c) / std + weight z = 0
     end = last(optimize(bowl, latents(), steps=2000, lr=0.01, prior_weight=weight))
-    expected = bowl.centre / (1 + weight * STD)
+    expected = bowl.center / (1 + weight * STD)
     torch.testing.assert_close(end.z, expected.expand(5, DIM), rtol=0, atol=1e-3)
 
 
 def test_a_maximum_is_a_minimum_upside_down() -> None:
     hill = Bowl(curvature=-1).double()
     end = last(optimize(hill, latents(), target="max", steps=2000, lr=0.01))
-    torch.testing.assert_close(end.z, hill.centre.expand(5, DIM), rtol=0, atol=1e-3)
+    torch.testing.assert_close(end.z, hill.center.expand(5, DIM), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("target", [5, 4.25])
 def test_a_value_is_reached(bowl: Bowl, target: float) -> None:
     end = last(optimize(bowl, latents(), target=target, steps=2000, lr=0.01))
     torch.testing.assert_close(end.prediction, torch.full((5,), target).double(), rtol=0, atol=1e-3)
-    assert (end.z - bowl.centre).norm(dim=1).min() > 0.5
+    assert (end.z - bowl.center).norm(dim=1).min() > 0.5
 
 
 def test_another_prior_pulls_elsewhere(bowl: Bowl) -> None:
@@ -113,7 +113,7 @@ def test_another_prior_pulls_elsewhere(bowl: Bowl) -> None:
 
     prior = Shifted(DIM, torch.float64)
     end = last(optimize(bowl, latents(), steps=4000, lr=0.01, prior_weight=1.0, prior=prior))
-    torch.testing.assert_close(end.z, ((bowl.centre + 7 * STD) / (1 + STD)).expand(5, DIM), rtol=0, atol=1e-3)
+    torch.testing.assert_close(end.z, ((bowl.center + 7 * STD) / (1 + STD)).expand(5, DIM), rtol=0, atol=1e-3)
     torch.testing.assert_close(end.log_prob, prior.log_prob(end.z))
 
 

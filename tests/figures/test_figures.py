@@ -75,9 +75,9 @@ def trace(figure, name):
     return found
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG 2's relative luminance of "#rrggbb"."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -92,11 +92,11 @@ def test_text_and_lines_can_be_read_on_their_paper(theme):
     palette = THEMES[theme]
     assert contrast(palette.ink, palette.paper) > 7
     assert contrast(palette.muted, palette.paper) > 4.5
-    assert min(contrast(colour, palette.paper) for colour in palette.series[:3]) > 3
+    assert min(contrast(color, palette.paper) for color in palette.series[:3]) > 3
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_figure_takes_its_themes_colours(theme, small_map, run, measured):
+def test_every_figure_takes_its_themes_colors(theme, small_map, run, measured):
     made = [
         figures.latent_map(small_map, theme=theme),
         figures.along_path([1.0, 2.0], "energy", theme=theme),
@@ -141,9 +141,9 @@ def test_the_caption_of_a_map_fits_on_half_a_page():
     assert figure.layout.margin.b >= 14 * len(lines)
 
 
-def test_the_map_is_coloured_by_what_is_asked_for(small_map):
-    def bar(colour):
-        points = trace(figures.latent_map(small_map, colour), POINTS)
+def test_the_map_is_colored_by_what_is_asked_for(small_map):
+    def bar(color):
+        points = trace(figures.latent_map(small_map, color), POINTS)
         return points.marker.colorbar.title.text, np.asarray(points.marker.color), points
 
     title, values, _ = bar("density")
@@ -165,13 +165,13 @@ def test_the_map_is_coloured_by_what_is_asked_for(small_map):
     assert points.marker.cmax > 48
     assert "band gap: 3 eV" in points.text[3]
     for wrong in ("Xx", ("short", "", torch.zeros(3))):
-        with pytest.raises(SettingError, match="colour"):
+        with pytest.raises(SettingError, match="color"):
             figures.latent_map(small_map, wrong)
 
 
-def test_a_map_without_any_value_is_all_grey(small_map):
-    unlabelled = dataclasses.replace(small_map, labels=torch.full((50,), math.nan), metadata={})
-    figure = figures.latent_map(unlabelled)
+def test_a_map_without_any_value_is_all_gray(small_map):
+    unlabeled = dataclasses.replace(small_map, labels=torch.full((50,), math.nan), metadata={})
+    figure = figures.latent_map(unlabeled)
     assert len(trace(figure, WITHOUT).x) == 50
     assert not trace(figure, POINTS).visible
 
@@ -216,7 +216,7 @@ def test_layers_and_paths_lie_on_the_map(small_map):
     assert path.mode == "lines+markers"
     assert path.text[1].endswith("2 of 3")
     looks = {(t.marker.symbol, t.marker.color) for t in (generated, own, path)}
-    assert len({symbol for symbol, _ in looks}) == len({colour for _, colour in looks}) == 3
+    assert len({symbol for symbol, _ in looks}) == len({color for _, color in looks}) == 3
 
 
 # Along a path

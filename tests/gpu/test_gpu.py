@@ -48,7 +48,7 @@ def test_noise_is_the_same_to_the_bit(compiled: bool) -> None:
 @pytest.mark.usefixtures("deterministic")
 def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Path) -> None:
     def run(path: Path, until: int, start: object) -> lab.TrainingStep:
-        for step in lab.fit(start, data, steps=24, batch_size=32, warm_up=5, fuse=False, device=GPU):
+        for step in lab.fit(start, data, steps=24, batch_size=32, warm_up=5, compile=False, device=GPU):
             if step.step == until:
                 step.save(path)
                 return step
@@ -56,7 +56,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Pat
 
     whole = run(tmp_path / "whole.safetensors", 24, lab.CDVAE.for_dataset(data, **SMALL))
     run(tmp_path / "half.safetensors", 12, lab.CDVAE.for_dataset(data, **SMALL))
-    for step in lab.fit(tmp_path / "half.safetensors", data, fuse=False, device=GPU):
+    for step in lab.fit(tmp_path / "half.safetensors", data, compile=False, device=GPU):
         resumed = step
     assert torch.equal(whole.losses, resumed.losses)
     for ours, theirs in zip(whole.run.params, resumed.run.params, strict=True):
@@ -65,12 +65,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Pat
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("fuse", [False, True])
-def test_sampling_agrees_with_the_cpu(data: lab.Dataset, fuse: bool) -> None:
+@pytest.mark.parametrize("compile", [False, True])
+def test_sampling_agrees_with_the_cpu(data: lab.Dataset, compile: bool) -> None:
     model = lab.CDVAE.for_dataset(data, **SMALL).eval().requires_grad_(False).double()
     z = noise.normal(0, Stream.LATENT, torch.arange(8), 0, (16,), torch.float64)
     *_, on_cpu = lab.denoise(model, z=z, steps=12)
-    *_, on_gpu = lab.denoise(model.to(GPU), z=z, steps=12, fuse=fuse)
+    *_, on_gpu = lab.denoise(model.to(GPU), z=z, steps=12, compile=compile)
     assert torch.equal(on_cpu.crystals.atomic_numbers, on_gpu.crystals.atomic_numbers.cpu())
     difference = on_cpu.crystals.frac_coords - on_gpu.crystals.frac_coords.cpu()
     assert (difference - difference.round()).abs().max() < 1e-8
@@ -90,7 +90,7 @@ def test_frames_stay_as_they_were(data: lab.Dataset) -> None:
 def test_nothing_waits_for_the_device(data: lab.Dataset) -> None:
     small = dataset(perovskites(256))
     model = lab.CDVAE.for_dataset(small, **SMALL).to(GPU)
-    training = lab.fit(model, small, steps=200, batch_size=64, fuse=False)
+    training = lab.fit(model, small, steps=200, batch_size=64, compile=False)
     for _ in range(18):  # past capture; the guard reads every 16 steps
         next(training)
     frames = lab.denoise(lab.CDVAE.for_dataset(small, **SMALL).to(GPU).requires_grad_(False), n=8)

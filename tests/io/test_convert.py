@@ -155,7 +155,7 @@ def test_exact_reduction_is_spglibs(monkeypatch, seed):
 @pytest.mark.parametrize(
     ("given_cell", "niggli"),
     [
-        ((4, 4, 4, 60, 60, 60), (4, 4, 4, 60, 60, 60)),  # face-centred cubic
+        ((4, 4, 4, 60, 60, 60), (4, 4, 4, 60, 60, 60)),  # face-centerd cubic
         ((4, 4, 4, 120, 120, 90), (4, 4, 4, 60, 60, 60)),  # the same in another cell
         ((4, 4, 4, 109.47122063, 109.47122063, 109.47122063), (4, 4, 4, 109.47122063, 109.47122063, 109.47122063)),
         ((3, 3, 5, 90, 90, 60), (3, 3, 5, 90, 90, 120)),  # hexagonal
@@ -169,7 +169,7 @@ def test_niggli_cells_of_the_tables(given_cell, niggli):
 
 
 def test_rounded_coordinates_give_the_same_cell():
-    """Files with four decimals: rounding must not flip a face-centred or a hexagonal cell."""
+    """Files with four decimals: rounding must not flip a face-centerd or a hexagonal cell."""
     for matrix in (2.0253 * (np.ones((3, 3)) - np.eye(3)), Lattice.hexagonal(3.1907, 5.1811).matrix):
         exact = Lattice(reduction.niggli(matrix)[0]).parameters
         for seed in range(20):
@@ -400,7 +400,7 @@ def test_bad_names_and_formats(known_crystals, tmp_path):
 
 
 def test_steps_cover_what_can_be_shorter():
-    """The neighbours that `reduction` looks at are one of each pair of the 26 around the origin."""
+    """The neighbors that `reduction` looks at are one of each pair of the 26 around the origin."""
     everything = {s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)}
     listed = {tuple(s) for s in reduction.STEPS.tolist()}
     assert listed | {tuple(-x for x in s) for s in listed} == everything

@@ -18,7 +18,7 @@ from cdvae_lab.crystals import lattice
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics import fingerprints
 from cdvae_lab.metrics.batch_fingerprints import composition_rows, structure_rows
-from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardised, structure_fingerprint
+from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized, structure_fingerprint
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
 from cdvae_lab.metrics.result_cache import ResultCache
 from cdvae_lab.metrics.validity import reduced_formulas
@@ -49,7 +49,7 @@ def random_structure(seed: int) -> Structure:
 
 
 KNOWN = {
-    "body-centred iron": Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    "body-centerd iron": Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
     "copper": Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.61), ["Cu"], [[0, 0, 0]]),
     "zincblende": Structure.from_spacegroup("F-43m", Lattice.cubic(5.41), ["Zn", "S"], [[0, 0, 0], [0.25] * 3]),
     "rutile": Structure.from_spacegroup(
@@ -90,21 +90,21 @@ def test_an_open_voronoi_cell_goes_to_matminer() -> None:
     np.testing.assert_allclose(ours(lonely), matminer_says(lonely), atol=1e-6)
 
 
-@pytest.mark.parametrize("neighbours", range(1, 13))
-def test_order_parameters_are_pymatgen_s(neighbours: int) -> None:
-    rng = np.random.default_rng(neighbours)
+@pytest.mark.parametrize("neighbors", range(1, 13))
+def test_order_parameters_are_pymatgen_s(neighbors: int) -> None:
+    rng = np.random.default_rng(neighbors)
     corners = np.array([[0, 0, 1], [0, 0, -1], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]], float)
-    clouds = [rng.normal(size=(neighbours, 3)) for _ in range(5)]
-    if neighbours <= 6:
-        clouds += [2 * corners[:neighbours], 2 * corners[:neighbours] + rng.normal(0, 0.05, (neighbours, 3))]
-    reference = [op for op in FEATURIZER.ops[neighbours] if op != "wt"]
-    assert len(reference) == len(PARAMETERS[neighbours])
+    clouds = [rng.normal(size=(neighbors, 3)) for _ in range(5)]
+    if neighbors <= 6:
+        clouds += [2 * corners[:neighbors], 2 * corners[:neighbors] + rng.normal(0, 0.05, (neighbors, 3))]
+    reference = [op for op in FEATURIZER.ops[neighbors] if op != "wt"]
+    assert len(reference) == len(PARAMETERS[neighbors])
     for vectors in clouds:
         cluster = Structure(
-            Lattice.cubic(30), ["C"] * (neighbours + 1), [[0, 0, 0], *vectors], coords_are_cartesian=True
+            Lattice.cubic(30), ["C"] * (neighbors + 1), [[0, 0, 0], *vectors], coords_are_cartesian=True
         )
         expected = [
-            op.get_order_parameters(list(cluster), 0, indices_neighs=list(range(1, neighbours + 1)))[0] or 0
+            op.get_order_parameters(list(cluster), 0, indices_neighs=list(range(1, neighbors + 1)))[0] or 0
             for op in reference
         ]
         np.testing.assert_allclose(order_parameters(vectors), expected, atol=1e-7)
@@ -118,12 +118,12 @@ def test_composition_fingerprint_is_matminer_s(formula: str) -> None:
     np.testing.assert_allclose(composition_fingerprint(pairs), expected, rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
-def test_standardised_fingerprints_use_the_published_numbers_and_nan_becomes_zero() -> None:
+def test_standardized_fingerprints_use_the_published_numbers_and_nan_becomes_zero() -> None:
     scaler = json.loads((Path(__file__).resolve().parents[2] / "assets" / "magpie_scaler.json").read_text())
     means, deviations = np.array(scaler["means"]), np.array(scaler["stds"])
     assert "txie-93/cdvae" in scaler["source"]
     rows = np.stack([means, means + deviations, np.full(132, np.nan)])
-    np.testing.assert_allclose(standardised(rows), np.stack([np.zeros(132), np.ones(132), np.zeros(132)]), atol=1e-12)
+    np.testing.assert_allclose(standardized(rows), np.stack([np.zeros(132), np.ones(132), np.zeros(132)]), atol=1e-12)
 
 
 def test_rows_of_impossible_crystals_are_empty_and_the_others_are_kept(

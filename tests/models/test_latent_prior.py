@@ -183,7 +183,7 @@ def test_it_learns_what_a_gaussian_cannot_be(random_dataset: Dataset) -> None:
     assert steps[-1].loss < 0.7 * steps[0].loss
     with torch.no_grad():
         mu = model.encode(random_dataset.crystals).mu
-    untrained.standardise_with(mu, torch.full_like(mu, -8.0))
+    untrained.standardize_with(mu, torch.full_like(mu, -8.0))
     near = [
         float(torch.cdist(one.sample(0, torch.arange(200)) / prior.std, mu / prior.std).amin(1).median())
         for one in (steps[-1].averaged(), untrained)

@@ -60,7 +60,7 @@ def random_crystals() -> Crystals:
 
 @pytest.fixture(params=["random", "known"])
 def crystals(request: pytest.FixtureRequest, known_crystals: Crystals) -> Crystals:
-    """Crystals in general positions, and ideal ones whose neighbours tie."""
+    """Crystals in general positions, and ideal ones whose neighbors tie."""
     return random_crystals() if request.param == "random" else known_crystals.to(dtype=torch.float64)
 
 
@@ -72,7 +72,7 @@ def z_and_sigma(n: int) -> tuple[Tensor, Tensor]:
 def outputs(model: CDVAE, crystals: Crystals) -> Outputs:
     z, sigma = z_and_sigma(len(crystals))
     posterior = model.encode(crystals)
-    p, logits = model.score(crystals, z, sigma)
+    p, logits = model.predict_noise(crystals, z, sigma)
     return {
         "mu": posterior.mu,
         "log_var": posterior.log_var,
@@ -134,7 +134,7 @@ def test_neither_the_batch_nor_its_padding_matters(model: CDVAE, crystals: Cryst
     z, sigma = z_and_sigma(len(crystals))
     for c in range(len(crystals)):
         alone = crystals[c].trim()
-        p, logits = model.score(alone, z[c : c + 1], sigma[c : c + 1])
+        p, logits = model.predict_noise(alone, z[c : c + 1], sigma[c : c + 1])
         torch.testing.assert_close(together["p"][c, : alone.num_sites], p[0], rtol=0, atol=1e-9)
         torch.testing.assert_close(together["logits"][c, : alone.num_sites], logits[0], rtol=0, atol=1e-9)
         torch.testing.assert_close(together["mu"][c], model.encode(alone).mu[0], rtol=0, atol=1e-9)
@@ -143,23 +143,23 @@ def test_neither_the_batch_nor_its_padding_matters(model: CDVAE, crystals: Cryst
 def test_the_score_of_an_ideal_crystal_is_zero_and_of_a_distorted_one_is_not(
     model: CDVAE, known_crystals: Crystals
 ) -> None:
-    """Every site of these is too symmetric for a vector: it has a centre, or in diamond four threefold axes."""
+    """Every site of these is too symmetric for a vector: it has a center, or in diamond four threefold axes."""
     ideal = known_crystals.to(dtype=torch.float64)
     z, sigma = z_and_sigma(3)
-    p, _ = model.score(ideal, z, sigma)
+    p, _ = model.predict_noise(ideal, z, sigma)
     assert p.abs().max() < 1e-9
     frac = ideal.frac_coords.clone()
     frac[:, 0, 0] += 0.03
-    p, _ = model.score(ideal.replace(frac_coords=frac), z, sigma)
+    p, _ = model.predict_noise(ideal.replace(frac_coords=frac), z, sigma)
     assert (p.abs().amax((1, 2)) > 1e-5).all()
 
 
 def test_z_and_the_noise_level_reach_the_score(model: CDVAE) -> None:
     crystals = random_crystals()
     z, sigma = z_and_sigma(4)
-    p, _ = model.score(crystals, z, sigma)
-    assert (model.score(crystals, z + 1, sigma)[0] - p).abs().max() > 1e-4
-    assert (model.score(crystals, z, 2 * sigma)[0] - p).abs().max() > 1e-4
+    p, _ = model.predict_noise(crystals, z, sigma)
+    assert (model.predict_noise(crystals, z + 1, sigma)[0] - p).abs().max() > 1e-4
+    assert (model.predict_noise(crystals, z, 2 * sigma)[0] - p).abs().max() > 1e-4
 
 
 # Another description of the same crystal
@@ -207,8 +207,8 @@ NEARLY = {
     "plain": (3.9, 4.6, 6.1, 71, 83, 64),
     "nearly cubic": (4.0, 4.0 + 1e-7, 4.0 - 1e-7, 90 + 1e-6, 90, 90 - 1e-6),
     "nearly hexagonal": (3.2, 3.2 + 1e-7, 5.1, 90, 90 + 1e-6, 120 - 1e-6),
-    "nearly face-centred": (4.0, 4.0 + 1e-7, 4.0, 60 + 1e-6, 60, 60 - 1e-6),
-    "nearly body-centred": (4.0, 4.0, 4.0 + 1e-7, 109.4712206 + 1e-6, 109.4712206, 109.4712206),
+    "nearly face-centerd": (4.0, 4.0 + 1e-7, 4.0, 60 + 1e-6, 60, 60 - 1e-6),
+    "nearly body-centerd": (4.0, 4.0, 4.0 + 1e-7, 109.4712206 + 1e-6, 109.4712206, 109.4712206),
 }
 
 
@@ -235,7 +235,7 @@ def test_a_latent_does_not_know_how_the_crystal_was_given(model: CDVAE, cell: st
 
 
 def swap_of_neighbors(model: CDVAE, crystals: Crystals, along: Tensor) -> float:
-    """The place on the way of atom 0 along `along` (fractional) where its k-th and (k+1)-th neighbours swap."""
+    """The place on the way of atom 0 along `along` (fractional) where its k-th and (k+1)-th neighbors swap."""
     c = model.config
     images = periodic_images(crystals.lattice, c.cutoff)
 
@@ -259,7 +259,7 @@ def moved(crystals: Crystals, along: Tensor, t: float) -> Crystals:
 
 
 @pytest.mark.parametrize("num_neighbors", [2, 6, 12])
-def test_nothing_jumps_where_neighbours_swap(num_neighbors: int) -> None:
+def test_nothing_jumps_where_neighbors_swap(num_neighbors: int) -> None:
     model = make(num_neighbors=num_neighbors).double()
     crystals, along = random_crystals()[2], torch.tensor([0.3, 0.5, -0.2], dtype=torch.float64)
     at = swap_of_neighbors(model, crystals, along)
@@ -294,7 +294,7 @@ def test_derivatives_are_those_of_finite_differences(model: CDVAE) -> None:
 
     def both(frac: Tensor) -> tuple[Tensor, Tensor]:
         at = crystals.replace(frac_coords=frac)
-        return model.encode(at, images).mu, model.score(at, z, sigma, images)[0]
+        return model.encode(at, images).mu, model.predict_noise(at, z, sigma, images)[0]
 
     assert torch.autograd.gradcheck(both, crystals.frac_coords.clone().requires_grad_(), atol=1e-6)
 
@@ -303,7 +303,7 @@ def test_atoms_on_top_of_each_other_do_no_harm() -> None:
     model = make().requires_grad_(True)
     crystals = Crystals(torch.full((1, 3, 3), 0.25), torch.tensor([[6, 6, 8]]), 3 * torch.eye(3)[None])
     z, sigma = torch.zeros(1, 8), torch.ones(1)
-    p, logits = model.score(crystals, z, sigma)
+    p, logits = model.predict_noise(crystals, z, sigma)
     (p.square().sum() + logits.square().sum() + model.encode(crystals).mu.sum()).backward()
     assert torch.isfinite(p).all()
     assert all(torch.isfinite(w.grad).all() for w in model.parameters() if w.grad is not None)
@@ -330,14 +330,14 @@ def test_no_atoms_at_all_is_never_the_likeliest(model: CDVAE) -> None:
     assert dataclasses.replace(aggregates, num_atoms_logits=logits).num_atoms.tolist() == [7]
 
 
-def test_a_new_model_takes_sizes_elements_and_standardisation_from_its_data(random_dataset: Dataset) -> None:
+def test_a_new_model_takes_sizes_elements_and_standardization_from_its_data(random_dataset: Dataset) -> None:
     model = CDVAE.for_dataset(random_dataset, **SMALL)
     assert model.config.max_atoms == 6
     assert model.elements.nonzero()[:, 0].tolist() == [6, 8, 22]
-    standardised = model.standardised_lattice(random_dataset.crystals)
-    torch.testing.assert_close(standardised.mean(0), torch.zeros(6), rtol=0, atol=1e-4)
-    torch.testing.assert_close(standardised.std(0, correction=0), torch.ones(6), rtol=0, atol=1e-3)
-    labels = random_dataset.property[4:]
+    standardized = model.standardized_lattice(random_dataset.crystals)
+    torch.testing.assert_close(standardized.mean(0), torch.zeros(6), rtol=0, atol=1e-4)
+    torch.testing.assert_close(standardized.std(0, correction=0), torch.ones(6), rtol=0, atol=1e-3)
+    labels = random_dataset.labels[4:]
     assert model.property_mean.item() == pytest.approx(labels.mean().item(), rel=1e-5)
     assert model.property_std.item() == pytest.approx(labels.std(correction=0).item(), rel=1e-5)
     same = CDVAE.for_dataset(random_dataset, **SMALL).state_dict()
@@ -349,7 +349,7 @@ def test_a_new_model_takes_sizes_elements_and_standardisation_from_its_data(rand
 def test_cells_without_any_spread_do_not_blow_up(random_dataset: Dataset) -> None:
     cubes = random_dataset.crystals.replace(lattice=4.0 * torch.eye(3).repeat(20, 1, 1))
     model = CDVAE.for_dataset(dataclasses.replace(random_dataset, crystals=cubes), **SMALL)
-    assert model.standardised_lattice(cubes)[:, 3:].abs().max() < 1e-3
+    assert model.standardized_lattice(cubes)[:, 3:].abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def damage(path: Path, how: str) -> None:
         metadata["config"]["hidden_dim"] = 32
         write_tensors(path, "model", 1, tensors, metadata)
     elif how == "with strange settings":
-        metadata["config"]["colour"] = "blue"
+        metadata["config"]["color"] = "blue"
         write_tensors(path, "model", 1, tensors, metadata)
     elif how == "without settings":
         write_tensors(path, "model", 1, tensors, {})
@@ -457,7 +457,7 @@ def damage(path: Path, how: str) -> None:
         ("another kind", "holds a trajectory"),
         ("a tensor short", "to_mu.weight"),
         ("of other sizes", "size mismatch"),
-        ("with strange settings", "colour"),
+        ("with strange settings", "color"),
         ("without settings", "config"),
         ("missing", "no such file"),
     ],
@@ -505,10 +505,10 @@ def test_too_many_atoms_and_unseen_elements_are_refused_by_name(trained_on_rando
 
 
 def test_all_images_are_those_of_a_long_enough_list(crystals: Crystals) -> None:
-    centres = torch.linspace(0, 7, 24, dtype=torch.float64)
+    centers = torch.linspace(0, 7, 24, dtype=torch.float64)
     images = periodic_images(crystals.lattice, 7.0)
-    listed = pair_basis(nearest_neighbors(crystals, images, 2000, 7.0), centres)
-    every = pair_basis_of_all(crystals, images, centres, 7.0)
+    listed = pair_basis(nearest_neighbors(crystals, images, 2000, 7.0), centers)
+    every = pair_basis_of_all(crystals, images, centers, 7.0)
     torch.testing.assert_close(every.radial, listed.radial, rtol=0, atol=1e-12)
     torch.testing.assert_close(every.directional, listed.directional, rtol=0, atol=1e-12)
     assert every.radial.abs().max() > 0.1

@@ -30,7 +30,7 @@ def numbers(n: int) -> Tensor:
 
 
 def mix(x: int) -> int:
-    """The finaliser of splitmix64 in Python's integers, from its paper."""
+    """The finalizer of splitmix64 in Python's integers, from its paper."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
     return x ^ (x >> 31)

@@ -54,10 +54,10 @@ def test_it_learns_a_property_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     data = datasets.load("synthetic_perovskites")[:96]
     settings = {"batch_size": 32, "steps": 120, "lr": 3e-3, "warm_up": 10, "ema_decay": 0.95}
     first = PropertyModel.for_dataset(data, hidden_dim=16, blocks=1)
-    before = (first(data.crystals) - data.property).abs().mean()
+    before = (first(data.crystals) - data.labels).abs().mean()
     whole = list(fit(first, data, **settings))
     assert list(whole[0].terms) == ["property"]
-    after = (whole[-1].averaged()(data.crystals) - data.property).abs().mean()
+    after = (whole[-1].averaged()(data.crystals) - data.labels).abs().mean()
     assert after < 0.4 * before
 
     second = PropertyModel.for_dataset(data, hidden_dim=16, blocks=1)
@@ -96,9 +96,9 @@ def test_a_file_gives_the_model_back(model: PropertyModel, known_crystals: Cryst
 
 
 def test_what_cannot_be_learned_from_is_refused(random_dataset: Dataset) -> None:
-    unlabelled = dataclasses.replace(random_dataset, property=torch.full((20,), torch.nan))
+    unlabeled = dataclasses.replace(random_dataset, property=torch.full((20,), torch.nan))
     with pytest.raises(DatasetError, match="0 labels"):
-        PropertyModel.for_dataset(unlabelled)
+        PropertyModel.for_dataset(unlabeled)
     for wrong in ({"hidden_dim": 0}, {"blocks": 0}, {"num_radial": 1}, {"num_neighbors": -1}, {"cutoff": 0.0}):
         with pytest.raises(SettingError, match="PropertyModelConfig"):
             PropertyModelConfig(**wrong)

@@ -53,7 +53,7 @@ def model() -> CDVAE:
     model = CDVAE(config).eval().requires_grad_(False)
     model.lattice_mean.copy_(torch.tensor([2.5, 2.5, 2.5, 90, 90, 90]))
     model.metadata = {
-        "data": {"name": "toys & <games>", "split": "train", "crystals": 7, "source": "a box", "licence": "MIT"},
+        "data": {"name": "toys & <games>", "split": "train", "crystals": 7, "source": "a box", "license": "MIT"},
         "scores": ["all of them"],
     }
     return model

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, in which colours, how many times; and files that other programs can open."""
+"""Pictures: what is drawn, in which colors, how many times; and files that other programs can open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cdvae_lab.models.cdvae import load
 from cdvae_lab.render import gif, grid, image_atoms, picture, png_bytes, strip
 from cdvae_lab.render.legend import spelt
 from cdvae_lab.render.scene import Camera, bonded_pairs
-from cdvae_lab.render.spheres import confusable, element_colour, oklab
+from cdvae_lab.render.spheres import confusable, element_color, oklab
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -37,10 +37,10 @@ def test_a_picture_has_the_size_asked_for_and_is_not_blank(srtio3, theme, size):
     image = picture(srtio3, size=size, theme=theme)
     assert image.size == (size, size)
     assert image.mode == ("RGBA" if theme == "transparent" else "RGB")
-    colours = image.getcolors(size * size)
-    assert len(colours) > 200
-    # The background is still the commonest colour, and the crystal fills a good part.
-    assert 0.1 < max(count for count, _ in colours) / size**2 < 0.8
+    colors = image.getcolors(size * size)
+    assert len(colors) > 200
+    # The background is still the commonest color, and the crystal fills a good part.
+    assert 0.1 < max(count for count, _ in colors) / size**2 < 0.8
 
 
 def test_each_theme_has_its_background(srtio3):
@@ -51,16 +51,16 @@ def test_each_theme_has_its_background(srtio3):
     assert (pixels(light) != pixels(dark)).any(-1).mean() > 0.5
 
 
-def test_the_middle_of_a_sphere_has_its_elements_colour():
-    # Face on, one atom in the middle of the cell, half-lit: the colour there is the element's, hue and all.
+def test_the_middle_of_a_sphere_has_its_elements_color():
+    # Face on, one atom in the middle of the cell, half-lit: the color there is the element's, hue and all.
     for number in (8, 11, 38):
         image = pixels(picture(one_atom([0.5, 0.5, 0.5], number), legend=False, rotate=(0, 0)))
         middle = image[235:245, 235:245].reshape(-1, 3).mean(0)
-        cosine = middle @ element_colour(number) / np.linalg.norm(middle) / np.linalg.norm(element_colour(number))
+        cosine = middle @ element_color(number) / np.linalg.norm(middle) / np.linalg.norm(element_color(number))
         assert cosine > 0.985
 
 
-def test_another_species_changes_the_colours(srtio3):
+def test_another_species_changes_the_colors(srtio3):
     other = srtio3.replace(atomic_numbers=torch.tensor([[56, 22, 16, 16, 16]]))
     changed = (abs(pixels(picture(srtio3, legend=False)) - pixels(picture(other, legend=False))) > 30).any(-1)
     assert changed.mean() > 0.02
@@ -131,18 +131,18 @@ def test_switches_change_the_picture_where_they_should(srtio3):
     assert (plain[440:470, 8:60] < 120).any()  # the formula
 
 
-def test_no_two_elements_of_the_bundled_model_have_nearly_the_same_colour():
+def test_no_two_elements_of_the_bundled_model_have_nearly_the_same_color():
     numbers = load("perov_5").elements.nonzero()[:, 0].tolist()
-    seen = np.array([oklab(np.array(element_colour(n), dtype=float)) for n in numbers])
+    seen = np.array([oklab(np.array(element_color(n), dtype=float)) for n in numbers])
     apart = np.linalg.norm(seen[:, None] - seen, axis=-1) + np.eye(len(seen))
     assert apart.min() > 0.035  # Sc and Ag were 0.031 apart, Rb and Cs not at all
-    # And they are still the colours that people know: oxygen is red, sulfur yellow, and both read on any paper.
-    assert element_colour(8)[0] > 2 * max(element_colour(8)[1:])
-    assert min(element_colour(16)[:2]) > 2 * element_colour(16)[2]
+    # And they are still the colors that people know: oxygen is red, sulfur yellow, and both read on any paper.
+    assert element_color(8)[0] > 2 * max(element_color(8)[1:])
+    assert min(element_color(16)[:2]) > 2 * element_color(16)[2]
     assert 0.45 < seen[:, 0].min() < seen[:, 0].max() < 0.86
 
 
-def test_symbols_are_written_where_colours_could_be_confused():
+def test_symbols_are_written_where_colors_could_be_confused():
     assert confusable((17, 9))  # two greens
     assert not confusable((6,))
     assert not confusable((38, 22, 8))

@@ -59,7 +59,7 @@ labels = torch.randn(24, generator=generator, dtype=torch.float64)
 labels[::3] = torch.nan  # so that no two shares of a batch have to have as many
 labels[12:18] = torch.nan
 data = Dataset("random", "all", crystals, tuple(map(str, range(24))), labels, "energy", "eV", "random", "none")
-settings = {"steps": 20, "batch_size": 8, "warm_up": 2, "ema_decay": 0.9, "seed": 1, "fuse": False}
+settings = {"steps": 20, "batch_size": 8, "warm_up": 2, "ema_decay": 0.9, "seed": 1, "compile": False}
 device = torch.device(sys.argv[3])
 with launched(device, int(sys.argv[2]), 1) as processes:
     tensors = {}
@@ -106,7 +106,7 @@ def state_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_two_take_the_steps_of_one(tmp_path: Path, device: str) -> None:
-    """All three kinds of model, partly unlabelled crystals, in float64: losses, weights and their average."""
+    """All three kinds of model, partly unlabeled crystals, in float64: losses, weights and their average."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     results = []

@@ -96,8 +96,8 @@ def test_atoms_in_one_place_are_tried_again_however_near_they_encode(
     second = last(cycle.decode(model, z, tries=1, seed=1, back_to=ANEW, steps=4))
     collapsed = [1, 4]
 
-    def once_collapsed(model: CDVAE, frame: DenoisingFrame, fuse: bool) -> Iterator[DenoisingFrame]:
-        for frame in denoise(model, frame=frame, fuse=fuse):  # noqa: B020
+    def once_collapsed(model: CDVAE, frame: DenoisingFrame, compile: bool) -> Iterator[DenoisingFrame]:
+        for frame in denoise(model, frame=frame, compile=compile):  # noqa: B020
             if frame.finished and frame.seed == 0:
                 frac_coords = frame.crystals.frac_coords.clone()
                 which = torch.isin(frame.numbers, torch.tensor(collapsed))

@@ -40,7 +40,7 @@ SAMPLERS = {"langevin": {"steps_per_level": 1}, "ancestral": {"steps": 12}, "pro
 
 LENGTH = 34.64  # Å; uniform positions in such a cell have the variance of the largest noise level, 10 Å
 ATOMS = 4
-CENTRE = 0.5
+CENTER = 0.5
 
 
 class Gaussian(CDVAE):
@@ -67,7 +67,7 @@ class Gaussian(CDVAE):
 
 def offset(crystals: Crystals) -> Tensor:
     """From the middle of the cell, Å."""
-    return lat.minimum_image(crystals.frac_coords - CENTRE, crystals.lattice)
+    return lat.minimum_image(crystals.frac_coords - CENTER, crystals.lattice)
 
 
 def sample(deviation: float, schedule: Schedule, n: int = 150) -> list[DenoisingFrame]:
@@ -211,7 +211,7 @@ def test_a_frame_holds_the_score_that_its_step_followed(model: CDVAE) -> None:
     frames = list(denoise(model, n=3, sampler="probability_flow", steps=6))
     for before, after in itertools.pairwise(frames):
         sigma = torch.full((3,), after.sigma, dtype=torch.float64)
-        p, logits = model.score(before.crystals, before.z, sigma)
+        p, logits = model.predict_noise(before.crystals, before.z, sigma)
         torch.testing.assert_close(after.score, (p / after.sigma).detach())
         drift = after.schedule.drift[before.step]
         step = lat.minimum_image(after.crystals.frac_coords - before.crystals.frac_coords, after.crystals.lattice, 3)
@@ -589,9 +589,9 @@ def test_types_change_places_as_the_best_assignment_has_it() -> None:
     generator = torch.Generator().manual_seed(3)
     numbers = torch.tensor([[8, 8, 22, 38, 0, 0], [3, 3, 3, 3, 9, 11]])
     logits = torch.randn(2, 6, 100, generator=generator, dtype=torch.float64)
-    # Every site has a favourite, and together these are the composition: then no other assignment is as good.
-    favourite = torch.tensor([[38, 8, 8, 22, 1, 1], [11, 3, 9, 3, 3, 3]])
-    logits.scatter_(2, favourite[..., None] - 1, 20.0)
+    # Every site has a favorite, and together these are the composition: then no other assignment is as good.
+    favorite = torch.tensor([[38, 8, 8, 22, 1, 1], [11, 3, 9, 3, 3, 3]])
+    logits.scatter_(2, favorite[..., None] - 1, 20.0)
     assigned = assign_types(logits, numbers)
     assert assigned.tolist() == [[38, 8, 8, 22, 0, 0], [11, 3, 9, 3, 3, 3]]
 

@@ -86,7 +86,7 @@ def test_kl_is_torchs() -> None:
     assert losses.kl_loss(Posterior(torch.zeros(1, 8), torch.zeros(1, 8))).item() == 0
 
 
-def test_a_sample_of_the_posterior_is_reparametrised() -> None:
+def test_a_sample_of_the_posterior_is_reparametrized() -> None:
     posterior = Posterior(torch.full((4000, 2), 3.0), torch.full((4000, 2), math.log(0.25)))
     z = posterior.sample(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)))
     assert z.mean().item() == pytest.approx(3, abs=0.05)
@@ -94,7 +94,7 @@ def test_a_sample_of_the_posterior_is_reparametrised() -> None:
     assert torch.equal(posterior.sample(torch.zeros(4000, 2)), posterior.mu)
 
 
-def test_unlabelled_crystals_do_not_count_for_the_property() -> None:
+def test_unlabeled_crystals_do_not_count_for_the_property() -> None:
     predicted = randn(4).requires_grad_()
     target = torch.tensor([1.0, torch.nan, -2.0, torch.nan], dtype=torch.float64)
     loss = losses.property_loss(predicted, target)
@@ -120,7 +120,7 @@ def terms_of(model: CDVAE, dataset: Dataset, step: int = 0, seed: int = 0) -> di
     crystals = dataset.crystals
     images = periodic_images(crystals.lattice, model.config.cutoff)
     numbers = torch.arange(len(dataset))
-    return losses.objective(model, crystals, images, dataset.property.to(crystals.lattice.dtype), numbers, step, seed)
+    return losses.objective(model, crystals, images, dataset.labels.to(crystals.lattice.dtype), numbers, step, seed)
 
 
 @pytest.fixture
@@ -141,14 +141,14 @@ def test_terms_are_finite_named_and_the_same_for_the_same_step(model: CDVAE, ran
 def test_a_batch_is_the_mean_of_its_crystals(model: CDVAE, random_dataset: Dataset) -> None:
     """Noise belongs to a crystal, not to its place in a batch, so each term is the mean over single crystals."""
     model = model.double()
-    labelled = random_dataset[4:]
-    labelled = dataclasses.replace(labelled, crystals=labelled.crystals.to(dtype=torch.float64))
-    images = periodic_images(labelled.crystals.lattice, model.config.cutoff)
-    together = terms_of(model, labelled)
+    labeled = random_dataset[4:]
+    labeled = dataclasses.replace(labeled, crystals=labeled.crystals.to(dtype=torch.float64))
+    images = periodic_images(labeled.crystals.lattice, model.config.cutoff)
+    together = terms_of(model, labeled)
     alone = []
-    for i in range(len(labelled)):
-        one, which = labelled.crystals[i].trim(), torch.tensor([i])
-        alone.append(losses.objective(model, one, images[which], labelled.property[which].double(), which, 0, 0))
+    for i in range(len(labeled)):
+        one, which = labeled.crystals[i].trim(), torch.tensor([i])
+        alone.append(losses.objective(model, one, images[which], labeled.labels[which].double(), which, 0, 0))
     for name, value in together.items():
         mean = sum(x[name] for x in alone) / len(alone)
         torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-9)

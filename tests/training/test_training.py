@@ -234,19 +234,19 @@ def test_training_learns(model: CDVAE, random_dataset: Dataset) -> None:
 
 
 def test_validation_is_the_same_every_time_and_for_every_batch_size(model: CDVAE, random_dataset: Dataset) -> None:
-    labelled = random_dataset[4:]
-    one = validation_losses(model, labelled)
-    assert one == validation_losses(model, labelled)
+    labeled = random_dataset[4:]
+    one = validation_losses(model, labeled)
+    assert one == validation_losses(model, labeled)
     assert set(one) == set(TERMS)
-    for name, value in validation_losses(model, labelled, batch_size=16).items():
+    for name, value in validation_losses(model, labeled, batch_size=16).items():
         assert value == pytest.approx(one[name], rel=1e-4)
 
 
 def test_crystals_without_labels_teach_everything_but_the_property(model: CDVAE, random_dataset: Dataset) -> None:
     before = weights(model)
-    unlabelled = random_dataset[:4]
-    assert torch.isnan(unlabelled.property).all()
-    for step in run(model, unlabelled, steps=3):
+    unlabeled = random_dataset[:4]
+    assert torch.isnan(unlabeled.labels).all()
+    for step in run(model, unlabeled, steps=3):
         assert step.terms["property"] == 0
         assert math.isfinite(step.loss)
     after = weights(model)

@@ -156,7 +156,7 @@ class TestCode:
         # Encoding what was decoded gives the latent back only nearly.
         assert there["steps"][-1].z.shape == app.optimizer.steps[-1].z.shape
         assert "# Denoise" in told
-        assert "# Optimise" in told
+        assert "# Optimize" in told
         app.close()
 
 

@@ -231,7 +231,7 @@ class TestLayers:
         view.set_layer("mine", xy=[[1.0, 2.0]])
         training, mine = view._looks.layers.children
         training.value = mine.value = False
-        view.colour = "density"
+        view.color = "density"
         assert not trace(view, POINTS).visible
         assert not trace(view, "mine").visible
         training.value = True
@@ -298,18 +298,18 @@ class TestLooks:
         assert fine.x.max() - fine.x.min() < 1.1
         assert len(fine.x) > 1000
 
-    def test_colours(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
-        view._looks.colours.value = "num_atoms"  # always 5: the bar must have a width
+    def test_colors(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
+        view._looks.colors.value = "num_atoms"  # always 5: the bar must have a width
         assert trace(view, POINTS).marker.cmin < 5 < trace(view, POINTS).marker.cmax
-        view._looks.colours.value = "predicted"
+        view._looks.colors.value = "predicted"
         values = model.predict_property(known.latents.float())
         assert torch.allclose(torch.tensor(trace(view, POINTS).marker.color, dtype=torch.float32), values, atol=1e-4)
         exec(view.code, {"model": model, "known": known})
         with pytest.raises(SettingError, match="no such"):
-            view.colour = "no such"
+            view.color = "no such"
         # An element whose share is the same wherever it occurs.
         same = next(e for e in known.elements if len(known.share(e)[known.share(e) > 0].unique()) == 1)
-        view.colour = same
+        view.color = same
         assert trace(view, POINTS).marker.cmax - trace(view, POINTS).marker.cmin > 0.5
 
     def test_what_others_choose_is_ringed(self, model: lab.CDVAE, known: LatentMap, srtio3: lab.Crystals) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser without a browser: the steps of `optimize`, undone and gone on with, judged, kept and exported."""
+"""The optimizer without a browser: the steps of `optimize`, undone and gone on with, judged, kept and exported."""
 
 from __future__ import annotations
 

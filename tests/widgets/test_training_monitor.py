@@ -43,7 +43,7 @@ def uninterrupted(random_dataset: Dataset) -> list[TrainingStep]:
 
 
 def assert_same_weights(one: TrainingStep, other: TrainingStep) -> None:
-    """Bitwise, of the model, its average and the optimiser."""
+    """Bitwise, of the model, its average and the optimizer."""
     for a, b in zip(one.run.params, other.run.params, strict=True):
         assert torch.equal(a, b)
         for key, value in one.run.optimizer.state[a].items():
@@ -234,7 +234,7 @@ class TestErrors:
             ({"epochs": 1, "steps": 3}, "not as both"),
             ({"validate_every": 0}, "at least 1"),
             ({"final_lr": 5.0}, "final_lr"),
-            ({"colour": 1}, "no setting colour"),
+            ({"color": 1}, "no setting color"),
         ):
             with pytest.raises(SettingError, match=message):
                 TrainingMonitor(model, random_dataset, **options)

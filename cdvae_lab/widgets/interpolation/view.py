@@ -33,7 +33,7 @@ class InterpolationView(Panel):
     """Two crystals, whether the model gives each back, and what it makes of the way between them.
 
     Every button is also a method: `set_end`, `take_primitive`, `run`, `stop`, `go_on`, `export`. All stops are decoded
-    as one batch with the same noise, so that neighbours differ by their latents alone.
+    as one batch with the same noise, so that neighbors differ by their latents alone.
 
     Args:
         model: a CDVAE, the name of a bundled one, or a checkpoint's path.

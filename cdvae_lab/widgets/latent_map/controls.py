@@ -30,16 +30,16 @@ class MapLooks:
     def __init__(self, panel: LatentMapView, height: int) -> None:
         W, self._panel, known = ipywidgets, panel, panel.map
         options: list[tuple[str, Any]] = [
-            (known.property_name or "label", "label"),
+            (known.label_name or "label", "label"),
             ("atoms in the cell", "num_atoms"),
             ("density", "density"),
         ]
-        if known.property_name:
-            options.insert(1, (predicted_name(known.property_name), "predicted"))
+        if known.label_name:
+            options.insert(1, (predicted_name(known.label_name), "predicted"))
         options += [(f"share of {symbol}", symbol) for symbol in known.elements]
         self.view = CrystalView(height=max(200, min(340, height - 200)))
         self.table = LassoTable(known)
-        self.colours = field(W.Dropdown, "colour", "250px", options=options)
+        self.colors = field(W.Dropdown, "color", "250px", options=options)
         self._mouse = W.ToggleButtons(
             options=[("move", "pan"), ("lasso", "lasso")], tooltips=["drag moves the map", "drag selects crystals"],
             style={"button_width": "64px"},
@@ -73,7 +73,7 @@ class MapLooks:
             lambda: panel.export_cifs(Path(self._folder.value) / "map"),
         )
         self._clear = button("Clear", "take the lasso away", panel.clear)
-        self.colours.observe(lambda change: act(lambda: panel._recolour(change["new"])), "value")
+        self.colors.observe(lambda change: act(lambda: panel._recolor(change["new"])), "value")
         self._mouse.observe(lambda change: panel.plot.figure.update_layout(dragmode=change["new"]), "value")
         self._find.observe(lambda change: change["new"] and act(lambda: panel.find(change["new"])), "value")
 
@@ -81,7 +81,7 @@ class MapLooks:
         """From top to bottom."""
         side = ipywidgets.VBox([self.view, self.words, self.glance], layout={"flex": "2 1 280px", "max_width": "460px"})
         return [
-            row(self.colours, self._mouse, self._find),
+            row(self.colors, self._mouse, self._find),
             self.layers,
             ipywidgets.HBox([self._panel.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
             row(self._generate, self._n, self._seed, self._upload, self._path, self._place, self._stop),
@@ -120,12 +120,12 @@ class MapLooks:
         """Of a crystal of the map, as HTML: formula, id and the data's label."""
         known = self._panel.map
         label = known.labels[index].item()
-        value = "none" if label != label else f"{label:.3g} {known.property_unit}"
+        value = "none" if label != label else f"{label:.3g} {known.label_unit}"
         data = known.metadata.get("data", {})
         where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
         return (
             f"<b>{words.subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
-            f"{html.escape(known.property_name or 'label')}: {value} (data)<br>"
+            f"{html.escape(known.label_name or 'label')}: {value} (data)<br>"
         )
 
     def glance_at(self, text: str, crystal: Crystals | None) -> None:

@@ -57,7 +57,7 @@ class MapFigure(Plot):
 
     Args:
         map: what is drawn.
-        colour: as in `figures.latent_map`.
+        color: as in `figures.latent_map`.
         height: pixels.
         clicked, hovered: called with a `Hit`.
         lassoed: called with the numbers of the map's crystals in a lasso; with none when it is taken away.
@@ -67,16 +67,16 @@ class MapFigure(Plot):
         self,
         map: LatentMap,
         *,
-        colour: str | tuple[str, str, Tensor] = "label",
+        color: str | tuple[str, str, Tensor] = "label",
         height: int = 560,
         clicked: Callable[[Hit], Any] = lambda hit: None,
         hovered: Callable[[Hit], Any] = lambda hit: None,
         lassoed: Callable[[list[int]], Any] = lambda rows: None,
     ) -> None:
-        self.map, self._colour, self._height = map, colour, height
+        self.map, self._color, self._height = map, color, height
         self._clicked, self._hovered, self._lassoed = clicked, hovered, lassoed
         self._overlays: dict[str, Overlay] = {}
-        self._next = 0  # number of the next layer, which decides on its colour
+        self._next = 0  # number of the next layer, which decides on its color
         self._training = True
         self._chosen: tuple[float, float] | None = None
         self._part: tuple[tuple[float, float], tuple[float, float]] | None = None  # what is seen: ranges of x and y
@@ -90,16 +90,16 @@ class MapFigure(Plot):
     # --- what is drawn ----------------------------------------------------------------------------------
 
     @property
-    def colour(self) -> str | tuple[str, str, Tensor]:
-        return self._colour
+    def color(self) -> str | tuple[str, str, Tensor]:
+        return self._color
 
-    @colour.setter
-    def colour(self, value: str | tuple[str, str, Tensor]) -> None:
-        before, self._colour = self._colour, value
+    @color.setter
+    def color(self, value: str | tuple[str, str, Tensor]) -> None:
+        before, self._color = self._color, value
         try:
             self.redraw()  # refuses before anything has changed
         except SettingError:
-            self._colour = before
+            self._color = before
             raise
 
     @property
@@ -173,7 +173,7 @@ class MapFigure(Plot):
     def _make(self, theme: Theme) -> Figure:
         from plotly.graph_objects import Scattergl
 
-        figure: Any = latent_map(self.map, self._colour, theme=theme, height=self._height)
+        figure: Any = latent_map(self.map, self._color, theme=theme, height=self._height)
         x, y = ([], []) if self._chosen is None else ([self._chosen[0]], [self._chosen[1]])
         figure.add_trace(
             Scattergl(

@@ -42,11 +42,11 @@ class LassoTable(ipywidgets.HTML):
         import pandas as pd
 
         rows, known = self.rows, self._map
-        unit = f" ({known.property_unit})" if known.property_unit else ""
+        unit = f" ({known.label_unit})" if known.label_unit else ""
         columns = {
             "id": [known.ids[i] for i in rows],
             "formula": [known.formulas[i] for i in rows],
-            f"{known.property_name or 'label'}{unit}": [round(known.labels[i].item(), 4) for i in rows],
+            f"{known.label_name or 'label'}{unit}": [round(known.labels[i].item(), 4) for i in rows],
             "atoms": known.num_atoms[rows].tolist(),
             "density (g/cm³)": [round(known.density[i].item(), 3) for i in rows],
         }

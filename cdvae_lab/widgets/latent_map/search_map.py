@@ -63,13 +63,13 @@ class SearchMap(Plot):
         ink = figures.THEMES[theme].ink
         for name, values in self._trails().items():
             followed = name == TRAIL
-            colour, width = ("#D55E00", 3) if followed else ("#CC79A7", 1)
+            color, width = ("#D55E00", 3) if followed else ("#CC79A7", 1)
             trace: Any = Scattergl(
-                name=name, mode="lines+markers" if followed else "lines", line={"color": colour, "width": width},
+                name=name, mode="lines+markers" if followed else "lines", line={"color": color, "width": width},
                 hovertemplate="%{text}" if followed else None, hoverinfo=None if followed else "skip", showlegend=True,
             )  # fmt: skip
             if followed:
-                trace.update(marker={"color": colour, "opacity": 1, "line": {"color": ink, "width": 1.2}})
+                trace.update(marker={"color": color, "opacity": 1, "line": {"color": ink, "width": 1.2}})
             figure.add_trace(trace.update(values))
         figure.update_layout(showlegend=True, margin={"t": 64})
         return figure

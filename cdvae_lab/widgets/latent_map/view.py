@@ -35,7 +35,7 @@ REMEMBERED = 500  # decoded crystals
 
 
 class LatentMapView(Panel):
-    """A map of the latents of a data set, coloured by what is asked for, with everything else that has a latent on it.
+    """A map of the latents of a data set, colored by what is asked for, with everything else that has a latent on it.
 
     Whatever the mouse does can be done by a method, too: `choose` a crystal of the map, `decode_at` an empty place,
     `select` crystals for the table, `generate`, `add_own`, `export_table`, `export_cifs`. Other widgets and scripts
@@ -102,20 +102,20 @@ class LatentMapView(Panel):
     # --- what can be done, by the mouse and from code -----------------------------------------------------
 
     @property
-    def colour(self) -> str | tuple[str, str, Tensor]:
-        """What the crystals are coloured by, as in `figures.latent_map`."""
-        return self.plot.colour
+    def color(self) -> str | tuple[str, str, Tensor]:
+        """What the crystals are colored by, as in `figures.latent_map`."""
+        return self.plot.color
 
-    @colour.setter
-    def colour(self, value: str | tuple[str, str, Tensor]) -> None:
-        colours = self._looks.colours
-        listed = isinstance(value, str) and value in [known for _, known in colours.options]
-        if listed and colours.value != value:
-            colours.value = value  # which comes back here
+    @color.setter
+    def color(self, value: str | tuple[str, str, Tensor]) -> None:
+        colors = self._looks.colors
+        listed = isinstance(value, str) and value in [known for _, known in colors.options]
+        if listed and colors.value != value:
+            colors.value = value  # which comes back here
             return
-        self.plot.colour = value
+        self.plot.color = value
         told = repr(value) if isinstance(value, str) else f"({value[0]!r}, {value[1]!r}, values)"
-        predicted = not isinstance(value, str) and value[0] == predicted_name(self.map.property_name)
+        predicted = not isinstance(value, str) and value[0] == predicted_name(self.map.label_name)
         lines = ["values = model.predict_property(known.latents.float())"] if predicted else []
         self._did(*lines, f"figure = lab.figures.latent_map(known, {told})")
 
@@ -453,12 +453,12 @@ class LatentMapView(Panel):
     # --- words ------------------------------------------------------------------------------------------------
 
     def _promise(self, z: Tensor) -> str:
-        name = self.map.property_name
+        name = self.map.label_name
         if not name:
             return ""
         with torch.no_grad():
             value = float(self._the_model.predict_property(z.to(self._the_model.device)))
-        return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.property_unit}"
+        return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.label_unit}"
 
     def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str) -> None:
         self._mine = Pick(name, crystal.to("cpu"), z, code)
@@ -479,13 +479,13 @@ class LatentMapView(Panel):
         self._say("")
         self._looks.refresh()
 
-    def _recolour(self, value: str) -> None:
+    def _recolor(self, value: str) -> None:
         if value == "predicted":
             with torch.no_grad():
                 values = self._the_model.predict_property(self.map.latents.float().to(self._the_model.device)).cpu()
-            self.colour = (predicted_name(self.map.property_name), self.map.property_unit, values)
+            self.color = (predicted_name(self.map.label_name), self.map.label_unit, values)
         else:
-            self.colour = value
+            self.color = value
 
     def _picture(self) -> Crystals | None:
         return self.view.current()

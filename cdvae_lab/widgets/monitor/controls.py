@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CURVES = (
     "<div style='color:var(--jp-ui-font-color2,inherit);font-size:12px;line-height:1.4'>Each term of the objective "
-    "over the optimiser's steps, on logarithmic axes. Faint: each batch; strong: its moving average; points: the "
+    "over the optimizer's steps, on logarithmic axes. Faint: each batch; strong: its moving average; points: the "
     "averaged weights on {}.</div>"
 )
 

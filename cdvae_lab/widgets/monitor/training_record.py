@@ -18,7 +18,7 @@ class Looked:
     """What the averaged weights made of a few crystals, encoded and decoded again.
 
     Attributes:
-        step: of the optimiser.
+        step: of the optimizer.
         crystals: what came back.
         rms: of each by StructureMatcher, in units of (volume / atom)^(1/3); None: no match.
     """

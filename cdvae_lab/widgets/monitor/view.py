@@ -215,9 +215,9 @@ class TrainingMonitor(Panel):
     def averaged(self) -> CDVAE:
         """A copy of the model with the moving average of its weights. Raises SettingError before the first step."""
         model = self.step.averaged()
-        data = {name: getattr(self.dataset, name) for name in ("name", "split", "source", "licence")}
-        data |= {"crystals": len(self.dataset), "property": self.dataset.property_name}
-        model.metadata = {**model.metadata, "data": data | {"property_unit": self.dataset.property_unit}}
+        data = {name: getattr(self.dataset, name) for name in ("name", "split", "source", "license")}
+        data |= {"crystals": len(self.dataset), "property": self.dataset.label_name}
+        model.metadata = {**model.metadata, "data": data | {"property_unit": self.dataset.label_unit}}
         return model
 
     def load_state(self, path: str | Path | None = None, wait: bool = False, **settings: Any) -> None:

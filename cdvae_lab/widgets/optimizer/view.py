@@ -1,4 +1,4 @@
-"""A property minimised, maximised or brought to a value, step by step in latent space, with what is really there."""
+"""A property minimized, maximized or brought to a value, step by step in latent space, with what is really there."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class PropertyOptimizer(Panel):
         self.map = chosen_map(self._the_model, map)
         self.region = Region.of(self.map)
         data = self._the_model.metadata.get("data", {})
-        self.property_name = data.get("property") or (self.map.property_name if self.map else "") or "property"
-        self.property_unit = data.get("property_unit") or (self.map.property_unit if self.map else "")
+        self.property_name = data.get("property") or (self.map.label_name if self.map else "") or "property"
+        self.property_unit = data.get("property_unit") or (self.map.label_unit if self.map else "")
         self._search, self._earlier = Search(), list[Search]()
         self._due = 0.0
         self._worker = self._runner(self._show_new, self._ended, fps=12)

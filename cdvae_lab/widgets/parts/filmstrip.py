@@ -28,7 +28,7 @@ def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn:
     Args:
         lines: plain text.
         title: HTML, above them.
-        warn: write the lines in the colour of errors.
+        warn: write the lines in the color of errors.
     """
     return {"image": words.picture_source(crystal), "title": title, "lines": list(lines), "warn": warn}
 

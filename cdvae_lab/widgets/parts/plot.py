@@ -88,7 +88,7 @@ class Plot(ipywidgets.Box):
 
     def _draw(self, theme: Theme) -> Figure:
         figure = self._given(theme)
-        # The page's own colour is behind it, which is never quite that of a figure alone.
+        # The page's own color is behind it, which is never quite that of a figure alone.
         figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
         return figure
 

@@ -1,5 +1,5 @@
 // Run by nglview's view (`this` is `view`, `NGL` and `CELL` are in reach). Draws crystals from buffers that stay where they
-// are: a frame only fills in other positions, colours and radii, so that species and cells are right in every frame.
+// are: a frame only fills in other positions, colors and radii, so that species and cells are right in every frame.
 // All frames live here, so that scrubbing needs no kernel.
 ((view) => {
   if (view.lab) return;
@@ -107,7 +107,7 @@
   const STICK = { position1: 3, position2: 3, color: 3, color2: 3, radius: 1 };
 
   function fill() {
-    const where = offsets(), table = lab.elements, colour = (number) => table[number].slice(0, 3);
+    const where = offsets(), table = lab.elements, color = (number) => table[number].slice(0, 3);
     const add = (p, k) => [p[0] + where[k][0], p[1] + where[k][1], p[2] + where[k][2]];
     for (const atom of base.atoms) atom.at = add(atom.p, atom.which);
     const edges = [];
@@ -118,9 +118,9 @@
         edges.push({ position1, position2, color: lab.edge, color2: lab.edge, radius: 0.025 });
       }
     }
-    const spheres = base.atoms.map((a) => ({ position: a.at, color: colour(a.number), radius: table[a.number][3] }));
+    const spheres = base.atoms.map((a) => ({ position: a.at, color: color(a.number), radius: table[a.number][3] }));
     const sticks = base.bonds.map(([a, b]) => (
-      { position1: a.at, position2: b.at, color: colour(a.number), color2: colour(b.number), radius: 0.09 }));
+      { position1: a.at, position2: b.at, color: color(a.number), color2: color(b.number), radius: 0.09 }));
     const data = {
       atoms: fixed("atoms", spheres, { position: 3, color: 3, radius: 1 }),
       cells: fixed("cells", edges, STICK),
@@ -268,6 +268,6 @@
   };
   const remove = view.remove.bind(view);
   view.remove = () => { lab.dispose(); return remove(); };
-  if (view.el.isConnected) theme(); // an empty stage is of the page's colour, too
+  if (view.el.isConnected) theme(); // an empty stage is of the page's color, too
   else lab.dispose(); // removed while this script was on its way
 })(this);

@@ -16,7 +16,7 @@ USES = {
     "player": ("denoise from its z", "a run that starts from the latent of this crystal"),
     "a": ("path from it", "end a of an interpolation"),
     "b": ("path to it", "end b of an interpolation"),
-    "optimizer": ("optimise it", "the start of a search for another property"),
+    "optimizer": ("optimize it", "the start of a search for another property"),
     "map": ("show on the map", "where it lies among the training crystals"),
 }
 NOTHING = "(nothing chosen yet)"
@@ -85,7 +85,7 @@ class SelectionBar(ipywidgets.HBox):
             self._image.value = ""
             self._words.value = (
                 "<b>No crystal is chosen yet.</b> Click on the map, or choose one that was generated, found on a path, "
-                "optimised or decoded: it appears here, and every tab can go on with it."
+                "optimized or decoded: it appears here, and every tab can go on with it."
             )
             return
         self._image.value = words.picture(pick.crystal, 90)

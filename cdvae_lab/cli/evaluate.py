@@ -21,7 +21,7 @@ from cdvae_lab.evaluation.sources import Source, read_source
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors
 from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
-from cdvae_lab.metrics.success_rates import Judge
+from cdvae_lab.metrics.success_rates import Predictor
 from cdvae_lab.models.cdvae import CDVAE, load
 from cdvae_lab.models.property_model import FORMAT_VERSION as PROPERTY_VERSION
 from cdvae_lab.models.property_model import load_property_model
@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
     group.add_argument("--thresholds", type=float, nargs="+", metavar="X", help=(
         "of success, in the property's unit (default: the published percentiles)"
     ))  # fmt: skip
-    parser.add_argument("--judge", metavar="MODEL", help=(
+    parser.add_argument("--predictor", metavar="MODEL", help=(
         "predicts the property: a property model, or else a CDVAE's own property head; a name or a .safetensors file "
         "(default: none; needed for optimization)"
     ))  # fmt: skip
@@ -75,7 +75,8 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge crystals as the CDVAE paper does, and say whether they are unique and novel; the paper's numbers beside.
+    """Evaluate crystals as the CDVAE paper does, with uniqueness and novelty; the paper's numbers beside.
+
 
     What takes long is kept in the cache, so that the same command goes on after an interruption.
     """
@@ -92,8 +93,8 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
     common: dict[str, Any] = {"task": args.task, "jobs": args.jobs}
     if args.cache is not None:
         common["cache"] = args.cache / "evaluation"
-    if args.judge is not None:
-        common["judge"], common["judge_name"] = judge_named(args.judge)
+    if args.predictor is not None:
+        common["predictor"], common["predictor_name"] = predictor_named(args.predictor)
     if args.task == "optimization":
         return evaluate(_decodings(args), args.reference, thresholds=args.thresholds, split="", **common)
     if len(args.crystals) > 1:
@@ -129,8 +130,8 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
     )
 
 
-def judge_named(name: str) -> tuple[Judge, str]:
-    """A judge of the property and what it is: a property model's file, a data set's bundled one, or a CDVAE's own head.
+def predictor_named(name: str) -> tuple[Predictor, str]:
+    """Load a predictor of the property and say what it is: a property model, or else a CDVAE's own property head.
 
     Raises:
         SettingError: if nothing of that name is bundled.
@@ -146,14 +147,14 @@ def judge_named(name: str) -> tuple[Judge, str]:
     return property_head(load(name)), f"the property head of {name}"
 
 
-def property_head(model: CDVAE) -> Judge:
-    """A judge: the property that a model's own head predicts from the posterior mean of a crystal."""
+def property_head(model: CDVAE) -> Predictor:
+    """A predictor: the property that a model's own head predicts from the posterior mean of a crystal."""
 
     @torch.no_grad()
-    def judge(crystals: Crystals) -> torch.Tensor:
+    def predictor(crystals: Crystals) -> torch.Tensor:
         return model.predict_property(model.encode(crystals.to(model.device, model.lattice_mean.dtype)).mu)
 
-    return judge
+    return predictor
 
 
 def _is_reconstruction(path: Path) -> bool:

@@ -289,5 +289,5 @@ def score(store: Path, out: Path, jobs: int) -> int:
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
         f"calls, {tries}decoded in {about['seconds']:,.1f} s on {about['device']}"
     )
-    print(metric.judge(truth, predicted, rms).table())
+    print(metric.score(truth, predicted, rms).table())
     return 0

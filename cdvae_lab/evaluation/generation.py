@@ -31,7 +31,7 @@ from cdvae_lab.metrics.coverage import (
 from cdvae_lab.metrics.fingerprints import STRUCTURE_LENGTH
 from cdvae_lab.metrics.novelty import Comparison, candidates, compare, members, nearest_formulas
 from cdvae_lab.metrics.result_cache import ResultCache
-from cdvae_lab.metrics.success_rates import Judge, predictions
+from cdvae_lab.metrics.success_rates import Predictor, predictions
 from cdvae_lab.metrics.validity import composition_validity, invalid_reasons, reduced_formulas, structure_validity
 
 
@@ -42,8 +42,8 @@ class GenerationSettings:
     cutoffs: Cutoffs
     samples: int
     seed: int
-    judge: Judge | None
-    judge_name: str
+    predictor: Predictor | None
+    predictor_name: str
     unit: str
     novelty: bool
     jobs: int
@@ -83,7 +83,7 @@ def generation(
             "cutoffs": f"d_s {settings.cutoffs.structure:g}, d_c {settings.cutoffs.composition:g}",
             "seed": settings.seed,
             "samples": settings.samples,
-            "judge": settings.judge_name or ("none" if settings.judge is None else "not named"),
+            "predictor": settings.predictor_name or ("none" if settings.predictor is None else "not named"),
             "reference crystals": m,
             "training crystals": 0 if training is None else len(training),
             "versions": versions(),
@@ -247,12 +247,12 @@ def _properties(
     values = {"density": (density(crystals), density(truth)), "elements": (num_elements(crystals), num_elements(truth))}
     of = {"density": ("density", "g/cm³", "mass density."), "elements": ("# elements", "", "the number of elements.")}
     rows |= {"density": values["density"][0].tolist(), "num_elements": values["elements"][0].tolist()}
-    if settings.judge is not None:
+    if settings.predictor is not None:
         # All valid crystals, for the table; those that are compared are among them.
         predicted = torch.full((len(crystals),), math.nan, dtype=torch.float64)
-        predicted[torch.from_numpy(valid)] = predictions(crystals[torch.from_numpy(valid)], settings.judge)
-        values["property"] = predicted, predictions(truth, settings.judge)
-        named = f"the property that {settings.judge_name or 'the judge'} predicts for both."
+        predicted[torch.from_numpy(valid)] = predictions(crystals[torch.from_numpy(valid)], settings.predictor)
+        values["property"] = predicted, predictions(truth, settings.predictor)
+        named = f"the property that {settings.predictor_name or 'the predictor'} predicts for both."
         of["property"] = "property", settings.unit, named
         rows["property"] = [None if math.isnan(value) else value for value in predicted.tolist()]
     for key, (ours, theirs) in values.items():
@@ -271,8 +271,8 @@ def _missing_notes(settings: GenerationSettings, training: Crystals | None, refe
         "coverage and novelty depend on how many crystals there are: the papers generate 10,000 and compare with all "
         "of test."
     ]
-    if settings.judge is None:
-        notes.append("no judge was given, so there is no statistic of a predicted property.")
+    if settings.predictor is None:
+        notes.append("no predictor was given, so there is no statistic of a predicted property.")
     if settings.novelty and training is None:
         notes.append("no training set was given, so novelty is not known.")
     if without := int(np.isnan(reference).any(1).sum()):

@@ -24,7 +24,7 @@ from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.metrics import reconstruction as matching
 from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.result_cache import ResultCache
-from cdvae_lab.metrics.success_rates import SUCCESS, Judge, chosen_thresholds, optimization
+from cdvae_lab.metrics.success_rates import SUCCESS, Predictor, chosen_thresholds, optimization
 from cdvae_lab.metrics.validity import composition_validity, invalid_reasons, structure_validity
 
 TASKS = ("generation", "reconstruction", "optimization")
@@ -39,8 +39,8 @@ def evaluate(
     folder: str | Path | None = None,
     train: Dataset | Crystals | None = None,
     novelty: bool = True,
-    judge: Judge | None = None,
-    judge_name: str = "",
+    predictor: Predictor | None = None,
+    predictor_name: str = "",
     property_unit: str = "",
     cutoffs: Cutoffs | None = None,
     thresholds: Sequence[float] | None = None,
@@ -51,7 +51,7 @@ def evaluate(
     jobs: int = -1,
     cache: str | Path | None = None,
 ) -> Iterator[ReportCard]:
-    """Judge generated, reconstructed or optimized crystals; yields a `ReportCard` after every piece of work.
+    """Evaluate generated, reconstructed or optimized crystals; yields a `ReportCard` after every piece of work.
 
         card = lab.last(lab.progress(lab.evaluate(crystals, "perov_5")))
         print(card.table())
@@ -70,9 +70,9 @@ def evaluate(
         folder: where the public files lie; None downloads them.
         train: crystals that the model was trained on, for novelty.
         novelty: look for duplicates and for training crystals among those generated.
-        judge: predicts the property of crystals, in its own unit; needed for "optimization".
-        judge_name: which network it is, for the report.
-        property_unit: of the judge's numbers; by default that of the reference's property.
+        predictor: predicts the property of crystals, in its own unit; needed for "optimization".
+        predictor_name: which network it is, for the report.
+        property_unit: of the predictor's numbers; by default that of the reference's property.
         cutoffs: of coverage; by default the published ones of the reference.
         thresholds: of success, for 5, 10 and 15 %; by default the published ones of the reference.
         samples: valid crystals whose properties are compared.
@@ -100,13 +100,13 @@ def evaluate(
             "tasks take Crystals"
         )
     if task == "optimization":
-        return _check_optimization(crystals, reference, split, judge, judge_name, property_unit, thresholds)
+        return _check_optimization(crystals, reference, split, predictor, predictor_name, property_unit, thresholds)
     assert isinstance(crystals, Crystals)
     for name, given in (("ids", ids), ("unreadable", unreadable)):
         if given is not None and len(given) != len(crystals):
             raise SettingError(f"{name}: {len(given)} for {len(crystals)} crystals; give one for each")
     if not len(crystals):
-        raise CrystalError("there are no crystals to judge; give at least one")
+        raise CrystalError("there are no crystals to evaluate; give at least one")
     if isinstance(reference, str):
         if task == "generation" and novelty and train is None:
             train = datasets.load(reference, "train", folder=folder, jobs=_processes(jobs))
@@ -131,7 +131,7 @@ def evaluate(
             )
         cutoffs = CUTOFFS[name]
     training = train if novelty else None
-    settings = GenerationSettings(cutoffs, samples, seed, judge, judge_name, unit, novelty, jobs)
+    settings = GenerationSettings(cutoffs, samples, seed, predictor, predictor_name, unit, novelty, jobs)
     return generation_task.generation(crystals, truth, training, name, split, ids, unreadable, settings, store)
 
 
@@ -172,7 +172,7 @@ def _reconstruction(
         step += len(part)
         if step < total:
             yield replace(card, step=step)
-    score = matching.judge(truth, predicted, rms)
+    score = matching.score(truth, predicted, rms)
     structure, reference = score.structure, score.reference
     penalized = [matching.STOL if value is None else value for value in rms]
     counted = f"{structure.matched:,} of {total:,}"
@@ -182,12 +182,12 @@ def _reconstruction(
     )
     scores = (
         Score(
-            "match_rate", "match rate, paper's judge", 100 * reference.match_rate, "%",
+            "match_rate", "match rate, paper's criterion", 100 * reference.match_rate, "%",
             f"{match}; valid by structure and by SMACT. The true crystals reach {reference.ceiling:.2%}.",
             f"{reference.matched:,} of {total:,}",
         ),
         Score(
-            "rmse", "RMSE, paper's judge", reference.rmse, "",
+            "rmse", "RMSE, paper's criterion", reference.rmse, "",
             "mean over the matched of the RMS displacement, in units of (volume / atom)^(1/3).",
             f"{reference.matched:,} matched",
         ),
@@ -224,11 +224,13 @@ def _reconstruction(
 # --- optimization ------------------------------------------------------------------------------------
 
 
-def _check_optimization(decodings, reference, split, judge, judge_name, unit, thresholds) -> Iterator[ReportCard]:
-    if judge is None:
+def _check_optimization(
+    decodings, reference, split, predictor, predictor_name, unit, thresholds
+) -> Iterator[ReportCard]:
+    if predictor is None:
         raise SettingError(
-            "optimization needs judge=: a function that predicts the property of crystals, and not the network whose "
-            "gradient was followed"
+            "optimization needs predictor=: a function that predicts the property of crystals, and not the "
+            "network whose gradient was followed"
         )
     if isinstance(reference, Dataset):
         name, split, unit = reference.name, reference.split, unit or reference.label_unit
@@ -237,25 +239,25 @@ def _check_optimization(decodings, reference, split, judge, judge_name, unit, th
     if name in datasets.PUBLIC:
         unit = unit or datasets.UNITS[datasets.PUBLIC[name][0]]
     return _optimization(
-        list(decodings), judge, chosen_thresholds(name if thresholds is None else thresholds), name, split, unit,
-        judge_name,
+        list(decodings), predictor, chosen_thresholds(name if thresholds is None else thresholds), name, split, unit,
+        predictor_name,
     )  # fmt: skip
 
 
 def _optimization(
     decodings: list[Crystals],
-    judge: Judge,
+    predictor: Predictor,
     thresholds: tuple[float, ...],
     name: str,
     split: str,
     unit: str,
-    judge_name: str,
+    predictor_name: str,
 ) -> Iterator[ReportCard]:
     shape = f"{len(decodings[0]) if decodings else 0} starting points, decoded {len(decodings)} times"
-    settings = {"judge": judge_name or "not named", "decodings": shape, "versions": versions()}
+    settings = {"predictor": predictor_name or "not named", "decodings": shape, "versions": versions()}
     total = sum(map(len, decodings))
     card = ReportCard(0, 1, "judging", "optimization", name, split, total, settings=settings)
-    score = optimization(decodings, judge, thresholds)
+    score = optimization(decodings, predictor, thresholds)
     starts = score.valid.shape[1]
     shares = SUCCESS if len(thresholds) == len(SUCCESS) else range(1, len(thresholds) + 1)
     scores = [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREDICTED, LENGTH, OTHERS = "predicted for z", "length of z", "the other crystals"
 MOST_POINTS = 4000  # that are drawn for the crystals that are not meant
 
-Judged = Sequence[tuple[int, Float[Tensor, " crystals"]]]
+Decodings = Sequence[tuple[int, Float[Tensor, " crystals"]]]
 Range = tuple[float | int, float | int]
 
 
@@ -30,14 +30,14 @@ def search_course(
     unit: str = "",
     *,
     crystal: int = 0,
-    judged: Mapping[str, Judged] | None = None,
+    decoded: Mapping[str, Decodings] | None = None,
     labels: Range | None = None,
     lengths: Range | None = None,
     current: int | None = None,
     theme: Theme = "light",
     height: int = 430,
 ) -> Figure:
-    """Above, the property over the steps of `optimize`: predicted, and judged where crystals were decoded; below, |z|.
+    """Draw the course of a search: the property over the steps of `optimize` above, and the length of z below.
 
     |z| is the distance from the middle of the prior N(0, I): log p(z) = -|z|^2 / 2 and a constant. Gray bands show
     where the training crystals are: what lies outside was never seen by the network.
@@ -46,7 +46,7 @@ def search_course(
         steps: of one run, in order; at least one.
         name, unit: of the property.
         crystal: the one that is drawn strongly.
-        judged: (step, value for each crystal) wherever something was decoded, by the name of who says so.
+        decoded: (step, value for each decoded crystal), by the name of the predictor.
         labels: lowest and highest label of the training crystals.
         lengths: smallest and largest |z| of the training crystals.
         current: the step that is shown elsewhere; marked by a vertical line.
@@ -84,7 +84,7 @@ def search_course(
                 hovertemplate=f"step %{{x}}<br>{shown}<extra></extra>", showlegend=row == 1,
             ), row=row, col=1,
         )  # fmt: skip
-    for number, (who, points) in enumerate((judged or {}).items(), 1):
+    for number, (who, points) in enumerate((decoded or {}).items(), 1):
         figure.add_trace(
             Scatter(
                 x=[step for step, _ in points], y=[float(values[crystal]) for _, values in points], name=who,
@@ -94,7 +94,7 @@ def search_course(
             ), row=1, col=1,
         )  # fmt: skip
     target = steps[-1].objective.target
-    everything = [predicted.ravel()] + [floats(values) for points in (judged or {}).values() for _, values in points]
+    everything = [predicted.ravel()] + [floats(values) for points in (decoded or {}).values() for _, values in points]
     if not isinstance(target, str):
         _line(figure, 1, target, f"target {target:g}", palette.ink)
         everything.append(np.array([target], dtype=float))

@@ -32,7 +32,7 @@ _PAIRS_PER_TASK = 16
 
 
 @dataclass(frozen=True)
-class JudgeScore:
+class CriterionScore:
     """What one judge says of a set of reconstructions.
 
     Attributes:
@@ -63,8 +63,8 @@ class JudgeScore:
 class ReconstructionScore:
     """Both judges side by side, and the RMS of every pair (None: no match by structure validity alone)."""
 
-    structure: JudgeScore
-    reference: JudgeScore
+    structure: CriterionScore
+    reference: CriterionScore
     rms: tuple[float | None, ...]
 
     def table(self) -> str:
@@ -170,10 +170,10 @@ def reconstruction(
 ) -> ReconstructionScore:
     """Match every predicted crystal with its true one and let both judges score; arguments as in `match`."""
     matches = match(truth, predicted, stol=stol, angle_tol=angle_tol, ltol=ltol, jobs=jobs)
-    return judge(truth, predicted, [rms for _, rms in matches])
+    return score(truth, predicted, [rms for _, rms in matches])
 
 
-def judge(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> ReconstructionScore:
+def score(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> ReconstructionScore:
     """Both judges' scores from the RMS values that `match` gave for these pairs.
 
     Raises:
@@ -185,18 +185,20 @@ def judge(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> 
             f"{len(truth)} true, {len(predicted)} predicted, {len(rms)} RMS values"
         )
     true_ok, predicted_ok = structure_validity(truth).cpu(), structure_validity(predicted).cpu()
-    structure = _judge("structure valid", true_ok.tolist(), predicted_ok.tolist(), rms)
+    structure = _score("structure valid", true_ok.tolist(), predicted_ok.tolist(), rms)
     true_ok, predicted_ok = (
         true_ok & composition_validity(truth).cpu(),
         predicted_ok & composition_validity(predicted).cpu(),
     )
-    reference = _judge("and composition (the paper's)", true_ok.tolist(), predicted_ok.tolist(), rms)
+    reference = _score("and composition (the paper's)", true_ok.tolist(), predicted_ok.tolist(), rms)
     return ReconstructionScore(structure, reference, tuple(rms))
 
 
-def _judge(name: str, true_ok: Sequence[bool], predicted_ok: Sequence[bool], rms: Sequence[float | None]) -> JudgeScore:
+def _score(
+    name: str, true_ok: Sequence[bool], predicted_ok: Sequence[bool], rms: Sequence[float | None]
+) -> CriterionScore:
     matched = [value for value, admitted in zip(rms, predicted_ok, strict=True) if admitted and value is not None]
-    return JudgeScore(
+    return CriterionScore(
         name=name,
         crystals=len(rms),
         matched=len(matched),

@@ -1,6 +1,6 @@
 """Did property optimization succeed: SR5, SR10 and SR15 of the CDVAE paper (its section 5.3, `OptEval` of its code).
 
-Per starting point the best (lowest) property over its valid decodings, as a judge predicts it that is not the network
+Per starting point the best (lowest) property over its valid decodings, as a predictor sees it that is not the network
 whose gradient was followed, against percentiles of the training set's property.
 """
 
@@ -18,8 +18,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
 
-# The judge: predicts the property, in its own unit, of crystals that are possible.
-Judge = Callable[[Crystals], Tensor]
+# The predictor: predicts the property, in its own unit, of crystals that are possible.
+Predictor = Callable[[Crystals], Tensor]
 
 SUCCESS = (5, 10, 15)
 # The published 5, 10 and 15 % percentiles of the training sets' properties, in the properties' units.
@@ -28,7 +28,7 @@ PERCENTILES = {
     "carbon_24": (-154.52709, -154.45866, -154.44207),
     "mp_20": (-3.17562, -2.82197, -2.52815),
 }
-# Crystals that a judge sees at once.
+# Crystals that a predictor sees at once.
 _BATCH = 256
 
 
@@ -62,12 +62,14 @@ class OptimizationScore:
         return tuple(float((self.best <= threshold).double().mean()) for threshold in self.thresholds)
 
 
-def optimization(decodings: Sequence[Crystals], judge: Judge, thresholds: Sequence[float] | str) -> OptimizationScore:
+def optimization(
+    decodings: Sequence[Crystals], predictor: Predictor, thresholds: Sequence[float] | str
+) -> OptimizationScore:
     """Score the crystals decoded along an optimization.
 
     Args:
         decodings: the crystals of every starting point, in the same order, once for each time they were decoded.
-        judge: predicts the property of valid crystals, in its own unit.
+        predictor: predicts the property of valid crystals, in its own unit.
         thresholds: ascending, or the name of a public data set for the published ones.
 
     Raises:
@@ -82,7 +84,7 @@ def optimization(decodings: Sequence[Crystals], judge: Judge, thresholds: Sequen
     crystals = Crystals.cat([part.to("cpu", torch.float64) for part in decodings])
     valid = structure_validity(crystals) & composition_validity(crystals)
     predicted = torch.full((len(crystals),), math.inf, dtype=torch.float64)
-    predicted[valid] = predictions(crystals[valid], judge)
+    predicted[valid] = predictions(crystals[valid], predictor)
     shape = len(decodings), sizes.pop()
     return OptimizationScore(chosen_thresholds(thresholds), predicted.reshape(shape), valid.reshape(shape))
 
@@ -99,8 +101,8 @@ def chosen_thresholds(thresholds: Sequence[float] | str) -> tuple[float, ...]:
     return PERCENTILES[thresholds]
 
 
-def predictions(crystals: Crystals, judge: Judge) -> Float[Tensor, " crystals"]:
-    """What a judge says of crystals, some at a time, as float64; NaN (it declines) counts as infinite.
+def predictions(crystals: Crystals, predictor: Predictor) -> Float[Tensor, " crystals"]:
+    """What a predictor says of crystals, some at a time, as float64; NaN (it declines) counts as infinite.
 
     Raises:
         SettingError: if it does not return one number for each crystal.
@@ -109,9 +111,9 @@ def predictions(crystals: Crystals, judge: Judge) -> Float[Tensor, " crystals"]:
         return torch.zeros(0, dtype=torch.float64)
     parts = []
     for part in torch.arange(len(crystals)).split(_BATCH):
-        found = judge(crystals[part].to(dtype=torch.float32))
+        found = predictor(crystals[part].to(dtype=torch.float32))
         if not isinstance(found, Tensor) or found.shape != (len(part),):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise SettingError(f"judge returned {got} for {len(part)} crystals; it must return one number for each")
+            raise SettingError(f"predictor returned {got} for {len(part)} crystals; it must return one number for each")
         parts.append(found.detach().to("cpu", torch.float64))
     return torch.cat(parts).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)

@@ -97,17 +97,17 @@ def test_keys_and_the_film(page: LabPage) -> None:
     says(page, "finished: step 900 of 900")
 
 
-def test_a_judge_and_an_error_of_it(page: LabPage) -> None:
-    page.kernel("search.judge = lambda crystals: crystals.lattice.det() / 100 - 1")
+def test_a_predictor_and_an_error_of_it(page: LabPage) -> None:
+    page.kernel("search.predictor = lambda crystals: crystals.lattice.det() / 100 - 1")
     press(page, "Run")
     page.kernel("search.wait()")
     says(page, "finished: step 900 of 900")
-    says(page, "independent judge")
-    page.kernel("search.judge = lambda crystals: 1 / 0")
+    says(page, "independent predictor")
+    page.kernel("search.predictor = lambda crystals: 1 / 0")
     press(page, "Run")
     says(page, "ZeroDivisionError")
     says(page, "are kept")
-    page.kernel("search.judge = None")
+    page.kernel("search.predictor = None")
     page.kernel("search._looks.folder.value = '/proc/no/such/place'")
     press(page, "CSV")
     says(page, "cannot write", 10)

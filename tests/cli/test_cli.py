@@ -218,7 +218,7 @@ def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: 
     assert cli.main(nowhere) == 2
     assert not (tmp_path / "nowhere").exists()
     judged = ["evaluate", "optimization", "--crystals", str(out), "--starts", "3", "--reference", "perov_5"]
-    assert cli.main([*judged, "--judge", str(state), "--out", str(tmp_path / "report")]) == 0
+    assert cli.main([*judged, "--predictor", str(state), "--out", str(tmp_path / "report")]) == 0
     assert "SR5" in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ from pymatgen.core import Composition
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from cdvae_lab import cli, figures, pages
-from cdvae_lab.cli.evaluate import judge_named
+from cdvae_lab.cli.evaluate import predictor_named
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
@@ -58,7 +58,7 @@ def of_volume(crystals: Crystals, factor: float) -> Crystals:
 
 
 def volume_per_atom(crystals: Crystals) -> torch.Tensor:
-    """A judge that anybody can check."""
+    """A predictor that anybody can check."""
     return torch.linalg.det(crystals.lattice).abs() / crystals.num_atoms
 
 
@@ -236,8 +236,8 @@ def test_crystals_against_themselves_and_failures_are_counted(crowd: Crystals, t
     frames = list(
         progress(
             evaluate(
-                crowd, dataset(good), train=dataset(good[:2], split="train"), judge=volume_per_atom,
-                judge_name="volume", samples=1000, jobs=1, cache=tmp_path,
+                crowd, dataset(good), train=dataset(good[:2], split="train"), predictor=volume_per_atom,
+                predictor_name="volume", samples=1000, jobs=1, cache=tmp_path,
             )
         )
     )  # fmt: skip
@@ -275,11 +275,11 @@ def test_crystals_against_themselves_and_failures_are_counted(crowd: Crystals, t
 def test_a_shifted_property_shows_as_its_shift(crowd: Crystals, tmp_path: Path) -> None:
     good, calls = crowd[:6], []
 
-    def judge(crystals: Crystals) -> torch.Tensor:
+    def predictor(crystals: Crystals) -> torch.Tensor:
         calls.append(len(crystals))
         return torch.arange(len(crystals)) + 10.0 * (len(calls) == 1)
 
-    card = last(evaluate(good, dataset(good), judge=judge, novelty=False, jobs=1, cache=tmp_path))
+    card = last(evaluate(good, dataset(good), predictor=predictor, novelty=False, jobs=1, cache=tmp_path))
     assert card["wasserstein_property"] == pytest.approx(10)
     with pytest.raises(KeyError, match="wasserstein_density"):
         card["novel"]
@@ -363,7 +363,7 @@ def test_the_published_numbers_are_the_papers() -> None:
 
 
 def test_what_is_written_can_be_read_and_the_page_stands_alone(crowd: Crystals, tmp_path: Path) -> None:
-    card = last(evaluate(crowd, dataset(crowd[:6]), judge=volume_per_atom, jobs=1, cache=tmp_path / "cache"))
+    card = last(evaluate(crowd, dataset(crowd[:6]), predictor=volume_per_atom, jobs=1, cache=tmp_path / "cache"))
     page = pages.write_evaluation(card, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     for part in ("prefers-color-scheme:dark", "DiffCSP", "COV-R", "Plotly.react"):
@@ -495,10 +495,10 @@ def test_the_command_writes_the_same_report(
 def test_the_command_judges_optimizations(
     crowd: Crystals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdvae_lab.cli.evaluate.judge_named", lambda name: (volume_per_atom, "volume"))
+    monkeypatch.setattr("cdvae_lab.cli.evaluate.predictor_named", lambda name: (volume_per_atom, "volume"))
     Crystals.cat([crowd[:2], crowd[2:4]]).save_npz(tmp_path / "c.npz")
     command = ["evaluate", "optimization", "--crystals", str(tmp_path / "c.npz"), "--reference", "perov_5"]
-    command += ["--out", str(tmp_path / "out"), "--jobs", "1", "--judge", "x"]
+    command += ["--out", str(tmp_path / "out"), "--jobs", "1", "--predictor", "x"]
     assert cli.main([*command, "--starts", "2", "--thresholds", "1", "12.5", "100"]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["scores"][2]["value"] == 100
     assert "DiffCSP" in capsys.readouterr().out
@@ -507,16 +507,16 @@ def test_the_command_judges_optimizations(
 
 
 def test_a_judge_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_path: Path) -> None:
-    judge = PropertyModel(PropertyModelConfig(hidden_dim=8, blocks=1)).eval()
-    found, name = judge_named(str(judge.save(tmp_path / "judge.safetensors")))
-    assert name == "the property model judge.safetensors"
-    assert torch.equal(found(srtio3), judge(srtio3))
-    bundled, name = judge_named("perov_5")
+    predictor = PropertyModel(PropertyModelConfig(hidden_dim=8, blocks=1)).eval()
+    found, name = predictor_named(str(predictor.save(tmp_path / "predictor.safetensors")))
+    assert name == "the property model predictor.safetensors"
+    assert torch.equal(found(srtio3), predictor(srtio3))
+    bundled, name = predictor_named("perov_5")
     assert torch.equal(bundled(srtio3), load_property_model("perov_5")(srtio3))
     assert name == "the property model of perov_5"
     model = load("perov_5")
-    head, name = judge_named(str(model.save(tmp_path / "model.safetensors")))
+    head, name = predictor_named(str(model.save(tmp_path / "model.safetensors")))
     assert torch.equal(head(srtio3), model.predict_property(model.encode(srtio3).mu))
     assert name == f"the property head of {tmp_path / 'model.safetensors'}"
     with pytest.raises(SettingError, match="comes with cdvae_lab"):
-        judge_named("nobody")
+        predictor_named("nobody")

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
-from cdvae_lab.metrics.reconstruction import judge, match, reconstruction
+from cdvae_lab.metrics.reconstruction import match, reconstruction, score
 from cdvae_lab.metrics.validity import structure_validity
 
 
@@ -177,4 +177,4 @@ def test_batches_of_different_length_are_refused_before_any_work():
     with pytest.raises(CrystalError, match="1 predicted crystals for 2"):
         match(two, one)
     with pytest.raises(CrystalError, match="2 true, 2 predicted, 1 RMS"):
-        judge(two, two, [0.0])
+        score(two, two, [0.0])

@@ -1,4 +1,4 @@
-"""The optimizer without a browser: the steps of `optimize`, undone and gone on with, judged, kept and exported."""
+"""The optimizer without a browser: the steps of `optimize`, undone and resumed, predicted, kept and exported."""
 
 from __future__ import annotations
 
@@ -144,27 +144,27 @@ class TestWhatIsDecoded:
         crystals = lab.last(lab.denoise(model, z=search.steps[-1].z, seed=2, steps=4)).crystals
         assert torch.equal(crystals.frac_coords, last.crystals.frac_coords)
         torch.testing.assert_close(model.predict_property(model.encode(crystals).mu), last.own)
-        assert last.judged is None
+        assert last.independent is None
         assert "not independent" in str([trace.name for trace in search._looks._course.figure.data])
 
-    def test_an_independent_judge_speaks_beside_the_model(self, model: CDVAE, known: LatentMap) -> None:
-        one = PropertyOptimizer(model, 2, map=known, judge=lambda crystals: crystals.lattice.det(), **QUICK)
+    def test_an_independent_predictor_is_drawn_beside_the_model(self, model: CDVAE, known: LatentMap) -> None:
+        one = PropertyOptimizer(model, 2, map=known, predictor=lambda crystals: crystals.lattice.det(), **QUICK)
         one.run(wait=True)
         volumes = one.decoded[-1].crystals.lattice.det()
-        assert torch.equal(one.decoded[-1].judged, volumes)
-        drawn = trace(one._looks._course.figure, "independent judge, decoded crystal")
+        assert torch.equal(one.decoded[-1].independent, volumes)
+        drawn = trace(one._looks._course.figure, "independent predictor, decoded crystal")
         assert drawn.y[-1] == pytest.approx(float(volumes[0]))
         assert f"{float(volumes[0]):.2f}" in one._looks.film.items[-1]["lines"][2]
         one.close()
 
-    def test_an_error_of_the_judge_is_shown_and_the_steps_are_kept(self, search: PropertyOptimizer) -> None:
-        search.judge = lambda crystals: torch.zeros(7)
+    def test_an_error_of_the_predictor_is_shown_and_the_steps_are_kept(self, search: PropertyOptimizer) -> None:
+        search.predictor = lambda crystals: torch.zeros(7)
         search.run()
         assert search.wait(20)
         assert "value for each" in search._status.value
         assert "are kept" in search._status.value
         assert len(search.steps) == 1
-        search.judge = None
+        search.predictor = None
         search.go_on(wait=True)
         assert len(search.steps) == 21
 
@@ -223,13 +223,13 @@ class TestTheRegionOfTheData:
 
     def test_the_course_as_a_figure(self, model: CDVAE) -> None:
         steps = list(lab.optimize(model, 3, target=2, steps=6))
-        judged = {"another": [(0, torch.tensor([1.0, 2.0, 3.0]))]}
+        decoded = {"another": [(0, torch.tensor([1.0, 2.0, 3.0]))]}
         figure = figures.search_course(
             steps,
             "heat_ref",
             "eV/atom",
             crystal=1,
-            judged=judged,
+            decoded=decoded,
             labels=(-1, 5),
             lengths=(3, 8),
             current=4,

@@ -11,7 +11,7 @@ import torch
 from cdvae_lab import figures, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.figures.search import Judged
+from cdvae_lab.figures.search import Decodings
 from cdvae_lab.figures.style import Theme, dress
 from cdvae_lab.widgets.base import words
 from cdvae_lab.widgets.base.panel import field, row
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
 
 OWN = "same model, decoded crystal (not independent)"
-JUDGE = "independent judge, decoded crystal"
+INDEPENDENT = "independent predictor, decoded crystal"
 HEIGHT = 430  # pixels, of the figures
 _TARGETS = (("as low as it gets", "min"), ("as high as it gets", "max"), ("a value", "value"))
 PACES = {"40 steps/s": 40, "100 steps/s": 100, "as fast as it goes": None}
@@ -276,17 +276,19 @@ class OptimizerLooks:
         panel, search = self._panel, self._panel._search
         if not search.steps:
             figure: Any = make_subplots(2, 1, shared_xaxes=True)
-            rows = [1, 1, 2, 2, 1, *([1] if panel.judge is not None else [])]  # as many traces as there will be
+            rows = [1, 1, 2, 2, 1, *([1] if panel.predictor is not None else [])]  # as many traces as there will be
             figure.add_traces([Scatter(x=[], y=[], showlegend=False) for _ in rows], rows=rows, cols=[1] * len(rows))
             dress(figure, theme, HEIGHT)
             figure.update_xaxes(visible=False, range=[0, 1]).update_yaxes(visible=False, range=[0, 1])
             figure.add_annotation(text="press Run: the course of the search is drawn here", showarrow=False)
             return figure
-        judged: dict[str, Judged] = {OWN: [(one.step, one.own) for one in search.decoded]}
-        if panel.judge is not None:
-            judged[JUDGE] = [(one.step, one.judged) for one in search.decoded if one.judged is not None]
+        decoded: dict[str, Decodings] = {OWN: [(one.step, one.own) for one in search.decoded]}
+        if panel.predictor is not None:
+            decoded[INDEPENDENT] = [
+                (one.step, one.independent) for one in search.decoded if one.independent is not None
+            ]
         return figures.search_course(
-            search.steps, panel.property_name, panel.property_unit, crystal=self.crystal.value, judged=judged,
+            search.steps, panel.property_name, panel.property_unit, crystal=self.crystal.value, decoded=decoded,
             labels=panel.region.labels, lengths=panel.region.lengths, current=search.steps[panel.index].step,
             theme=theme, height=HEIGHT,
         )  # fmt: skip
@@ -333,7 +335,7 @@ class OptimizerLooks:
 
     def _film_lines(self, search: Search, place: int) -> list[str]:
         one, k = search.decoded[place], self.crystal.value
-        value = one.own if one.judged is None else one.judged
+        value = one.own if one.independent is None else one.independent
         unit = self._panel.property_unit
         worth = "no possible cell" if bool(value[k].isnan()) else f"{float(value[k]):.2f} {unit}".strip()
         return [f"step {one.step}", words.formula(one.crystals[k]), worth]
@@ -342,13 +344,13 @@ class OptimizerLooks:
         one, k = search.decoded[place], self.crystal.value
         unit = self._panel.property_unit
         step = search.steps[search.index(one.step)]
-        judgements = [
+        predictions = [
             f"for z {float(step.prediction[k]):.2f}",
             "no possible cell" if bool(one.own[k].isnan()) else f"same model, this crystal {float(one.own[k]):.2f}",
         ]
-        if one.judged is not None:
-            judgements.append(f"independent judge {float(one.judged[k]):.2f}")
-        said = html.escape(f"{'; '.join(judgements)} {unit}")
+        if one.independent is not None:
+            predictions.append(f"independent predictor {float(one.independent[k]):.2f}")
+        said = html.escape(f"{'; '.join(predictions)} {unit}")
         return f"<b>{html.escape(words.formula(one.crystals[k]))}</b> &nbsp; {said}"
 
     def _draw_words(self) -> None:

@@ -20,7 +20,7 @@ from cdvae_lab.widgets.base.replay_code import Legs
 if TYPE_CHECKING:
     import pandas as pd
 
-Judge = Callable[[Crystals], Float[Tensor, " crystals"]]
+Predictor = Callable[[Crystals], Float[Tensor, " crystals"]]
 MOST_STEPS = 1000  # that are kept of a run; of longer ones every second, third, ...
 MOST_LATENTS = 20_000  # that are kept, of all crystals together: some 80 MB with 256 dimensions
 
@@ -33,13 +33,13 @@ class Decoded:
         step: the step's number.
         crystals: decoded from its z.
         own: the model's own prediction for them, encoded again; NaN for a cell that is flat or not finite.
-        judged: by an independent judge; None without one.
+        independent: an independent predictor's value for them; None without one.
     """
 
     step: int
     crystals: Crystals
     own: Float[Tensor, " crystals"]
-    judged: Float[Tensor, " crystals"] | None
+    independent: Float[Tensor, " crystals"] | None
 
 
 @dataclass
@@ -112,7 +112,9 @@ class Search:
                         "log p(z) (nats)": log_prob[k],
                         "decoded formula": formulas[k] if one else None,
                         f"predicted for the decoded crystal{tail}": float(one.own[k]) if one else None,
-                        f"judged{tail}": float(one.judged[k]) if one and one.judged is not None else None,
+                        f"independently predicted for the decoded crystal{tail}": (
+                            float(one.independent[k]) if one and one.independent is not None else None
+                        ),
                     }
                 )
         return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ from cdvae_lab.widgets.base.replay_code import arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.latent_map.figure import chosen_map
 from cdvae_lab.widgets.optimizer.controls import PACES, OptimizerLooks
-from cdvae_lab.widgets.optimizer.latent_search import Decoded, Judge, Region, Search
+from cdvae_lab.widgets.optimizer.latent_search import Decoded, Predictor, Region, Search
 from cdvae_lab.widgets.optimizer.search_start import SearchStart
 
 KINDS = ("cif", "csv", "steps")
@@ -34,8 +34,8 @@ class PropertyOptimizer(Panel):
     """Moves latents to where the model predicts another property, and shows what crystals they are.
 
     The predictor is easily fooled by the very search that follows its gradient. So every so many steps the latents
-    are decoded, and what comes out is judged: by `judge`, if there is one, and by the model itself, which is not
-    independent.
+    are decoded, and the property of the crystals is predicted: by `predictor`, if there is one, and by the model
+    itself, which is not independent.
 
     Space runs and stops, arrows step (with shift ten at a time), Home and End. Every button is also a method: `run`,
     `stop`, `go_on`, `start_anew`, `back`, `decode`, `choose`, `export`. With `wait=True` a script waits for the end and
@@ -47,7 +47,7 @@ class PropertyOptimizer(Panel):
             selection's crystal, if something is chosen, or else an example.
         map: a LatentMap or its file, for the trail and for where the training crystals are; or a widget with
             `set_path`; by default the bundled map of this model, if there is one.
-        judge: takes Crystals and returns a value for each, in the property's unit; best not this model.
+        predictor: takes Crystals and returns a value for each, in the property's unit; best not this model.
         selection: shared with other widgets.
         seed: of the prior's latents and of the decoder's noise.
         target, steps, lr, prior_weight: as in `optimize`; a pull of 0.01 and 400 steps of 0.02 by default.
@@ -66,7 +66,7 @@ class PropertyOptimizer(Panel):
         start: Any = None,
         *,
         map: Any = None,
-        judge: Judge | None = None,
+        predictor: Predictor | None = None,
         selection: Selection | None = None,
         seed: int = 0,
         target: str | float | int = "min",
@@ -79,7 +79,7 @@ class PropertyOptimizer(Panel):
         super().__init__(model, selection)
         if decode_every < 1:
             raise SettingError(f"decode_every must be at least 1 step, not {decode_every}")
-        self.judge = judge
+        self.predictor = predictor
         self._seed, self._decode_steps = seed, decode_steps
         self._view_of_map = map if hasattr(map, "set_path") else None
         self.map = chosen_map(self._the_model, map)
@@ -325,19 +325,19 @@ class PropertyOptimizer(Panel):
         # Far outside the data a cell can come out flat: then there is nothing to say of it.
         usable = convert.is_usable(crystals)
         own = torch.full((len(crystals),), torch.nan)
-        judged = None if self.judge is None else own.clone()
+        independent = None if self.predictor is None else own.clone()
         if bool(usable.any()):
             with torch.no_grad():
                 own[usable.cpu()] = model.predict_property(model.encode(crystals[usable]).mu).cpu().float()
-            if judged is not None and self.judge is not None:
-                values = torch.as_tensor(self.judge(crystals[usable])).detach().cpu().float()
+            if independent is not None and self.predictor is not None:
+                values = torch.as_tensor(self.predictor(crystals[usable])).detach().cpu().float()
                 if values.shape != (int(usable.sum()),):
                     raise SettingError(
-                        f"judge: returned {tuple(values.shape)} for {int(usable.sum())} crystals; it must give one "
+                        f"predictor: returned {tuple(values.shape)} for {int(usable.sum())} crystals; it must give one "
                         "value for each"
                     )
-                judged[usable.cpu()] = values
-        search.add(Decoded(step.step, crystals.to("cpu"), own, judged))
+                independent[usable.cpu()] = values
+        search.add(Decoded(step.step, crystals.to("cpu"), own, independent))
         yield step
 
     def _show_new(self, newest: LatentStep | None = None) -> None:

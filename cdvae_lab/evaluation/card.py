@@ -275,5 +275,5 @@ def versions() -> dict[str, str]:
 
     import cdvae_lab
 
-    libraries = ("pymatgen", "matminer", "smact", "scipy", "numpy", "torch")
+    libraries = ("pymatgen", "scipy", "numpy", "torch")
     return {"cdvae_lab": cdvae_lab.__version__} | {name: version(name) for name in libraries}

@@ -40,8 +40,7 @@ def structure_rows(
     def task(rows: list[int]) -> Any:
         return delayed(_structure_rows)(crystals[rows])
 
-    libraries = " ".join(f"{name} {version(name)}" for name in ("pymatgen", "matminer"))
-    kind = f"structure {VERSION} symprec={SYMPREC} {libraries}"
+    kind = f"structure {VERSION} symprec={SYMPREC} pymatgen {version('pymatgen')}"
     return computed(cache, kind, keys(crystals), task, jobs=jobs, chunk=_CHUNK)
 
 

@@ -5,15 +5,19 @@ preset "magpie", as in the CDVAE paper's code (`eval_utils.py`). What takes the 
 Python objects for every image of an atom and Python loops over every triple of neighbors; here the same tessellation
 is read as arrays. Where a crystal is symmetric, a Voronoi cell has faces without area whose solid angle is rounding
 noise and is then divided by that area; so the same numbers go through the same operations in the same order, and
-whatever is unusual goes to matminer itself.
+a site with an unusual tessellation (an open cell, a face without area) goes to pymatgen's own CrystalNN.
+
+matminer itself is not needed: its table of Magpie's element properties is `data/magpie.csv`, and the tests compare with
+matminer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.resources import files
 from itertools import pairwise
 
 import numpy as np
@@ -42,7 +46,7 @@ MAGPIE = (
 
 
 class UnusualSiteError(Exception):
-    """A site whose tessellation is left to matminer."""
+    """A site whose tessellation is left to pymatgen."""
 
 
 def structure_fingerprint(
@@ -62,7 +66,7 @@ def structure_fingerprint(
         try:
             sites.append(_site_fingerprint(numbers, frac_coords, matrix, cell, site))
         except UnusualSiteError:
-            sites.append(_by_matminer(numbers, frac_coords, lattice, site))
+            sites.append(_by_pymatgen(numbers, frac_coords, lattice, site))
     return np.mean(sites, axis=0)
 
 
@@ -88,16 +92,7 @@ def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[flo
     # Each distinct weight is a border: the neighbors at or above it are one possible coordination.
     borders = [float(w) for w in np.unique(weights)[::-1]] + [0.0]
     coordination = {int((weights >= w).sum()): _between(w, below) for w, below in pairwise(borders)}
-    fingerprint = []
-    for count in range(1, MAX_COORDINATION + 1):
-        weight = coordination.get(count, 0.0)
-        fingerprint.append(weight)
-        if weight:
-            values = order_parameters(points[neighbors[:count]] - center)
-        else:
-            values = [0.0] * len(PARAMETERS.get(count, []))
-        fingerprint += [weight * value for value in values]
-    return fingerprint
+    return _weighted(coordination, lambda count: points[neighbors[:count]] - center)
 
 
 def _voronoi_faces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,20 +195,36 @@ def _radius() -> np.ndarray:
     return np.array(radii)
 
 
-@cache
-def _featurizer():
-    from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
-
-    return CrystalNNFingerprint.from_preset("ops")
-
-
-def _by_matminer(numbers, frac_coords, lattice, site: int) -> list[float]:
+def _by_pymatgen(
+    numbers: Int[np.ndarray, " atoms"], frac_coords: Float[np.ndarray, "atoms 3"], lattice: np.ndarray, site: int
+) -> list[float]:
+    """The fingerprint of one site with the neighbors that pymatgen's own CrystalNN finds."""
+    from pymatgen.analysis.local_env import CrystalNN
     from pymatgen.core import Lattice, Structure
 
+    structure = Structure(Lattice(lattice), numbers.tolist(), frac_coords)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are no oxidation states, which the fingerprint does without
-        values = _featurizer().featurize(Structure(Lattice(lattice), numbers.tolist(), frac_coords), site)
-    return [float(value) for value in values]
+        found = CrystalNN().get_nn_data(structure, site)
+    center = structure[site].coords
+    neighbors = {count: np.array([one["site"].coords for one in some]) for count, some in found.cn_nninfo.items()}
+    return _weighted(found.cn_weights, lambda count: neighbors[count] - center)
+
+
+def _weighted(weights: Mapping[int, float], vectors: Callable[[int], np.ndarray]) -> list[float]:
+    """The 61 numbers of a site: for each coordination number its weight and its weighted order parameters.
+
+    Args:
+        weights: of each possible coordination number; 0 where there is none.
+        vectors: from the site to its neighbors at a coordination number, Å.
+    """
+    fingerprint = []
+    for count in range(1, MAX_COORDINATION + 1):
+        weight = weights.get(count, 0.0)
+        fingerprint.append(weight)
+        values = order_parameters(vectors(count)) if weight else [0.0] * len(PARAMETERS.get(count, []))
+        fingerprint += [weight * value for value in values]
+    return fingerprint
 
 
 # --- composition -------------------------------------------------------------------------------------
@@ -221,15 +232,12 @@ def _by_matminer(numbers, frac_coords, lattice, site: int) -> list[float]:
 
 @cache
 def _magpie() -> Float[np.ndarray, "119 22"]:
-    """Magpie's properties of the elements, by atomic number; NaN where matminer's tables have none."""
-    from importlib.resources import files
-
-    folder = files("matminer") / "utils" / "data_files" / "magpie_elementdata"
+    """Read Magpie's properties of the elements, by atomic number; NaN where there is no value."""
+    text = (files("cdvae_lab.metrics") / "data" / "magpie.csv").read_text(encoding="utf-8")
     table = np.full((119, len(MAGPIE)), math.nan)
-    for column, name in enumerate(MAGPIE):
-        for number, line in enumerate((folder / f"{name}.table").read_text().splitlines()[:118], 1):
-            with contextlib.suppress(ValueError):  # "Missing" and the like
-                table[number, column] = float(line)
+    for line in [line for line in text.splitlines() if not line.startswith("#")][1:]:
+        number, *values = line.split(",")
+        table[int(number)] = [float(value) if value else math.nan for value in values]
     return table
 
 

@@ -8,7 +8,6 @@ neutrality and electronegativity test with the oxidation states that the paper u
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.metrics.charge_balance import Rules, formula_validity
 
 MIN_DISTANCE = 0.5  # Å
 MIN_VOLUME = 0.1  # Å^3
@@ -58,14 +58,17 @@ def smallest_distance(crystals: Crystals) -> Float[Tensor, " crystals"]:
     return smallest
 
 
-def composition_validity(crystals: Crystals) -> Bool[Tensor, " crystals"]:
-    """True where SMACT finds oxidation states that are neutral and in the order of the electronegativities.
+def composition_validity(crystals: Crystals, rules: Rules = "current") -> Bool[Tensor, " crystals"]:
+    """Test each composition with SMACT's charge neutrality and Pauling test, with the oxidation states of 2014.
 
-    Equal to `smact.screening.smact_validity(..., oxidation_states_set="smact14")`, without its search over all
-    products of oxidation states: a single element passes, so do metals alone; an element for which SMACT has no
-    2014 oxidation state or no electronegativity fails. Source: Davies et al., Chem 1, 617 (2016).
+    A single element passes, and so do metals alone. An element without a state or an electronegativity in SMACT fails.
+    A crystal without atoms fails. Source: Davies et al., Chem 1, 617 (2016).
+
+    Args:
+        rules: "current" equals `smact.screening.smact_validity(..., oxidation_states_set="smact14")` of smact 2.8 to
+            4.0.2; "paper" equals the CDVAE paper's code with smact 2.2.1. See `metrics.charge_balance`.
     """
-    valid = [bool(formula) and formula_validity(formula) for formula in reduced_formulas(crystals)]
+    valid = [bool(formula) and formula_validity(formula, rules) for formula in reduced_formulas(crystals)]
     return torch.tensor(valid, dtype=torch.bool, device=crystals.device)
 
 
@@ -152,40 +155,3 @@ def reduced_formulas(crystals: Crystals) -> list[Formula]:
         divisor = math.gcd(*counts.values())
         formulas.append(tuple((number, count // divisor) for number, count in sorted(counts.items())))
     return formulas
-
-
-@cache
-def formula_validity(formula: Formula) -> bool:
-    """Composition validity of one reduced formula, ((atomic number, count), ...)."""
-    elements = [_element(number) for number, _ in formula]
-    if len(elements) == 1 or all(is_metal for _, _, is_metal in elements):
-        return True
-    scale = [electronegativity for _, electronegativity, _ in elements if electronegativity is not None]
-    if len(scale) < len(elements) or not all(states for states, _, _ in elements):
-        return False
-    counts = [count for _, count in formula]
-    # The Pauling test asks that every cation be less electronegative than every anion. So there is a threshold,
-    # one of the electronegativities themselves, with the cations at or below it and the anions above it. For
-    # each threshold each element's states have one sign (or are 0, which the test ignores), and the charges that
-    # can be reached element by element are few, where the products of states would be many.
-    for threshold in set(scale):
-        charges = {0}
-        for (states, _, _), electronegativity, count in zip(elements, scale, counts, strict=True):
-            sign = 1 if electronegativity <= threshold else -1
-            charges = {charge + count * state for charge in charges for state in states if state * sign >= 0}
-        if 0 in charges:
-            return True
-    return False
-
-
-@cache
-def _element(atomic_number: int) -> tuple[tuple[int, ...], float | None, bool]:
-    """SMACT's 2014 oxidation states, Pauling electronegativity, and whether it counts the element as a metal."""
-    import smact
-    from pymatgen.core import Element
-
-    if atomic_number > 103:  # SMACT's table ends at lawrencium
-        return (), None, False
-    symbol = Element.from_Z(atomic_number).symbol
-    element = smact.Element(symbol)
-    return tuple(element.oxidation_states_smact14 or ()), element.pauling_eneg, symbol in smact.metals

@@ -84,10 +84,21 @@ def test_structure_fingerprint_is_matminer_s_on_the_benchmark_sets(name: str, sh
         np.testing.assert_allclose(ours(structure), matminer_says(structure), atol=1e-6)
 
 
-def test_an_open_voronoi_cell_goes_to_matminer() -> None:
+def test_an_open_voronoi_cell_goes_to_pymatgen(monkeypatch: pytest.MonkeyPatch) -> None:
     # In a cell of 20 Å no other atom lies within 7 Å.
     lonely = Structure(Lattice.cubic(20), ["O"], [[0, 0, 0]])
+    sites, real = [], fingerprints._by_pymatgen
+    monkeypatch.setattr(fingerprints, "_by_pymatgen", lambda *site: sites.append(site) or real(*site))
     np.testing.assert_allclose(ours(lonely), matminer_says(lonely), atol=1e-6)
+    assert len(sites) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fallback_is_matminer_s_on_ordinary_crystals_too(seed: int) -> None:
+    structure = random_structure(seed)
+    numbers, cell = np.array(structure.atomic_numbers), np.array(structure.lattice.matrix)
+    found = [fingerprints._by_pymatgen(numbers, structure.frac_coords, cell, site) for site in range(len(numbers))]
+    np.testing.assert_allclose(np.mean(found, axis=0), matminer_says(structure), atol=1e-6)
 
 
 @pytest.mark.parametrize("neighbors", range(1, 13))

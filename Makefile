@@ -1,16 +1,21 @@
 # Every target is complete by itself, from a fresh clone; `make` alone lists them.
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 PYTHON ?= python3
 # Where to take torch from. PyPI's build for Linux brings CUDA with it, several GB; a CPU needs much less:
 #   make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# How `make app` looks.
+# Colors of `make app`.
 THEME ?= light
 # Processes that run the tests.
 JOBS ?= 2
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# One line for each package that pip installs, so that a long installation is seen to move.
+NAMES := sed -u -n -E 's/^Collecting ([^ ]*).*/  \1/p'
 # A stamp is newer than the files that decide what is installed, or pip runs again.
 LAB := .venv/lab.stamp
 TOOLS := .venv/tools.stamp
@@ -23,20 +28,17 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 	@echo
 	@echo "  PYTHON=python3.12      use another Python, 3.11 or newer"
-	@echo "  THEME=dark             how make app looks; light without it"
+	@echo "  THEME=dark             colors of make app (default: light)"
 	@echo "  TORCH_INDEX=URL        take torch from there, for example https://download.pytorch.org/whl/cpu"
 
 lab: $(LAB) ## open JupyterLab on the quickstart notebook
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
+	@$(BIN)/cdvae-lab lab
 
 app: $(LAB) ## the whole laboratory on one page, without a notebook around it
-	JUPYTER_PATH="$(CURDIR)/notebooks$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(BIN)/voila --Voila.ip=127.0.0.1 --template=cdvae_lab --theme=$(THEME) \
-	  --VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension notebooks/app.ipynb
+	@$(BIN)/cdvae-lab app --theme $(THEME)
 
 demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
-	@mkdir -p out
-	$(BIN)/jupyter nbconvert --to notebook --execute notebooks/00_quickstart.ipynb --output-dir out
-	@cat out/summary.txt
+	@$(BIN)/cdvae-lab demo --out out
 
 test: lint ## check everything: style, floors, types, tests, notebooks
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/browser
@@ -65,15 +67,15 @@ clean: ## remove the environment, out/ and caches
 $(LAB): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "cdvae_lab: no '$(PYTHON)' here; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "cdvae_lab: $(PYTHON) is Python %d.%d, and 3.11 or newer is needed: say make PYTHON=python3.11" % v[:2])'
-	@echo "cdvae_lab: making the environment in .venv (the first time takes some minutes)"
+	@echo "cdvae_lab: making the environment in .venv (the first time this takes two to five minutes)"
 	@$(PYTHON) -m venv .venv
-	@echo "cdvae_lab: installing torch$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
-	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@echo "cdvae_lab: installing the package, its libraries and JupyterLab"
-	@$(PIP) --editable '.[notebook]'
+	@echo "cdvae_lab: 1 of 2, torch$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch | $(NAMES)
+	@echo "cdvae_lab: 2 of 2, the package, its libraries and JupyterLab"
+	@$(PIP) --editable '.[notebook]' | $(NAMES)
 	@touch $@
 
 $(TOOLS): $(LAB)
 	@echo "cdvae_lab: installing the tools for tests and checks"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]' | $(NAMES)
 	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,6 @@ from cdvae_lab.models.cdvae import CDVAE, fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.runtime.distributed import Processes, launched
 from cdvae_lab.sampling.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
-
-
-def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], kept: Callable[[argparse.Namespace], str]
-) -> argparse.ArgumentParser:
-    """A sub-command whose help is the docstring of `run`; `kept` says what an interrupted run leaves behind."""
-    lines = (run.__doc__ or "").strip().splitlines()
-    parser = commands.add_parser(
-        name, help=lines[0], description="\n".join(line.strip() for line in lines), allow_abbrev=False
-    )
-    parser.set_defaults(run=run, kept=kept)
-    return parser
 
 
 def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:

@@ -12,6 +12,7 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments, reconstruct
+from cdvae_lab.cli.command import command
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
@@ -30,8 +31,8 @@ from cdvae_lab.sampling.trajectory import Trajectory, last, progress
 
 
 def add(commands: Any) -> None:
-    """The parser of `evaluate`."""
-    parser = arguments.command(commands, "evaluate", run, lambda args: (
+    """Add the parser of `evaluate`."""
+    parser = command(commands, "evaluate", run, lambda args: (
         "what was computed is kept; the same command goes on with it"
     ))  # fmt: skip
     parser.add_argument("task", choices=TASKS, metavar="TASK", help="generation, reconstruction or optimization")
@@ -75,8 +76,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate crystals as the CDVAE paper does, with uniqueness and novelty; the paper's numbers beside.
-
+    """Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside.
 
     What takes long is kept in the cache, so that the same command goes on after an interruption.
     """

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io import convert
 from cdvae_lab.io.storage import atomic_path
@@ -28,8 +29,8 @@ SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz", "npz": ".npz"}
 
 
 def add(commands: Any) -> None:
-    """The parser of `generate`."""
-    parser = arguments.command(
+    """Add the parser of `generate`."""
+    parser = command(
         commands, "generate", run, lambda args: f"the crystals so far are in {args.out}; the same command goes on"
     )
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import claim_folder, coefficients
 from cdvae_lab.cli.reconstruct import read_crystals
 from cdvae_lab.crystals.batch import Crystals
@@ -29,8 +30,8 @@ GUIDED = ("guidance", "noise_level", "rounds")
 
 
 def add(commands: Any) -> None:
-    """The parser of `optimize`."""
-    parser = arguments.command(
+    """Add the parser of `optimize`."""
+    parser = command(
         commands, "optimize", run, lambda args: f"what was decoded is in {args.out}; the same command goes on"
     )
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
@@ -72,7 +73,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Climb a predicted property in the latent space, from given crystals, and decode crystals along the way.
+    """Optimize the predicted property of crystals in latent space, and decode on the way.
 
     What is there already is not done again, so that the same command goes on after an interruption.
     """

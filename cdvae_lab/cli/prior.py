@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import load
 from cdvae_lab.models.composition_model import CompositionModel
@@ -22,8 +23,8 @@ PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "post
 
 
 def add(commands: Any) -> None:
-    """The parser of `prior`."""
-    parser = arguments.command(commands, "prior", run, lambda args: "nothing was written")
+    """Add the parser of `prior`."""
+    parser = command(commands, "prior", run, lambda args: "nothing was written")
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
     parser.add_argument("data", metavar="DATA", help="the data that it was trained on, as for `cdvae-lab train`")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model with its prior")
@@ -46,7 +47,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Learn where the crystals of a data set lie in a model's latent space, so that new ones are drawn from there.
+    """Fit a learned prior to a model's latents, and save both as one model.
 
     A small diffusion model over z, fitted in a minute or so on a GPU. MODEL itself is not changed.
     """

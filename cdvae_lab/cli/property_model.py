@@ -11,6 +11,7 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
@@ -29,10 +30,8 @@ NETWORK = {
 
 
 def add(commands: Any) -> None:
-    """The parser of `property`."""
-    parser = arguments.command(
-        commands, "property", run, lambda args: f"what was saved last is in {state_of(args.out)}"
-    )
+    """Add the parser of `property`."""
+    parser = command(commands, "property", run, lambda args: f"what was saved last is in {state_of(args.out)}")
     parser.add_argument("data", metavar="DATA", help="crystals with labels, as for `cdvae-lab train`")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the property model, .safetensors")
     parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
@@ -49,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a network that predicts the property from a crystal, with no latent between: a judge for generated ones.
+    """Train a property model, an independent predictor for `evaluate`.
 
     Give it labels that the model to be judged was not trained on, or say so beside its numbers. The state of the run
     lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state kept.

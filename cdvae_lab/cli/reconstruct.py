@@ -15,6 +15,7 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
@@ -33,8 +34,8 @@ FIELDS = ("frac_coords", "atomic_numbers", "lattice")
 
 
 def add(commands: Any) -> None:
-    """The parser of `reconstruct`."""
-    parser = arguments.command(commands, "reconstruct", run, lambda args: (
+    """Add the parser of `reconstruct`."""
+    parser = command(commands, "reconstruct", run, lambda args: (
         "what was decoded is kept; the same command goes on with it"
     ))  # fmt: skip
     parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
@@ -75,7 +76,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode crystals, decode them again and say how many come back, by the paper's judge and by structure alone.
+    """Encode crystals, decode them again, and report how many come back.
 
     Match: pymatgen's StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3); RMSE in units of (volume / atom)^(1/3).
     """

@@ -18,6 +18,7 @@ import torch
 import cdvae_lab
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.command import command
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path, read_tensors
@@ -58,8 +59,8 @@ WEIGHTS = {name: f"weight of the {name} loss" for name in LossWeights.__dataclas
 
 
 def add(commands: Any) -> None:
-    """The parser of `train`."""
-    parser = arguments.command(commands, "train", run, lambda args: f"what was saved last is in {args.out}")
+    """Add the parser of `train`."""
+    parser = command(commands, "train", run, lambda args: f"what was saved last is in {args.out}")
     parser.add_argument("data", metavar="DATA", help=(
         f"{', '.join([*datasets.PUBLIC, datasets.SYNTHETIC])}, a folder of CIF files, or a .csv table with a column cif"
     ))  # fmt: skip

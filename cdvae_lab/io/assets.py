@@ -30,6 +30,12 @@ def names(pattern: str = "**/*") -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file())
 
 
+def models() -> list[str]:
+    """Names of the bundled models, sorted: what `load` takes beside a path."""
+    stems = [name.removesuffix(".safetensors") for name in names("*.safetensors")]
+    return [stem for stem in stems if not stem.endswith(("_map", "_property"))]
+
+
 def asset_path(name: str) -> Path:
     """Where the bundled file or folder `name` lies, for example "examples/SrTiO3.cif".
 
@@ -38,5 +44,10 @@ def asset_path(name: str) -> Path:
     root = folder()
     found = (root / name).resolve()
     if not found.is_relative_to(root) or not found.exists():
+        if name.endswith(".safetensors"):
+            raise SettingError(
+                f"no model {name.removesuffix('.safetensors')!r} is bundled; there are {', '.join(models())}, "
+                "or give the path of a .safetensors file"
+            )
         raise SettingError(f"no file {name!r} comes with cdvae_lab; there are: {', '.join(names()) or 'none'}")
     return found

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -27,6 +26,8 @@ from typing import Self
 import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from cdvae_lab.cli.app import voila_command
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,7 +177,7 @@ class ClassicServer(LabServer):
 
 
 class VoilaServer(Server):
-    """What `make app` starts.
+    """The server of `cdvae-lab app`.
 
     Args:
         root: an empty folder.
@@ -190,18 +191,9 @@ class VoilaServer(Server):
         self._theme = theme
 
     def command(self) -> list[str]:
-        # The very line of the Makefile, so that the two cannot differ, but for what a test needs.
-        # Not as a part of the make that may run the tests, which would say what folders it enters and leaves.
-        alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-        make = subprocess.run(
-            ["make", "-n", "app", f"THEME={self._theme}"],
-            cwd=ROOT, env=alone, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        lines = make.stdout.replace("\\\n", " ").strip().splitlines()
-        words = shlex.split(lines[-1])
-        at = next(n for n, word in enumerate(words) if word.endswith("/voila"))
-        options = [str(ROOT / word) if word.endswith(".ipynb") else word for word in words[at + 1 :]]
-        return ["-m", "voila", "--no-browser", f"--port={self.port}", "--Voila.port_retries=0", *options]
+        # What `cdvae-lab app` starts, so that the two cannot differ, but for what a test needs.
+        options = ["--no-browser", f"--port={self.port}", "--Voila.port_retries=0"]
+        return ["-m", *voila_command(self._theme), *options]
 
     def _environment(self) -> dict[str, str]:
         return super()._environment() | {"JUPYTER_PATH": str(ROOT / "notebooks")}
@@ -232,7 +224,7 @@ class Browser:
         return page
 
     def open_app(self, server: VoilaServer) -> Page:
-        """The page of `make app`."""
+        """The page of `cdvae-lab app`."""
         page = Page(self._new_page())
         page.page.goto(server.base, wait_until="domcontentloaded", timeout=120_000)
         return page

@@ -18,8 +18,8 @@ from pymatgen.core import Element
 from safetensors.torch import load_file
 
 from cdvae_lab import cli, datasets
-from cdvae_lab.cli.about import lines
 from cdvae_lab.cli.generate import coefficients, consecutive
+from cdvae_lab.cli.info import lines
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals.batch import Crystals
@@ -660,9 +660,7 @@ def test_every_setting_has_a_flag_with_a_text() -> None:
 
 
 def test_the_module_runs_where_nothing_is_installed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cdvae_lab.cli", "--version"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "cdvae_lab", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("cdvae-lab ")
 
 

@@ -91,7 +91,7 @@ def lab(*arguments: str, code: int = 0) -> str:
     if "--devices" not in arguments:
         assert cli.main([*arguments, "--device", "cpu"]) == code
         return ""
-    return shell(["-m", "cdvae_lab.cli", *arguments, "--device", "cpu"], code)
+    return shell(["-m", "cdvae_lab", *arguments, "--device", "cpu"], code)
 
 
 def rows(state: Path) -> list[dict]:
@@ -151,7 +151,7 @@ def test_ctrl_c_and_sigterm_end_both_processes_at_the_same_step(tmp_path: Path) 
         (signal.SIGTERM, os.kill),
     ):  # a terminal's to all, one to the first
         out = tmp_path / f"{number}.safetensors"
-        command = ["-m", "cdvae_lab.cli", "train", *DATA, *TINY, "--steps", "1000000", "--devices", "2"]
+        command = ["-m", "cdvae_lab", "train", *DATA, *TINY, "--steps", "1000000", "--devices", "2"]
         started = subprocess.Popen(
             [sys.executable, *command, "--device", "cpu", "--out", str(out)],
             cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -219,7 +219,7 @@ def test_where_one_process_fails_none_is_left_waiting(tmp_path: Path) -> None:
 
 def test_torchrun_starts_the_processes_and_they_are_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cdvae_lab.cli"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cdvae_lab"]
     train = [*torchrun, "train", *DATA, *TINY, "--device", "cpu", "--steps", "2", "--out", str(out)]
     assert "torchrun started 2 processes" in shell(train, code=1)
     assert not out.exists()

@@ -1,29 +1,24 @@
-"""`cdvae-lab info` and `export`: what a model says of itself, and how it is released."""
+"""`cdvae-lab info`: what a model says of itself."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from cdvae_lab.cli import arguments
-from cdvae_lab.errors import SettingError
-from cdvae_lab.io.storage import read_tensors
+from cdvae_lab.cli.command import command
 from cdvae_lab.models.cdvae import CDVAE, load
-from cdvae_lab.training.loop import STATE_VERSION
 
 
-def add_info(commands: Any) -> None:
-    """The parser of `info`."""
-    parser = arguments.command(commands, "info", info, lambda args: "nothing was changed")
+def add(commands: Any) -> None:
+    """Add the parser of `info`."""
+    parser = command(commands, "info", info, lambda args: "nothing was changed")
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
-    parser.add_argument("--json", action="store_true", help="settings and metadata as JSON")
+    parser.add_argument("--json", action="store_true", help="print settings and metadata as JSON")
 
 
 def info(args: argparse.Namespace) -> int:
-    """Say what a model was trained on, its sizes, settings, scores and license."""
+    """Show what a model was trained on, its sizes, settings, scores and license."""
     model = load(args.model)
     if args.json:
         print(json.dumps({"config": vars(model.config), "metadata": model.metadata}, indent=2))
@@ -33,7 +28,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def lines(model: CDVAE) -> list[tuple[str, str]]:
-    """What there is to say of a model, as (name, text)."""
+    """The description of a model, as (name, text)."""
     from ase.data import chemical_symbols
 
     c, about = model.config, model.metadata
@@ -71,35 +66,9 @@ def lines(model: CDVAE) -> list[tuple[str, str]]:
 
 
 def prior_of(model: CDVAE) -> str:
-    """What z of new crystals is drawn from."""
+    """The prior that latents of new crystals are drawn from, in words."""
     prior = model.prior
     if prior is None:
         return "N(0, I)"
-    said = f"learned, {int(prior.active.sum())} of {prior.config.latent_dim} numbers in use"
-    return said if prior.composition_model is None else f"{said}; the composition is drawn first"
-
-
-def add_export(commands: Any) -> None:
-    """The parser of `export`."""
-    parser = arguments.command(commands, "export", export, lambda args: f"{args.out} is as it was")
-    parser.add_argument("state", type=Path, metavar="STATE", help="training state of `cdvae-lab train`")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model, .safetensors")
-    parser.add_argument("--half", action="store_true", help="store the weights as float16 (default: float32)")
-    parser.add_argument("--score", action="append", default=[], metavar="TEXT", help=(
-        'a line for the metadata, such as "match rate 97.6 %% on val"; may be repeated'
-    ))  # fmt: skip
-    parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help=(
-        "another, such as commit=1a2b3c4; may be repeated"
-    ))  # fmt: skip
-
-
-def export(args: argparse.Namespace) -> int:
-    """Make a model to release of a training state: averaged weights without the optimizer, and where they come from."""
-    if strange := [note for note in args.note if "=" not in note]:
-        raise SettingError(f"--note {strange[0]}: give it as KEY=TEXT")
-    _, _, header = read_tensors(args.state, "training state", STATE_VERSION)
-    model = load(args.state)
-    notes = dict(note.split("=", 1) for note in args.note)
-    path = model.save(args.out, args.half, steps=header["step"], fit=header["fit"], scores=args.score, notes=notes)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
-    return 0
+    described = f"learned, {int(prior.active.sum())} of {prior.config.latent_dim} dimensions in use"
+    return described if prior.composition_model is None else f"{described}; the composition is drawn first"

@@ -36,13 +36,20 @@ class Palette:
 
     @property
     def grid(self) -> str:
-        return self.ink + "22"
+        """Color of grid lines: the ink at an eighth of its strength."""
+        return translucent(self.ink, 0.13)
 
 
 THEMES: dict[Theme, Palette] = {
     "light": Palette("#1f2328", "#6e7781", "#ffffff", COLORS),
     "dark": Palette("#e6edf3", "#8b949e", "#0d1117", ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00")),
 }
+
+
+def translucent(color: str, alpha: float) -> str:
+    """A color "#rrggbb" with an opacity, as every version of plotly reads it (6 refuses "#rrggbbaa")."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:g})"
 
 
 def floats(values: Sequence | np.ndarray | Tensor) -> np.ndarray:

@@ -98,8 +98,8 @@ def training_curve(
             hovertemplate="step %{x}<br>learning rate %{y:.3g}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(line, **where[-1])
-    figure.update_yaxes(type="log", gridcolor=ink + "22", exponentformat="power", tickfont={"size": 10})
-    figure.update_xaxes(gridcolor=ink + "22", tickfont={"size": 10})
+    figure.update_yaxes(type="log", gridcolor=THEMES[theme].grid, exponentformat="power", tickfont={"size": 10})
+    figure.update_xaxes(gridcolor=THEMES[theme].grid, tickfont={"size": 10})
     for place in where[-columns:]:
         figure.update_xaxes(title={"text": "step", "standoff": 4}, **place)
     figure.update_annotations(font={"size": 12})

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ def test_every_figure_takes_its_themes_colors(theme, small_map, run, measured):
     for figure in made:
         assert figure.layout.paper_bgcolor == THEMES[theme].paper
         assert figure.layout.font.color == THEMES[theme].ink
-        json.loads(figure.to_json())
+        text = figure.to_json()
+        json.loads(text)
+        assert not re.search(r'"#[0-9a-fA-F]{8}"', text), "plotly 6 refuses colors of eight digits"
 
 
 # The latent map

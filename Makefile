@@ -19,15 +19,19 @@ NAMES := sed -u -n -E 's/^Collecting ([^ ]*).*/  \1/p'
 # A stamp is newer than the files that decide what is installed, or pip runs again.
 LAB := .venv/lab.stamp
 TOOLS := .venv/tools.stamp
+DOCS := .venv/docs.stamp
+# What `make docs` does with the notebooks: executes those that changed, or with NOTEBOOKS=0 none.
+NOTEBOOKS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app demo test lint bench clean
+.PHONY: help lab app demo test lint docs linkcheck bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 	@echo
 	@echo "  PYTHON=python3.12      use another Python, 3.11 or newer"
+	@echo "  NOTEBOOKS=0            make docs without executing notebooks"
 	@echo "  THEME=dark             colors of make app (default: light)"
 	@echo "  TORCH_INDEX=URL        take torch from there, for example https://download.pytorch.org/whl/cpu"
 
@@ -57,10 +61,20 @@ lint: $(TOOLS) ## check style, imports and types
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(DOCS) ## build the documentation, with the executed notebooks, into docs/_build/html
+	$(BIN)/python -m tools.tutorials $(if $(filter 0,$(NOTEBOOKS)),--no-execute)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "cdvae_lab: open docs/_build/html/index.html"
+
+linkcheck: $(DOCS) ## ask the network whether the documentation's external addresses answer
+	$(BIN)/python -m tools.tutorials --no-execute
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
 bench: $(TOOLS) ## measure training and denoising on this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment, out/ and caches
+	rm -rf docs/_build docs/_static/generated docs/reference/generated docs/tutorials/*.ipynb
 	rm -rf .venv out dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find cdvae_lab tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -78,4 +92,9 @@ $(LAB): pyproject.toml constraints.txt
 $(TOOLS): $(LAB)
 	@echo "cdvae_lab: installing the tools for tests and checks"
 	@$(PIP) --editable '.[dev]' | $(NAMES)
+	@touch $@
+
+$(DOCS): $(LAB)
+	@echo "cdvae_lab: installing what builds the documentation"
+	@$(PIP) --editable '.[notebook,docs]' | $(NAMES)
 	@touch $@

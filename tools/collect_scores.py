@@ -5,7 +5,7 @@
 
 A report is a folder that `cdvae-lab evaluate ... --out` wrote, or its report.json. A row of the same system is
 replaced.
-Then `python -m tools.tables` writes the README's tables anew.
+Then `python -m tools.tables` writes the tables of docs/results/tables.md from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README's three tables, written anew from the files of scores: `python -m tools.tables`."""
+"""Write the three tables of docs/results/tables.md from the files of scores: `python -m tools.tables`."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from cdvae_lab.evaluation.card import published_scores
 from cdvae_lab.evaluation.score_tables import LEGEND, METRICS, score_table
 from cdvae_lab.io.storage import atomic_path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "tables.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 WHERE = (
-    "`lab.score_table(task)` gives each of them in Python; [evaluation](notebooks/06_evaluation.ipynb) says how to "
-    "read them, and where each number misleads."
+    "`lab.score_table(task)` gives each of them in Python; the tutorial [evaluation](../tutorials/06_evaluation.ipynb) "
+    "explains how to read them, and where each number misleads."
 )
+TITLES = {
+    "reconstruction": "Reconstruction",
+    "generation": "Generation",
+    "optimization": "Property optimization",
+}
 HEADS = {
     "reconstruction": (
-        "**Reconstruction** of the test file. Match rate and RMSE by the paper's judge, which counts what fails "
+        "Reconstruction of the test file. Match rate and RMSE by the paper's judge, which counts what fails "
         "SMACT's composition test as no match; structure alone asks for possible distances only."
     ),
     "generation": (
-        "**Generation**: validity, coverage, and Wasserstein distances of density, predicted energy and number of "
+        "Validity, coverage, and Wasserstein distances of density, predicted energy and number of "
         "elements, of 10,000 crystals against the test file."
     ),
     "optimization": (
-        "**Property optimization**: the share of starting points whose best valid decoding is among the best 5, 10 and "
-        "15 % of the training set."
+        "The share of starting points whose best valid decoding is among the best 5, 10 and 15 % of the training set."
     ),
 }
 
 
 def block() -> str:
-    """What stands between the marks: legend, the tables, and how our rows were made."""
+    """Return what belongs between the markers: legend, the tables, and how our rows were made."""
     parts = [_wrapped(LEGEND), _wrapped(WHERE)]
     for task in METRICS:
         table = score_table(task)
-        parts += [_wrapped(HEADS[task]), table.markdown()]
+        parts += [f"## {TITLES[task]}", _wrapped(HEADS[task]), table.markdown()]
         if table.made:
             parts.append("\n".join(_wrapped(text, "- ") for text in table.made))
     parts.append(_wrapped(f"Published numbers: {published_scores()['source']}."))
@@ -50,21 +54,21 @@ def _wrapped(text: str, bullet: str = "") -> str:
 
 
 def replaced(text: str, new: str) -> str:
-    """A text with what stands between its marks replaced.
+    """Return a text with what is between its markers replaced.
 
     Raises:
-        SettingError: unless each mark stands there once, in order.
+        SettingError: unless each marker is there once, in order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SettingError(f"the README must have a line {BEGIN} and after it a line {END}, once each")
+        raise SettingError(f"{PAGE.name} must have a line {BEGIN} and after it a line {END}, once each")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     return f"{before}{BEGIN}\n\n{new}\n\n{after}"
 
 
 def main() -> int:
     try:
-        new = replaced(README.read_text(encoding="utf-8"), block())
-        with atomic_path(README, "the README") as temporary:
+        new = replaced(PAGE.read_text(encoding="utf-8"), block())
+        with atomic_path(PAGE, "the tables") as temporary:
             temporary.write_text(new, encoding="utf-8")
     except LabError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,4 +1,4 @@
-"""The three tables: marks and best known against what is worked out here, README and report cards from one file."""
+"""The three tables: marks and best known against what is worked out here; documentation and cards from one file."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_unknown_tasks_are_refused() -> None:
         score_table("beauty")
 
 
-def test_the_readme_shows_what_the_files_hold() -> None:
-    text = tables.README.read_text(encoding="utf-8")
+def test_the_documentation_shows_what_the_files_hold() -> None:
+    text = tables.PAGE.read_text(encoding="utf-8")
     assert tables.replaced(text, tables.block()) == text, "run `python -m tools.tables`"
     for bad in ("", f"{tables.END}\n{tables.BEGIN}", f"{tables.BEGIN}{tables.END}" * 2):
         with pytest.raises(SettingError, match="once each"):

@@ -28,7 +28,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.io import npz
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
 from cdvae_lab.sampling.denoising import NAMED, Schedule, choose_schedule, reconstruct
 from cdvae_lab.training.loop import check_fits

@@ -72,15 +72,14 @@ from .io.convert import read as read
 from .models.cdvae import CDVAE as CDVAE
 from .models.cdvae import CDVAEConfig as CDVAEConfig
 from .models.cdvae import encode as encode
-from .models.cdvae import load as load
+from .models.checkpoints import load as load
+from .models.checkpoints import load_composition_model as load_composition_model
+from .models.checkpoints import load_property_model as load_property_model
 from .models.composition_model import (
     CompositionModel as CompositionModel,
 )
 from .models.composition_model import (
     CompositionModelConfig as CompositionModelConfig,
-)
-from .models.composition_model import (
-    load_composition_model as load_composition_model,
 )
 from .models.latent_prior import (
     DiffusionPrior as DiffusionPrior,
@@ -95,7 +94,6 @@ from .models.latent_prior import (
     StandardNormal as StandardNormal,
 )
 from .models.property_model import PropertyModel as PropertyModel
-from .models.property_model import load_property_model as load_property_model
 from .render import picture as picture
 from .sampling.decoding import (
     Decoded as Decoded,

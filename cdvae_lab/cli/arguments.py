@@ -14,7 +14,8 @@ import torch
 from cdvae_lab import datasets
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.cdvae import CDVAE, fingerprint
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.runtime.distributed import Processes, launched
 from cdvae_lab.sampling.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule

@@ -20,12 +20,10 @@ from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.evaluation.run import TASKS, evaluate
 from cdvae_lab.evaluation.sources import Source, read_source
 from cdvae_lab.io import assets
-from cdvae_lab.io.storage import read_tensors
 from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor
-from cdvae_lab.models.cdvae import CDVAE, load
-from cdvae_lab.models.property_model import FORMAT_VERSION as PROPERTY_VERSION
-from cdvae_lab.models.property_model import load_property_model
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load, load_property_model, read_checkpoint
 from cdvae_lab.pages.evaluation_report import write_evaluation
 from cdvae_lab.sampling.trajectory import Trajectory, last, progress
 
@@ -139,7 +137,7 @@ def predictor_named(name: str) -> tuple[Predictor, str]:
     """
     path = Path(name)
     if path.is_file():
-        kind, _, _ = read_tensors(path, ("property model", "model", "training state"), PROPERTY_VERSION)
+        kind, _, _ = read_checkpoint(path, "property model", "model", "training state")
         if kind == "property model":
             return load_property_model(path), f"the property model {path.name}"
     elif f"{name}_property.safetensors" in assets.names("*.safetensors"):

@@ -9,9 +9,7 @@ from typing import Any
 
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.storage import read_tensors
-from cdvae_lab.models.cdvae import load
-from cdvae_lab.training.loop import STATE_VERSION
+from cdvae_lab.models.checkpoints import load, read_training_state
 
 
 def add(commands: Any) -> None:
@@ -32,9 +30,9 @@ def export(args: argparse.Namespace) -> int:
     """Make a model to release from a training state: averaged weights, no optimizer."""
     if wrong := [note for note in args.note if "=" not in note]:
         raise SettingError(f"--note {wrong[0]}: give it as KEY=TEXT")
-    _, _, header = read_tensors(args.state, "training state", STATE_VERSION)
+    state = read_training_state(args.state)
     model = load(args.state)
     notes = dict(note.split("=", 1) for note in args.note)
-    path = model.save(args.out, args.half, steps=header["step"], fit=header["fit"], scores=args.score, notes=notes)
+    path = model.save(args.out, args.half, steps=state.step, fit=dict(state.fit), scores=args.score, notes=notes)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
     return 0

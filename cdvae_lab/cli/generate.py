@@ -18,7 +18,8 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.io import convert
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import structure_validity
-from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, draw
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import Decoded, decode

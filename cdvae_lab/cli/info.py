@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from cdvae_lab.cli.command import command
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 
 
 def add(commands: Any) -> None:

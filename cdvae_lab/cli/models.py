@@ -8,7 +8,7 @@ from typing import Any
 
 from cdvae_lab.cli.command import command
 from cdvae_lab.io import assets
-from cdvae_lab.models.cdvae import load
+from cdvae_lab.models.checkpoints import load
 
 
 def add(commands: Any) -> None:

@@ -15,7 +15,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.guided import NOISE_LEVEL, ROUNDS, optimize_guided
 from cdvae_lab.explore.optimization import STEPS, LatentStep, load_steps, optimize, save_steps
-from cdvae_lab.models.cdvae import CDVAE, fingerprint, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import decode

@@ -10,7 +10,7 @@ from typing import Any
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.cdvae import load
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.sampling.trajectory import last, progress

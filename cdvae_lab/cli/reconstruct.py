@@ -20,7 +20,8 @@ from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, fingerprint, load, read_for
+from cdvae_lab.models.cdvae import CDVAE, read_for
+from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import WITHIN, WITHIN_REFINED, Decoded
 from cdvae_lab.sampling.decoding import decode as decode_again
@@ -175,7 +176,7 @@ def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, truncated or something else.
     """
-    _, tensors, about = read_tensors(path, "reconstruction", STORE_VERSION)
+    _, tensors, about = read_tensors(path, {"reconstruction": [STORE_VERSION]})
     try:
         truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in FIELDS)) for side in ("truth", "predicted"))
     except KeyError as error:

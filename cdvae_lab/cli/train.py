@@ -21,11 +21,12 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.storage import atomic_path, read_tensors
+from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.checkpoints import read_training_state
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.trajectory import progress
-from cdvae_lab.training.loop import STATE_VERSION, FitSettings, TrainingStep, fit, validation_losses
+from cdvae_lab.training.loop import FitSettings, TrainingStep, fit, validation_losses
 from cdvae_lab.training.losses import LossWeights
 
 FIT = {
@@ -157,10 +158,10 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
 
     model: CDVAE | Path = args.out
     if resuming:
-        _, _, header = read_tensors(args.out, "training state", STATE_VERSION)
+        state = read_training_state(args.out)
         now = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
-        if header["data"] != now:
-            raise SettingError(f"{args.out}: was trained on {header['data']}, not on {now}; give the same data again")
+        if state.data != now:
+            raise SettingError(f"{args.out}: was trained on {state.data}, not on {now}; give the same data again")
     else:
         config = arguments.given(args, CDVAEConfig)
         model = CDVAE.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)

@@ -83,7 +83,7 @@ def _save(path: Path, crystals: Crystals, kept: np.ndarray, left_out: tuple[Left
 
 
 def _load(path: Path) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
-    _, tensors, metadata = storage.read_tensors(path, "crystals", VERSION)
+    _, tensors, metadata = storage.read_tensors(path, {"crystals": [VERSION]})
     kept = tensors.pop("kept").numpy()
     return Crystals(**tensors), kept, tuple(LeftOut(where, reason) for where, reason in metadata["left_out"])
 

@@ -28,7 +28,8 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, check_takes, fingerprint
+from cdvae_lab.models.cdvae import CDVAE, check_takes
+from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.training.objectives import encode_all
 
 FORMAT_VERSION = 1
@@ -54,7 +55,7 @@ class LatentMap:
         ids: of the crystals in their data set.
         formulas: elements in alphabetical order with all atoms of the cell, as `Dataset.formulas`.
         label_name, label_unit: empty where not known.
-        model: `cdvae.fingerprint` of the model that the latents are of.
+        model: `checkpoints.fingerprint` of the model that the latents are of.
         metadata: JSON values: data set, settings of UMAP, seed, notes.
     """
 
@@ -157,7 +158,7 @@ class LatentMap:
         Raises:
             CheckpointError: if it is missing, truncated, not ours, of another version, or of another model.
         """
-        _, tensors, header = read_tensors(path, "latent map", FORMAT_VERSION)
+        _, tensors, header = read_tensors(path, {"latent map": [FORMAT_VERSION]})
         try:
             texts = {name: tuple(header.pop(name)) for name in ("ids", "formulas")}
             tensors["num_atoms"] = tensors["num_atoms"].long()

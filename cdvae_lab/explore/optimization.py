@@ -27,7 +27,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, check_takes, fingerprint, read_for
+from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.runtime.cuda_graphs import one_thread
 
@@ -305,7 +306,7 @@ def load_steps(path: str | Path, model: CDVAE | None = None, prior: LatentPrior 
         CheckpointError: if it is missing, truncated, not ours, of another version or of another model.
         SettingError: if a prior is needed and none was given, or the other way round.
     """
-    _, tensors, header = read_tensors(path, "search", FORMAT_VERSION)
+    _, tensors, header = read_tensors(path, {"search": [FORMAT_VERSION]})
     try:
         own = header["prior"] != "standard normal"
         if own and prior is None and model is not None:

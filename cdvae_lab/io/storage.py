@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cdvae_lab import __version__
 from cdvae_lab.errors import CheckpointError, LabError
 
 FORMAT = "cdvae_lab"
@@ -57,11 +58,17 @@ def atomic_path(path: str | Path, what: str = "the file") -> Iterator[Path]:
 def write_tensors(path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], metadata: Mapping) -> Path:
     """Write tensors and JSON metadata to one safetensors file, atomically.
 
+    The header also records the version of the package.
+
     Args:
-        kind: what the file holds ("model", "trajectory", ...); a reader asks for it.
-        version: of that kind's layout.
+        kind: content of the file ("model", "trajectory", ...); a reader states the kinds that it accepts.
+        version: format version of that kind.
+
+    Raises:
+        LabError: if the file cannot be written.
     """
-    header = {"format": FORMAT, "kind": kind, "version": str(version), "metadata": json.dumps(dict(metadata))}
+    header = {"format": FORMAT, "kind": kind, "version": str(version), "written_by": __version__}
+    header["metadata"] = json.dumps(dict(metadata))
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
     with atomic_path(path, f"the {kind} file") as temporary:
         temporary.write_bytes(data)
@@ -89,14 +96,17 @@ def _renamed(values: dict) -> dict:
     return {{"licence": "license"}.get(name, name): value for name, value in values.items()}
 
 
-def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -> tuple[str, dict[str, Tensor], dict]:
+def read_tensors(path: str | Path, readable: Mapping[str, Collection[int]]) -> tuple[str, dict[str, Tensor], dict]:
     """Read a file of `write_tensors`: its kind, tensors and metadata.
 
+    Args:
+        readable: the kinds of file that are accepted, each with the format versions that can be read.
+
     Raises:
-        CheckpointError: if it is missing, truncated, not ours, of another kind or of another version.
+        CheckpointError: if the file is missing, truncated, not written by cdvae_lab, of another kind, or of a format
+            version that cannot be read; the message then names the cdvae_lab that wrote it.
     """
     path = Path(path)
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
@@ -108,16 +118,27 @@ def read_tensors(path: str | Path, kinds: str | tuple[str, ...], version: int) -
                     "other programs' weights cannot be loaded"
                 )
             kind = header.get("kind", "")
-            if kind not in kinds:
-                raise CheckpointError(f"{path}: holds a {kind}, but a {' or '.join(kinds)} is needed here")
-            if header.get("version") != str(version):
+            if kind not in readable:
+                raise CheckpointError(f"{path}: holds a {kind}, but a {' or '.join(readable)} is needed here")
+            metadata = json.loads(header["metadata"], object_hook=_renamed)
+            versions = [str(version) for version in readable[kind]]
+            if (version := header.get("version")) not in versions:
+                writer = _writer(header, metadata)
                 raise CheckpointError(
-                    f"{path}: {kind} format version {header.get('version')}, but this cdvae_lab reads version "
-                    f"{version}; use the cdvae_lab that wrote it, or make the file again with this one"
+                    f"{path}: {kind} format version {version}, written by cdvae_lab {writer}, but this cdvae_lab "
+                    f"{__version__} reads version {' or '.join(versions)}; install cdvae_lab {writer} to read the "
+                    "file, or write it again with this one"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return kind, tensors, json.loads(header["metadata"], object_hook=_renamed)
+            return kind, tensors, metadata
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{path}: truncated, damaged or no safetensors file ({error}); copy or download it again"
         ) from error
+
+
+def _writer(header: Mapping[str, str], metadata: Mapping) -> str:
+    """The version of the package that wrote a file; files of 0.1 state it, if at all, in a model's metadata."""
+    model = metadata.get("model")
+    stated = model.get("version") if isinstance(model, dict) else None
+    return header.get("written_by") or stated or "0.1"

@@ -7,11 +7,9 @@ Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencode
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +19,8 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import CrystalError, DatasetError, SettingError
-from cdvae_lab.io import assets, convert
-from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.io import convert
+from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.models.painn import PaiNN
 
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 NUM_ELEMENTS = 100  # classes Z = 1..100
 NOISE_FREQUENCIES = 8
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -314,17 +310,11 @@ class CDVAE(nn.Module):
         p = (v * self.score_gate(s)[..., None, :]).sum(-1) * s.shape[-1] ** -0.5
         return p, self.type_head(s)
 
-    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
-        """Write the model to one safetensors file.
+    def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
+        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # which knows this class
 
-        Args:
-            half: store the weights as float16, half the size.
-            metadata: JSON values beside the model's own (`CDVAE.metadata`): data, steps, scores, ...
-        """
-        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
-        if self.prior is not None:
-            header["prior"] = dataclasses.asdict(self.prior.config)
-        return write_tensors(path, "model", FORMAT_VERSION, stored_tensors(self, half), header)
+        return save_model(self, path, half, **metadata)
 
     def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
         """Smooth features of log sigma, scaled to [-1, 1] between sigma_min and sigma_max."""
@@ -353,44 +343,6 @@ def masked_mean(
     """Mean over the atoms of each crystal."""
     weight = mask.to(x.dtype) / mask.sum(1, keepdim=True)
     return (x * weight.reshape(*weight.shape, *[1] * (x.ndim - 2))).sum(1)
-
-
-def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
-    """A trained model, ready to generate: a bundled one by name ("perov_5"), or a checkpoint by path.
-
-    A training state (`TrainingStep.save`) gives the moving average of its weights.
-
-    Raises:
-        SettingError: if no bundled model has that name; it lists those that there are.
-        CheckpointError: if the file is missing, truncated, not ours or of another version.
-    """
-    path = Path(name_or_path)
-    if not path.is_file() and path.suffix != ".safetensors":
-        path = assets.asset_path(f"{name_or_path}.safetensors")
-    kind, tensors, header = read_tensors(path, ("model", "training state"), FORMAT_VERSION)
-    if kind == "training state":
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
-        tensors = weights
-    with refusing_others(path, "a CDVAE"):
-        model = CDVAE(CDVAEConfig(**header["config"]))
-        if "prior" in header:
-            model.prior = DiffusionPrior(DiffusionPriorConfig.from_header(**header["prior"]))
-        model.load_state_dict(tensors)
-    model.metadata = header["model"]
-    return model.to(device).eval().requires_grad_(False)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A short digest of a model's weights: the same weights, whatever their file is called.
-
-    The learned prior does not count: it may be fitted anew, and latents and decoded crystals stay what they are.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("prior."):
-            digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def read_for(model: CDVAE, source: object) -> Crystals:

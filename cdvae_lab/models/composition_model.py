@@ -14,19 +14,17 @@ composition has a probability, so that the probabilities of all compositions add
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 from cdvae_lab.models import noise
 from cdvae_lab.models.noise import Stream
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
 HEAVIEST = 100
-FORMAT_VERSION = 1
 AT_ONCE = 4096  # compositions
 NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
 GROUPS, PERIODS = 18, 7
@@ -272,10 +269,11 @@ class CompositionModel(nn.Module):
         named = nn.functional.pad(self.numbers, (0, 1))[ranks]
         return counts.scatter_add_(1, named, atoms * units[:, None])[:, 1:]
 
-    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
-        """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
-        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
-        return write_tensors(path, "composition model", FORMAT_VERSION, stored_tensors(self, half), header)
+    def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
+        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # which knows this class
+
+        return save_model(self, path, half, **metadata)
 
     def _real(self, written: Written) -> Int[Tensor, "crystals places"]:
         """Ranks with some element where there are no more."""
@@ -421,17 +419,3 @@ def _places_in_table(elements: Sequence[int]) -> Float[Tensor, "elements feature
 def _drawn(log_p: Float[Tensor, "crystals classes"], draw: Float[Tensor, " crystals"]) -> Int[Tensor, " crystals"]:
     """The class that a uniform number falls into."""
     return noise.draw_types(log_p.exp(), draw[:, None])[:, 0] - 1
-
-
-def load_composition_model(path: str | Path, device: str | torch.device = "cpu") -> CompositionModel:
-    """A trained composition model.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated, not ours or of another version.
-    """
-    _, tensors, header = read_tensors(path, "composition model", FORMAT_VERSION)
-    with refusing_others(path, "a composition model"):
-        model = CompositionModel(CompositionModelConfig(**header["config"]))
-        model.load_state_dict(tensors)
-    model.metadata = header["model"]
-    return model.to(device).eval().requires_grad_(False)

@@ -7,10 +7,9 @@ wherever a judge is asked for.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -20,15 +19,12 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
 from cdvae_lab.errors import DatasetError, SettingError
-from cdvae_lab.io import assets
-from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 from cdvae_lab.models.painn import PaiNN
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
 HEAVIEST = 100
-FORMAT_VERSION = 1
 AT_ONCE = 256  # crystals
 
 
@@ -126,25 +122,8 @@ class PropertyModel(nn.Module):
             result[part] = (self.standardized(some) * self.property_std + self.property_mean).to(result.device)
         return result
 
-    def save(self, path: str | Path, half: bool = False, **metadata) -> Path:
-        """Write the model to one safetensors file; arguments as of `CDVAE.save`."""
-        header = {"config": dataclasses.asdict(self.config), "model": {**self.metadata, **metadata}}
-        return write_tensors(path, "property model", FORMAT_VERSION, stored_tensors(self, half), header)
+    def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
+        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # which knows this class
 
-
-def load_property_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> PropertyModel:
-    """A trained property model: the bundled one of a data set ("perov_5"), or a file by path.
-
-    Raises:
-        SettingError: if none of that name is bundled; it lists what there is.
-        CheckpointError: if the file is missing, truncated, not ours or of another version.
-    """
-    path = Path(name_or_path)
-    if not path.is_file() and path.suffix != ".safetensors":
-        path = assets.asset_path(f"{name_or_path}_property.safetensors")
-    _, tensors, header = read_tensors(path, "property model", FORMAT_VERSION)
-    with refusing_others(path, "a property model"):
-        model = PropertyModel(PropertyModelConfig(**header["config"]))
-        model.load_state_dict(tensors)
-    model.metadata = header["model"]
-    return model.to(device).eval().requires_grad_(False)
+        return save_model(self, path, half, **metadata)

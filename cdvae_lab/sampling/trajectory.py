@@ -191,7 +191,7 @@ class Trajectory:
         Raises:
             CheckpointError: if it is missing, truncated, not ours or of another version.
         """
-        _, tensors, metadata = read_tensors(path, "trajectory", FORMAT_VERSION)
+        _, tensors, metadata = read_tensors(path, {"trajectory": [FORMAT_VERSION]})
         try:
             sigma, drift, diffusion = (tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
             # Recordings of the first release do not say: they all decide the types anew.

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,12 @@ from torch import Tensor
 
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.datasets.tables import Dataset
-from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
-from cdvae_lab.io.storage import read_tensors, refusing_others, write_tensors
+from cdvae_lab.errors import DatasetError, NonFiniteLossError, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
-from cdvae_lab.models.composition_model import CompositionModel, CompositionModelConfig
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.checkpoints import Trainable, TrainingState, read_training_state, write_training_state
+from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.models.painn import PaiNN
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.runtime.cuda_graphs import Graphed, fast_matmul
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.batches import Batch, Batches
@@ -38,15 +36,6 @@ from cdvae_lab.training.objectives import task_for
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-STATE_VERSION = 1
-Trainable = CDVAE | PropertyModel | DiffusionPrior | CompositionModel
-KINDS: dict[str, tuple[Any, Any]] = {
-    "CDVAE": (CDVAE, CDVAEConfig),
-    "PropertyModel": (PropertyModel, PropertyModelConfig),
-    "DiffusionPrior": (DiffusionPrior, DiffusionPriorConfig.from_header),
-    "CompositionModel": (CompositionModel, CompositionModelConfig),
-}
 
 
 @dataclass(frozen=True)
@@ -257,22 +246,15 @@ class Run:
     def save(self, path: str | Path) -> Path:
         """Write the state to go on from."""
         self.check()
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in zip(self.names, self.average, strict=True)}
+        tensors = {f"average.{k}": v for k, v in zip(self.names, self.average, strict=True)}
         for name, p in zip(self.names, self.params, strict=True):
             for key, value in self.optimizer.state[p].items():
                 tensors[f"adam.{key}.{name}"] = value
-        metadata = {
-            "of": type(self.model).__name__,
-            "config": dataclasses.asdict(self.model.config),
-            "fit": dataclasses.asdict(self.settings),
-            "step": int(self.step),
-            "data": {"name": self.dataset.name, "split": self.dataset.split, "crystals": len(self.dataset)},
-            "model": self.model.metadata,
-        }
-        return write_tensors(path, "training state", STATE_VERSION, tensors, metadata)
+        data = {"name": self.dataset.name, "split": self.dataset.split, "crystals": len(self.dataset)}
+        fit = dataclasses.asdict(self.settings)
+        return write_training_state(path, TrainingState(self.model, tensors, fit, int(self.step), data))
 
-    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Put optimizer, average and step counter where a saved state had them (the model's weights are there)."""
         self.step.fill_(step)
         for name, p, average in zip(self.names, self.params, self.average, strict=True):
@@ -321,11 +303,11 @@ def fit(
     """
     tensors, done = None, 0
     if isinstance(model, str | Path):
-        model, tensors, metadata = _read_state(model)
-        saved = metadata["fit"]
+        state = read_training_state(model)
+        model, tensors, saved = state.model, state.tensors, state.fit
         settings = {**saved, "weights": LossWeights(**saved["weights"]), **settings}
-        done = metadata["step"]
-        _check_same_data(metadata["data"], dataset)
+        done = state.step
+        _check_same_data(state.data, dataset)
         if epochs is None and steps is None:
             steps = saved["steps"]
         settings.pop("steps")
@@ -417,7 +399,7 @@ def check_elements(model: CDVAE, dataset: Dataset) -> None:
         )
 
 
-def _check_same_data(saved: dict, dataset: Dataset) -> None:
+def _check_same_data(saved: Mapping[str, Any], dataset: Dataset) -> None:
     """A run goes on with the data that it began with: the order of its batches depends on them."""
     given = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
     if any(saved.get(key) != value for key, value in given.items()):
@@ -426,21 +408,6 @@ def _check_same_data(saved: dict, dataset: Dataset) -> None:
             f"and {given['crystals']} of {given['name']} ({given['split']}) are given; go on with those, or train the "
             "loaded model on the new ones: fit(cdvae_lab.load(path), dataset)"
         )
-
-
-def _read_state(path: str | Path) -> tuple[Trainable, dict[str, Tensor], dict]:
-    kind, tensors, metadata = read_tensors(path, ("training state", "model"), STATE_VERSION)
-    if kind == "model":
-        raise CheckpointError(
-            f"{path}: a released model, without the optimizer's state; to train it further load it first: "
-            "fit(cdvae_lab.load(path), dataset)"
-        )
-    with refusing_others(path, "a training state"):
-        make, config = KINDS[metadata.get("of", "CDVAE")]
-        model = make(config(**metadata["config"]))
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        model.metadata = metadata["model"]
-    return model, tensors, metadata
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.panel import Panel, field, row
 from cdvae_lab.widgets.base.selection import Selection
 from cdvae_lab.widgets.interpolation.view import InterpolationView

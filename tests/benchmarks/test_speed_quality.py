@@ -15,7 +15,8 @@ from cdvae_lab import datasets
 from cdvae_lab.cli.reconstruct import read_store
 from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.reconstruction import reconstruction
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.sampling.denoising import NAMED, Schedule, reconstruct
 from cdvae_lab.sampling.trajectory import last
 from tests.small_model import SMALL

@@ -26,16 +26,14 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.optimization import load_steps
-from cdvae_lab.io.storage import read_tensors
 from cdvae_lab.metrics.reconstruction import reconstruction
-from cdvae_lab.models import cdvae
+from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load_property_model, read_training_state
 from cdvae_lab.models.composition_model import atoms_of, element_counts
-from cdvae_lab.models.property_model import load_property_model
 from cdvae_lab.sampling.decoding import latent_distance
 from cdvae_lab.sampling.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.sampling.trajectory import last
-from cdvae_lab.training.loop import STATE_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["synthetic_perovskites", "--limit", "64"]
@@ -62,7 +60,7 @@ def rows(state: Path) -> list[dict]:
 
 
 def test_training_leaves_a_state_and_a_log(state: Path) -> None:
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     assert model.config.hidden_dim == 16
     assert model.metadata["data"]["labels"] == 64
     assert model.metadata["seconds"] > 0
@@ -93,8 +91,8 @@ def test_a_run_in_two_pieces_is_the_run_in_one(state: Path, tmp_path: Path) -> N
     log.write_text(log.read_text() + '{"step": 7}\n{"ste')  # as a killed run may leave it
     assert cli.main([*command, "--resume"]) == 0
     assert [row["step"] for row in rows(out)] == [1, 3, 6, 9, 12]
-    for name, tensor in cdvae.load(out).state_dict().items():
-        assert torch.equal(tensor, cdvae.load(state).state_dict()[name]), name
+    for name, tensor in checkpoints.load(out).state_dict().items():
+        assert torch.equal(tensor, checkpoints.load(state).state_dict()[name]), name
 
 
 def test_resuming_without_a_state_starts_and_with_a_finished_one_says_so(
@@ -133,7 +131,7 @@ def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.C
     assert code == 130
     assert "--resume goes on" in capsys.readouterr().err
     assert 0 < rows(out)[-1]["step"] < 1_000_000
-    assert cdvae.load(out).config.hidden_dim == 16
+    assert checkpoints.load(out).config.hidden_dim == 16
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -154,7 +152,7 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
     assert cli.main([*common, "--out", str(one)]) == 0
     assert cli.main([*common, "--out", str(three), "--tries", "3", "--within", "0"]) == 0
     assert "at most 3 tries" in capsys.readouterr().out
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     z = model.encode(decoded(one)[0]).mu
     once, best = (latent_distance(model, decoded(path)[1], z) for path in (one, three))
     assert (best <= once + 1e-5).all()
@@ -173,7 +171,7 @@ def test_what_does_not_encode_back_can_be_given_up(
     assert cli.main([*common, "--out", str(all_of_them)]) == 0
     assert "refined by 2 steps" in capsys.readouterr().out
 
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     truth, predicted = decoded(all_of_them)
     distance = latent_distance(model, predicted, model.encode(truth).mu)
     limit = float(distance.sort().values[1:3].mean())
@@ -197,7 +195,7 @@ def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: 
     files = sorted(out.glob("decoded_*.npz"))
     assert [file.name for file in files] == [f"decoded_{i:03d}.npz" for i in range(4)]
     assert "step 18: predicted" in capsys.readouterr().err
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     stops = load_steps(out / "steps.safetensors", model)
     assert [stop.step for stop in stops] == [0, 9, 18, 20]
     assert (stops[-1].prediction < stops[0].prediction).all()
@@ -230,7 +228,7 @@ def test_a_guided_search_is_decoded_after_each_round(tmp_path: Path, capsys: pyt
     files = sorted(out.glob("decoded_*.npz"))
     assert [file.name for file in files] == [f"decoded_{i:03d}.npz" for i in range(3)]
     assert "step 40: predicted" in capsys.readouterr().err
-    model = cdvae.load("perov_5")
+    model = checkpoints.load("perov_5")
     start = datasets.load("synthetic_perovskites", "val")[:2].crystals
     z = last(optimize_guided(model, start, guidance=5, rounds=2)).z
     decoded = last(denoise(model, z=z, steps=2)).crystals.trim()
@@ -266,10 +264,10 @@ def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: 
     out = tmp_path / "with_prior.safetensors"
     fitting = ["prior", str(state), *DATA, "--out", str(out), "--steps", "5", "--batch-size", "8", "--hidden-dim", "8"]
     assert cli.main(fitting) == 0
-    model = cdvae.load(out)
+    model = checkpoints.load(out)
     assert model.prior is not None
     assert model.prior.config.hidden_dim == 8
-    assert cdvae.fingerprint(model) == cdvae.fingerprint(cdvae.load(state))
+    assert checkpoints.fingerprint(model) == checkpoints.fingerprint(checkpoints.load(state))
     assert cli.main(fitting) == 2
     assert "is there already" in capsys.readouterr().err
 
@@ -290,7 +288,7 @@ def test_a_prior_of_compositions_is_learned(state: Path, tmp_path: Path, capsys:
     assert cli.main([*fitting, "--composition-steps", "-1"]) == 2
     assert cli.main([*fitting, "--composition-steps", "4"]) == 0
     assert "nats each" in capsys.readouterr().err
-    prior = cdvae.load(out).prior
+    prior = checkpoints.load(out).prior
     assert prior is not None
     assert prior.composition_model is not None
     generate = ["generate", str(out), "-n", "2", "--steps", "3", "--format", "npz", "--out"]
@@ -314,13 +312,13 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     out = tmp_path / "with_prior.safetensors"
     fitting = ["prior", str(state), *DATA, "--out", str(out), "--steps", "3", "--batch-size", "8", "--hidden-dim", "8"]
     assert cli.main([*fitting, "--composition-steps", "3"]) == 0
-    model = cdvae.load(out)
+    model = checkpoints.load(out)
     assert model.prior is not None
     assert model.prior.composition_model is not None
     said = dict(lines(model))["prior"]
     assert said.startswith("learned, ")
     assert said.endswith("the composition is drawn first")
-    assert dict(lines(cdvae.load(state)))["prior"] == "N(0, I)"
+    assert dict(lines(checkpoints.load(state)))["prior"] == "N(0, I)"
     drawn = element_counts(atoms_of(model.prior.composition_model.sample(7, torch.arange(4))))
     for name, more in (("once", []), ("twice", ["--tries", "2", "--within", "0"])):
         generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]
@@ -354,7 +352,7 @@ def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.C
     assert stopped_after_a_step([*train, "--steps", "1000000", "--out", str(again), "--checkpoint-every", "0"]) == 130
     assert "--resume goes on" in capsys.readouterr().err
     assert not again.exists()
-    done = read_tensors(state_of(again), "training state", STATE_VERSION)[2]["step"]
+    done = read_training_state(state_of(again)).step
     assert cli.main([*train, "--steps", "5", "--out", str(again)]) == 2
     assert "go on from it with --resume" in capsys.readouterr().err
     assert cli.main(["property", *DATA, "--hidden-dim", "4", "--resume", "--out", str(again)]) == 2
@@ -424,7 +422,7 @@ def test_generated_files_are_those_of_denoise_and_are_not_made_twice(state: Path
     assert cli.main([*command, "-n", "3"]) == 0
     files = sorted(out.glob("*.cif"))
     assert [file.name for file in files] == ["crystal_00000.cif", "crystal_00001.cif", "crystal_00002.cif"]
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     expected = last(denoise(model, n=3, seed=3, sampler=Schedule.ancestral(model.config, 6))).crystals.to_structures()
     for file, structure in zip(files, expected, strict=True):
         assert Structure.from_file(file).composition == structure.composition
@@ -455,7 +453,7 @@ def test_npz_holds_a_batch_a_file_and_goes_on(state: Path, tmp_path: Path) -> No
         "crystals_00000_00001.npz", "crystals_00002_00002.npz",
     ]  # fmt: skip
     assert cli.main([*command, "-n", "6", "--out", str(tmp_path / "o")]) == 0
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     expected = last(denoise(model, n=6, sampler=Schedule.ancestral(model.config, 4))).crystals
     crystals = read_source(tmp_path / "o").crystals
     assert torch.equal(crystals.atomic_numbers, expected.atomic_numbers)
@@ -465,7 +463,7 @@ def test_npz_holds_a_batch_a_file_and_goes_on(state: Path, tmp_path: Path) -> No
 def test_a_named_setting_and_types_are_those_of_denoise(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = cdvae.load(state)
+    model = checkpoints.load(state)
     command = ["generate", str(state), "-n", "2", "--sampler", "preview", "--types", "assigned", "--format", "npz"]
     assert cli.main([*command, "--out", str(tmp_path / "named")]) == 0
     [file] = (tmp_path / "named").glob("*.npz")
@@ -506,7 +504,7 @@ def test_reconstruction_is_scored_like_the_metric(
     command = ["reconstruct", str(state), "synthetic_perovskites", "--limit", "5", "--steps", "6", "--batch-size", "2"]
     assert cli.main([*command, "--out", str(out), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
-    model, truth = cdvae.load(state), datasets.load("synthetic_perovskites", "val", limit=5)
+    model, truth = checkpoints.load(state), datasets.load("synthetic_perovskites", "val", limit=5)
     schedule = Schedule.ancestral(model.config, 6)
     predicted = last(reconstruct(model, truth.crystals, sampler=schedule)).crystals
     assert reconstruction(truth.crystals, predicted, jobs=1).table() in printed
@@ -563,7 +561,7 @@ def test_export_and_info(state: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     notes = ["--score", "match rate 12 % on val", "--note", "commit=1a2b3c"]
     assert cli.main(["export", str(state), "--out", str(out), "--half", *notes]) == 0
     assert out.stat().st_size < state.stat().st_size / 4
-    released, trained = cdvae.load(out), cdvae.load(state)
+    released, trained = checkpoints.load(out), checkpoints.load(state)
     assert isinstance(released, CDVAE)
     for name, p in released.named_parameters():
         torch.testing.assert_close(p, trained.get_parameter(name), rtol=1e-3, atol=1e-3)

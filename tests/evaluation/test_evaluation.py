@@ -38,8 +38,8 @@ from cdvae_lab.metrics.coverage import (
 from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.result_cache import ResultCache
 from cdvae_lab.metrics.success_rates import PERCENTILES, optimization
-from cdvae_lab.models.cdvae import load
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig, load_property_model
+from cdvae_lab.models.checkpoints import load, load_property_model
+from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.sampling.trajectory import last, progress
 
 CUTOFF = Cutoffs(0.2, 4.0)

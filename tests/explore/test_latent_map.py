@@ -20,7 +20,8 @@ from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, Settin
 from cdvae_lab.explore.latent_map import LatentMap, densities, load_map
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, encode, fingerprint, load
+from cdvae_lab.models.cdvae import CDVAE, encode
+from cdvae_lab.models.checkpoints import fingerprint, load
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"hidden_dim": 16, "encoder_blocks": 1, "decoder_blocks": 1, "head_dim": 32, "latent_dim": 12}
@@ -195,7 +196,7 @@ def test_files_that_are_no_maps_are_refused(points, model, tmp_path):
     with pytest.raises(CheckpointError, match="holds a model"):
         load_map(model.save(tmp_path / "model.safetensors"))
     path = points.save(tmp_path / "map.safetensors")
-    kind, tensors, header = read_tensors(path, "latent map", 1)
+    kind, tensors, header = read_tensors(path, {"latent map": [1]})
     with pytest.raises(CheckpointError, match="formulas"):
         load_map(write_tensors(path, kind, 1, tensors, {k: v for k, v in header.items() if k != "formulas"}))
     with pytest.raises(CheckpointError, match="one length"):

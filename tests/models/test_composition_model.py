@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load_composition_model
 from cdvae_lab.models.composition_model import (
     CompositionModel,
     CompositionModelConfig,
@@ -20,7 +21,6 @@ from cdvae_lab.models.composition_model import (
     counts_of,
     element_counts,
     group_and_period,
-    load_composition_model,
 )
 from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit

@@ -15,8 +15,8 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.io import assets
-from cdvae_lab.io.storage import read_tensors
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig, fingerprint, load
+from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.checkpoints import fingerprint, load, read_checkpoint
 from cdvae_lab.models.composition_model import CompositionModel, element_counts
 from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
 from cdvae_lab.sampling.denoising import denoise
@@ -356,7 +356,7 @@ def test_a_file_from_before_draws_what_it_drew() -> None:
     """The bundled model of carbon, whose prior has no compositions."""
     model = load("carbon_24")
     assert model.prior is not None
-    assert "composition" not in read_tensors(assets.asset_path("carbon_24.safetensors"), "model", 1)[2]["prior"]
+    assert "composition" not in read_checkpoint(assets.asset_path("carbon_24.safetensors"), "model")[2]["prior"]
     z = model.prior.sample(0, torch.arange(3))
     torch.testing.assert_close(z[:, :2], torch.tensor(BEFORE), rtol=1e-4, atol=1e-4)
 

@@ -19,7 +19,7 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import write_tensors
-from cdvae_lab.models import cdvae, painn
+from cdvae_lab.models import cdvae, checkpoints, painn
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_of_all
 
@@ -382,7 +382,7 @@ def test_a_saved_model_comes_back_exactly(random_dataset: Dataset, tmp_path: Pat
     model = CDVAE.for_dataset(random_dataset, **SMALL)
     model.metadata = {"data": "random", "steps": 0}
     path = model.save(tmp_path / "model.safetensors", scores={"match": 0.5})
-    again = cdvae.load(path)
+    again = checkpoints.load(path)
     assert again.config == model.config
     assert again.metadata == {"data": "random", "steps": 0, "scores": {"match": 0.5}}
     assert not again.training
@@ -398,7 +398,7 @@ def test_half_precision_is_half_the_size_and_close(random_dataset: Dataset, tmp_
     model = CDVAE.for_dataset(random_dataset, **{**SMALL, "hidden_dim": 64})
     whole, half = model.save(tmp_path / "whole.safetensors"), model.save(tmp_path / "half.safetensors", half=True)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
-    again = cdvae.load(half)
+    again = checkpoints.load(half)
     for name, value in model.state_dict().items():
         assert again.state_dict()[name].dtype == value.dtype
         torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-3, atol=1e-6)
@@ -466,16 +466,16 @@ def test_a_file_that_holds_no_model_is_refused(random_dataset: Dataset, tmp_path
     path = CDVAE.for_dataset(random_dataset, **SMALL).save(tmp_path / "mine.safetensors")
     damage(path, how)
     with pytest.raises(CheckpointError, match=message) as caught:
-        cdvae.load(path)
+        checkpoints.load(path)
     assert "mine.safetensors" in str(caught.value)
 
 
 def test_bundled_models_go_by_name(random_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CDVAE.for_dataset(random_dataset, **SMALL).save(tmp_path / "perov_5.safetensors")
     monkeypatch.setattr(assets, "_PLACES", (tmp_path,))
-    assert cdvae.load("perov_5").config.max_atoms == 6
+    assert checkpoints.load("perov_5").config.max_atoms == 6
     with pytest.raises(LabError, match=r"perov_6.*there are: .*perov_5\.safetensors"):
-        cdvae.load("perov_6")
+        checkpoints.load("perov_6")
 
 
 # Crystals that a model cannot take

@@ -12,7 +12,8 @@ from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig, load_property_model
+from cdvae_lab.models.checkpoints import load_property_model
+from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.training.loop import fit
 
 
@@ -96,7 +97,7 @@ def test_a_file_gives_the_model_back(model: PropertyModel, known_crystals: Cryst
 
 
 def test_what_cannot_be_learned_from_is_refused(random_dataset: Dataset) -> None:
-    unlabeled = dataclasses.replace(random_dataset, property=torch.full((20,), torch.nan))
+    unlabeled = dataclasses.replace(random_dataset, labels=torch.full((20,), torch.nan))
     with pytest.raises(DatasetError, match="0 labels"):
         PropertyModel.for_dataset(unlabeled)
     for wrong in ({"hidden_dim": 0}, {"blocks": 0}, {"num_radial": 1}, {"num_neighbors": -1}, {"cutoff": 0.0}):

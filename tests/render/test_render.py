@@ -16,7 +16,7 @@ from cdvae_lab import render
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.models.cdvae import load
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.render import gif, grid, image_atoms, picture, png_bytes, strip
 from cdvae_lab.render.legend import spelt
 from cdvae_lab.render.scene import Camera, bonded_pairs

@@ -22,8 +22,8 @@ from cdvae_lab.cli.reconstruct import read_store
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import read_tensors
+from cdvae_lab.models.checkpoints import read_checkpoint
 from cdvae_lab.runtime.distributed import Processes, launched
-from cdvae_lab.training.loop import STATE_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
@@ -99,7 +99,7 @@ def rows(state: Path) -> list[dict]:
 
 
 def state_tensors(path: Path) -> dict[str, torch.Tensor]:
-    return read_tensors(path, "training state", STATE_VERSION)[1]
+    return read_checkpoint(path, "training state")[1]
 
 
 # Training
@@ -113,7 +113,7 @@ def assert_two_take_the_steps_of_one(tmp_path: Path, device: str) -> None:
     for processes in (1, 2):
         out = tmp_path / f"{processes}.safetensors"
         shell([str(program), str(out), str(processes), device])
-        _, tensors, about = read_tensors(out, "result", 1)
+        _, tensors, about = read_tensors(out, {"result": [1]})
         assert about["processes"] == processes
         results.append(tensors)
     one, two = results
@@ -303,7 +303,6 @@ def test_two_processes_train_the_property_model_of_one(tmp_path: Path) -> None:
     said = lab("property", *DATA, *tiny, "--steps", "4", "--out", str(out), "--devices", "2")
     assert said.count("mean absolute error") == 1
     lab("property", *DATA, *tiny, "--steps", "4", "--out", str(tmp_path / "one.safetensors"))
-    kind = ("property model", 1)
-    two, one = (read_tensors(tmp_path / f"{name}.safetensors", *kind)[1] for name in ("judge", "one"))
+    two, one = (read_checkpoint(tmp_path / f"{name}.safetensors", "property model")[1] for name in ("judge", "one"))
     for name, expected in one.items():
         torch.testing.assert_close(two[name], expected, rtol=1e-3, atol=1e-4, msg=name)

@@ -155,7 +155,7 @@ def test_a_batch_is_the_mean_of_its_crystals(model: CDVAE, random_dataset: Datas
 
 
 def test_labels_matter_to_the_property_alone(model: CDVAE, random_dataset: Dataset) -> None:
-    no_labels = dataclasses.replace(random_dataset, property=torch.full((20,), torch.nan))
+    no_labels = dataclasses.replace(random_dataset, labels=torch.full((20,), torch.nan))
     with_labels, without = terms_of(model, random_dataset), terms_of(model, no_labels)
     assert without["property"].item() == 0
     assert with_labels["property"].item() > 0

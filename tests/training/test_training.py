@@ -16,9 +16,10 @@ from torch import Tensor
 
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteLossError, SettingError
-from cdvae_lab.io.storage import read_tensors, write_tensors
-from cdvae_lab.models import cdvae
+from cdvae_lab.io.storage import write_tensors
+from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.checkpoints import read_checkpoint
 from cdvae_lab.training import loop as training
 from cdvae_lab.training.loop import Batches, FitSettings, TrainingStep, fit, learning_rate, validation_losses
 from cdvae_lab.training.losses import TERMS, LossWeights
@@ -58,7 +59,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     model.save(start)
     whole = [step.losses for step in run(model, random_dataset, checkpoint=tmp_path / "whole.safetensors")]
 
-    halves, other = [], cdvae.load(start)
+    halves, other = [], checkpoints.load(start)
     for step in run(other, random_dataset):
         halves.append(step.losses)
         if step.step == stop:
@@ -71,10 +72,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert step.num_steps == STEPS
 
     assert torch.equal(torch.stack(halves), torch.stack(whole))
-    _, tensors, metadata = read_tensors(tmp_path / "rest.safetensors", "training state", training.STATE_VERSION)
-    _, expected, expected_metadata = read_tensors(
-        tmp_path / "whole.safetensors", "training state", training.STATE_VERSION
-    )
+    _, tensors, metadata = read_checkpoint(tmp_path / "rest.safetensors", "training state")
+    _, expected, expected_metadata = read_checkpoint(tmp_path / "whole.safetensors", "training state")
     assert_same(tensors, expected)
     assert metadata == expected_metadata
     assert {name.split(".")[0] for name in tensors} == {"model", "average", "adam"}
@@ -83,7 +82,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 def test_a_state_loads_as_the_averaged_model(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> None:
     *_, last = run(model, random_dataset, checkpoint=tmp_path / "state.safetensors")
-    loaded = cdvae.load(tmp_path / "state.safetensors")
+    loaded = checkpoints.load(tmp_path / "state.safetensors")
     assert_same(weights(loaded), weights(last.averaged()))
     assert not torch.equal(loaded.to_mu.weight, model.to_mu.weight)
 
@@ -290,7 +289,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_does_harm(
     assert_same(weights(model), after[-1])
     assert all(torch.isfinite(p).all() for p in model.parameters())
     if steps:
-        _, tensors, metadata = read_tensors(path, "training state", training.STATE_VERSION)
+        _, tensors, metadata = read_checkpoint(path, "training state")
         assert metadata["step"] == bad - 1
         assert_same({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, after[-1])
         assert all(torch.isfinite(v).all() for v in tensors.values())
@@ -415,9 +414,9 @@ def test_a_released_model_and_a_damaged_state_are_no_states(
     with pytest.raises(CheckpointError, match=r"model\.safetensors: a released model.*cdvae_lab\.load"):
         fit(path, random_dataset)
     state = next(run(model, random_dataset)).save(tmp_path / "state.safetensors")
-    _, tensors, metadata = read_tensors(state, "training state", training.STATE_VERSION)
+    _, tensors, metadata = read_checkpoint(state, "training state")
     metadata["config"]["hidden_dim"] = 24
-    write_tensors(state, "training state", training.STATE_VERSION, tensors, metadata)
+    write_tensors(state, "training state", 1, tensors, metadata)
     with pytest.raises(CheckpointError, match=r"state\.safetensors: .*size mismatch"):
         fit(state, random_dataset)
     state.write_bytes(state.read_bytes()[:-100])

@@ -13,7 +13,8 @@ import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.runner import Runner
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.parts.crystal_view import with_picture

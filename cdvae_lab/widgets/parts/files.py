@@ -13,7 +13,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.io import assets, convert
 from cdvae_lab.io.parsing import parse, read_file
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cdvae_lab.widgets.app import App
 from cdvae_lab.widgets.base.panel import Panel
-from cdvae_lab.widgets.base.runner import Runner
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.selection import Pick, Selection
+from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.view import InterpolationView
 from cdvae_lab.widgets.latent_map.view import LatentMapView
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
@@ -21,8 +22,9 @@ __all__ = [
     "Panel",
     "Pick",
     "PropertyOptimizer",
-    "Runner",
+    "RecordedRun",
     "Selection",
     "TrainingMonitor",
     "TrajectoryPlayer",
+    "View",
 ]

@@ -18,7 +18,9 @@ from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.panel import Panel, field, row
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode, str_of
 from cdvae_lab.widgets.base.selection import Selection
+from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.view import InterpolationView
 from cdvae_lab.widgets.latent_map.view import LatentMapView, the_map
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
@@ -75,7 +77,7 @@ class App(Panel):
         self._head = [self._model_line(), *map_lines]  # lines of code that all tabs begin with
         self.selection = selection or Selection()
         self._dataset, self._data_folder = dataset, data_folder
-        self._panels: dict[str, Panel] = {}
+        self._panels: dict[str, Any] = {}
         self._made_map: LatentMap | None = None
         self._mapper = self._runner(self._keep_map, self._map_ended)
         self._read = False  # whether the data set has been tried; what is wrong with it the training tab says
@@ -108,7 +110,8 @@ class App(Panel):
     @property
     def player(self) -> TrajectoryPlayer:
         """Denoising; made if it has not been opened yet, as the others are."""
-        return self._panel("player", lambda: TrajectoryPlayer(self._the_model, selection=self.selection))
+        known = WithCode(self._the_model, self._head[0])
+        return self._panel("player", lambda: TrajectoryPlayer(known, selection=self.selection))
 
     @property
     def map_view(self) -> LatentMapView:
@@ -233,15 +236,20 @@ class App(Panel):
     @property
     def code(self) -> str:
         """Lines of Python that do again what was done in all tabs."""
-        parts = [["import cdvae_lab as lab"], self._head]
+        parts = [ReplayCode(body=tuple(self._head))]
         given = ("# `model` is the one that the widget was given", "# `known` is the map that the widget was given")
         for name in TABS:
             if name in self._panels:
-                lines = self._panels[name].code.splitlines()[2:]
-                own = [line for line in lines if line not in self._head and line not in given]
-                if own:
-                    parts.append([f"# {TABS[name]}", *own])
-        return "\n\n".join("\n".join(part) for part in parts)
+                panel = self._panels[name]
+                if isinstance(panel, View):
+                    code = panel.replay_code
+                    parts.append(ReplayCode(code.imports, {}, code.body, code.before, TABS[name]))
+                    continue
+                lines = panel.code.splitlines()
+                imports = [line for line in lines if line.startswith(("import ", "from "))]
+                own = [line for line in lines if line and line not in (*self._head, *given, *imports)]
+                parts.append(ReplayCode(tuple(imports), {}, tuple(own), title=TABS[name]))
+        return str_of(parts)
 
     def close(self) -> None:
         """Stop what runs, and give threads and the browser's WebGL contexts back."""
@@ -261,7 +269,7 @@ class App(Panel):
         if name not in self._panels:
             made = make()
             made.add_class(f"cdvae-{name}")
-            if name != "monitor":
+            if name not in ("monitor", "player"):
                 made._name = self._name  # its code can say what to load, although the model has been loaded once
             self._panels[name] = made
         return self._panels[name]
@@ -417,7 +425,7 @@ class App(Panel):
 
     def _picture(self) -> Crystals | None:
         panel = self._panels.get(self.tab)
-        shown = None if panel is None else panel._picture()
+        shown = None if panel is None else panel.picture() if isinstance(panel, View) else panel._picture()
         pick: Any = self.selection.pick
         return shown if shown is not None or pick is None else pick.crystal
 

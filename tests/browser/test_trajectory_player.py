@@ -68,7 +68,7 @@ def test_run_and_stop_feel_alive(page: LabPage) -> None:
     pytest.fail(f"first frame s, frames/s, Stop shown s, frames/s of drawing alone: {tries}")
 
 
-def test_run_stop_go_on_scrub(page: LabPage) -> None:
+def test_run_stop_resume_scrub(page: LabPage) -> None:
     # Run: frames come while it is computed. 600 steps leave time to stop.
     page.gl_reset()
     press(page, "Run")
@@ -82,7 +82,7 @@ def test_run_stop_go_on_scrub(page: LabPage) -> None:
     assert 1 < stopped < 601
     page.sleep(0.3)
     assert int(page.kernel("print(len(player.frames))")) == stopped
-    press(page, "Go on")
+    press(page, "Resume")
     says(page, "finished: step 600 of 600")
     assert page.kernel("print(len(player.frames), player.index)").split() == ["601", "600"]
 
@@ -176,7 +176,7 @@ def test_a_selected_crystal_is_where_a_run_starts(page: LabPage) -> None:
 
 
 def test_the_page_of_the_run_opens_from_its_file(page: LabPage, browser: Browser, lab_server: LabServer) -> None:
-    page.kernel(f"player._looks.folder.value = {str(lab_server.root / 'film')!r}")
+    page.kernel(f"player.state.folder = {str(lab_server.root / 'film')!r}")
     page.sleep(0.3)
     dropdown(page, "show").select_option("all")
     press(page, "HTML")
@@ -189,7 +189,7 @@ def test_the_page_of_the_run_opens_from_its_file(page: LabPage, browser: Browser
 
 
 def test_an_error_is_shown_and_the_frames_are_kept(page: LabPage) -> None:
-    page.kernel("player._looks.folder.value = '/proc/no/such/place'")
+    page.kernel("player.state.folder = '/proc/no/such/place'")
     page.sleep(0.3)
     press(page, "CIF")
     says(page, "Error", 10)

@@ -142,7 +142,7 @@ class TestTheChosenCrystal:
 class TestCode:
     def test_it_is_that_of_the_tabs_and_runs(self) -> None:
         app = lab.app("perov_5")
-        app.player._looks.n.value = 1
+        app.player.state.n = 1
         app.player.run(wait=True)
         app.player.select()
         app.optimizer.run(wait=True, steps=2)

@@ -17,7 +17,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.runner import Runner
 from cdvae_lab.widgets.base.selection import Pick, Selection
-from cdvae_lab.widgets.parts.crystal_view import with_picture
+from cdvae_lab.widgets.base.still_picture import with_picture
 
 _ERROR = "color:var(--jp-error-color1,#c62828)"
 

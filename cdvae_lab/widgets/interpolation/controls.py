@@ -14,7 +14,7 @@ from cdvae_lab.explore.latent_map import densities
 from cdvae_lab.figures import Theme, along_path
 from cdvae_lab.figures.paths import CURRENT
 from cdvae_lab.metrics import validity
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.figure import Hit, MapFigure, chosen_map
 from cdvae_lab.widgets.parts.crystal_view import CrystalView

@@ -13,7 +13,7 @@ import ipywidgets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.parts import files

@@ -18,10 +18,10 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
+from cdvae_lab.widgets.base.legs import Sampler, arguments
 from cdvae_lab.widgets.base.live import Live
 from cdvae_lab.widgets.base.panel import Panel
-from cdvae_lab.widgets.base.replay_code import Sampler, arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.interpolation.controls import KEEP, PathLooks
 from cdvae_lab.widgets.interpolation.path_end import PathEnd

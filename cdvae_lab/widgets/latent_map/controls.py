@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.lasso_table import LassoTable
 from cdvae_lab.widgets.parts import files

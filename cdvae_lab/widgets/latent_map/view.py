@@ -16,10 +16,10 @@ from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
+from cdvae_lab.widgets.base.legs import Sampler
 from cdvae_lab.widgets.base.live import Live
 from cdvae_lab.widgets.base.panel import Panel
-from cdvae_lab.widgets.base.replay_code import Sampler
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.latent_map.cifs import CifWriter
 from cdvae_lab.widgets.latent_map.controls import MapLooks, predicted_name

@@ -10,7 +10,7 @@ import ipywidgets
 from cdvae_lab import figures, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.figures.style import Theme
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.monitor.training_record import Looked, duration, verdicts
 from cdvae_lab.widgets.parts.crystal_view import CrystalView

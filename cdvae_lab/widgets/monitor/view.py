@@ -21,7 +21,7 @@ from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.sampling.denoising import reconstruct
 from cdvae_lab.training.loop import FitSettings, TrainingStep, check_fits, fit, validation_losses
 from cdvae_lab.training.losses import LossWeights
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import Panel
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.monitor.controls import MonitorLooks

@@ -13,7 +13,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.figures.search import Decodings
 from cdvae_lab.figures.style import Theme, dress
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.search_map import TRAIL, SearchMap
 from cdvae_lab.widgets.optimizer.latent_search import Search

@@ -14,8 +14,8 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.explore.optimization import LatentStep
-from cdvae_lab.widgets.base import words
-from cdvae_lab.widgets.base.replay_code import Legs
+from cdvae_lab.widgets.base import captions as words
+from cdvae_lab.widgets.base.legs import Legs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.trajectory import every
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
+from cdvae_lab.widgets.base.legs import arguments
 from cdvae_lab.widgets.base.panel import Panel
-from cdvae_lab.widgets.base.replay_code import arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.latent_map.figure import chosen_map
 from cdvae_lab.widgets.optimizer.controls import PACES, OptimizerLooks

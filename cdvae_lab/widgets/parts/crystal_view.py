@@ -6,7 +6,6 @@ keeps all frames in the browser, so that scrubbing through them does not wait fo
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import warnings
@@ -19,21 +18,17 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import traitlets
-from PIL import Image, ImageDraw
 
 from cdvae_lab import render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.pages.animation import crystals_of, element_table, packed, script
-from cdvae_lab.render.style import font_of
 from cdvae_lab.sampling.denoising import DenoisingFrame
+from cdvae_lab.widgets.base.still_picture import with_picture
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's, not for whoever looks at crystals
     from nglview import NGLWidget
-
-WHY = "A still picture: this page cannot run widgets."
-WHERE = "Open the notebook in JupyterLab, Notebook 7 or Voila."
 
 
 @cache
@@ -272,23 +267,6 @@ class CrystalView(ipywidgets.VBox):
         call = ", ".join(json.dumps(a, separators=(",", ":")) for a in arguments)
         table = f"Object.assign(lab.elements, {json.dumps(elements)}); " if elements else ""
         self.stage.run(f"const lab = this.lab; if (lab) {{ {table}lab.{method}({call}); }}")
-
-
-def with_picture(bundle: Any, crystals: Crystals | None) -> Any:
-    """What a widget sends to be displayed, and for where widgets cannot run a picture, and words that say why."""
-    if not isinstance(bundle, dict):
-        return bundle
-    if crystals is None:
-        return bundle | {"text/plain": f"This page cannot run widgets. {WHERE}"}
-    columns = min(len(crystals), 4)
-    one = render.grid(crystals, columns, size=240 if len(crystals) > 1 else 400)
-    size = max(11.0, min(14.0, one.width / 28))
-    sheet = Image.new("RGB", (one.width, one.height + round(3 * size) + 8), "white")
-    sheet.paste(one)
-    pen = ImageDraw.Draw(sheet)
-    for line, words in enumerate((WHY, WHERE)):
-        pen.text((one.width / 2, one.height + (line + 0.5) * 1.4 * size), words, "#475569", font_of(size), anchor="mm")
-    return bundle | {"image/png": base64.b64encode(render.png_bytes(sheet)).decode(), "text/plain": f"{WHY} {WHERE}"}
 
 
 def _numbers(values: Any, digits: int) -> list[float]:

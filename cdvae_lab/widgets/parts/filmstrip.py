@@ -11,7 +11,7 @@ import traitlets
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics import validity
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 
 
 class Film(anywidget.AnyWidget):

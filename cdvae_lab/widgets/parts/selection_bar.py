@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import ipywidgets
 
-from cdvae_lab.widgets.base import words
+from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.base.selection import Pick, Selection
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -15,39 +14,51 @@ from cdvae_lab import pages, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE, encode
-from cdvae_lab.render import FilmOrigin
 from cdvae_lab.runtime.cuda_graphs import one_thread
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.sampling.trajectory import Trajectory, every
-from cdvae_lab.widgets.base import words
-from cdvae_lab.widgets.base.panel import Panel
-from cdvae_lab.widgets.base.replay_code import Legs, Sampler
+from cdvae_lab.sampling.trajectory import Trajectory
+from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.recorded_run import Recording, RunStatus, Throttle
+from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
+from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 from cdvae_lab.widgets.parts.strips import Course
-from cdvae_lab.widgets.player.controls import PACES, PlayerLooks
+from cdvae_lab.widgets.player.controls import PlayerControls
+from cdvae_lab.widgets.player.state import GIVEN, PACES, SAMPLERS, PlayerState
 
-MOST_FRAMES = 1000  # that are kept of a run; of longer ones every second, third, ...
+MAX_FRAMES = 1000  # that are kept of a run; of a longer one every second, third, ... step
 KINDS = ("cif", "extxyz", "gif", "html")
-_FPS = 12  # frames that are sent, a second; what software WebGL can draw beside the computation
-_REST = 0.4  # s between two drawings of slider, strips and words: they cost the browser more than the crystals do
+_GIF_FRAMES = 100
+_SLOW = 0.4  # s between two drawings of slider, strips and text: they cost the browser more than the crystals do
 
 
-class TrajectoryPlayer(Panel):
-    """Runs a model's denoising, shows it as it goes, and plays it again.
+@dataclass(frozen=True)
+class Export:
+    """Progress of writing files: `files` so far, and `step` of `num_steps` pieces of work."""
+
+    step: int
+    num_steps: int
+    files: tuple[Path, ...] = ()
+
+
+class TrajectoryPlayer(View):
+    """Runs a model's denoising, shows it live, and plays it again.
 
     Keys, once the player is clicked: space plays and pauses, arrows step (with shift ten at a time), Home and End.
-    Every button is also a method: `run`, `stop`, `go_on`, `branch`, `export`. With `run(wait=True)` a script waits
-    for the end and gets errors raised; in a notebook errors appear in the player, with the frames that there are.
+    Every button is also a method: `run`, `stop`, `resume`, `branch`, `select`, `export`; every field is a trait of
+    `state`. With `run(wait=True)` a script waits for the end and gets errors raised; in a notebook errors appear in the
+    player, and the frames so far are kept.
 
     Args:
-        model: a CDVAE, the name of a bundled one, or a checkpoint's path; None if there is only something to look at.
+        model: a CDVAE, the name of a bundled one, or a checkpoint's path; None to show a recording only.
         trajectory: a recording to begin with: a Trajectory, or its file.
         n: number of crystals.
         seed: of everything random.
         sampler: as in `denoise`.
         height: of the picture, pixels.
-        selection: what several widgets look at; a crystal chosen here is put there, and a run can start from the z of
-            the one that is chosen there.
+        selection: shared with other views; a crystal selected here is put there, and a run can start from the z of the
+            crystal that was selected last.
         settings: of the sampler, as in `denoise`.
 
     Raises:
@@ -55,9 +66,11 @@ class TrajectoryPlayer(Panel):
         LabError: if a file cannot be read.
     """
 
+    state: PlayerState
+
     def __init__(
         self,
-        model: CDVAE | str | Path | None = None,
+        model: CDVAE | WithCode[CDVAE] | str | Path | None = None,
         trajectory: Trajectory | str | Path | None = None,
         *,
         n: int = 4,
@@ -69,108 +82,132 @@ class TrajectoryPlayer(Panel):
     ) -> None:
         if model is None and trajectory is None:
             raise SettingError('a TrajectoryPlayer needs a model to run, such as "perov_5", or a trajectory to show')
-        super().__init__(model, selection)
-        self._sampler, self._settings = sampler, settings
-        self._frames: list[DenoisingFrame] = []
-        self._origins: list[FilmOrigin] = []  # of the frames that the view has
-        self._course: Course | None = None  # of those that the strips have
-        self._thin = 1
-        self._legs = Legs("frames")
-        self._due = 0.0  # when slider, strips and words are drawn again
-        self._marked = 0  # where the slider was put last; elsewhere is where somebody looks
-        self._worker = self._runner(self._show_new, self._ended, fps=_FPS)
-        self._looks = PlayerLooks(self, n, seed, height)
-        self.view = self._looks.view
-        self._show(*self._looks.rows())
-        self._when_picked(lambda pick: self._looks.name_start())
-        Course.warm_up()
-        self.add_class("cdvae-player")
+        super().__init__(model, PlayerState(n=n, seed=seed, branch_seed=seed + 1), selection)
+        self._given, self._settings = sampler, settings
         if self.model is not None:
             denoise(self.model, n, seed=seed, sampler=sampler, **settings)  # refuses now what it would refuse later
+        if isinstance(sampler, Schedule):
+            self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *SAMPLERS])
+        self.state.sampler = sampler if isinstance(sampler, str) else GIVEN
+        self._setup: ReplayCode = ReplayCode()  # of the first segment
+        self._course: Course | None = None  # of the frames that the strips show
+        self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
+        self._followed = 0  # where the slider was put last; elsewhere somebody has moved it
+        self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES, alone=True)
+        self._export = self.new_run(show=self._show_export, max_frames=1)
+        self.controls = PlayerControls(self.state, self, self.model is not None, height)
+        self.view = self.controls.view
+        self._shown = CrystalFrames(self.view)
+        self.show_rows(self.controls.rows(), self.controls)
+        self.listen(self.state, "crystal", lambda change: self._choose_crystal())
+        self.listen(self.state, "scores", lambda change: setattr(self.view, "scores", change["new"]))
+        self.when_picked(lambda pick: self._name_start())
+        self._name_start()
+        Course.warm_up()
+        self.add_class("cdvae-player")
         if trajectory is not None:
-            self._show_record(trajectory)
-        self._looks.refresh()
+            self._show_recording(trajectory)
+        self._refresh()
 
-    # --- what can be done, by buttons and from code ---------------------------------------------------
+    # --- what can be done, by buttons and from code -----------------------------------------------------
 
     @property
     def frames(self) -> tuple[DenoisingFrame, ...]:
         """The frames of the run so far, in order."""
-        return tuple(self._frames)
+        return tuple(self.recorded_run.frames)
 
     @property
     def frame(self) -> DenoisingFrame:
         """The frame that is shown. Raises SettingError if there is none yet."""
-        if not self._frames:
+        if not self.recorded_run.frames:
             raise SettingError("there is no frame yet; press Run, or call run()")
-        return self._frames[min(self.index, len(self._frames) - 1)]
+        return self.recorded_run.frames[self._at]
 
     @property
     def index(self) -> int:
         """Number of the frame that is shown."""
-        return self._looks.slider.value
+        return self.state.index
 
     @index.setter
     def index(self, value: int) -> None:
-        self._looks.slider.value = value
+        self.state.index = value
 
     @property
     def trajectory(self) -> Trajectory:
-        """The run so far as a Trajectory, to save, or to go on from; after a branch with the seed of the branch."""
-        last = self.frame and self._frames[-1]
-        return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in self._frames)
+        """The run so far as a Trajectory, to save or to resume from; after a branch with the seed of the branch."""
+        last = self._last()
+        return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in self.recorded_run.frames)
+
+    @property
+    def replay_code(self) -> ReplayCode:
+        """The code that gives `frames`."""
+        segments = self.recorded_run.recording.segments.replay()
+        body = segments.body if self.recorded_run.frames or self.running else ()
+        return replace(self._setup, imports=segments.imports, body=(*self._setup.body, *body))
 
     def run(self, wait: bool = False) -> None:
-        """A new run with the settings of the fields above the picture.
+        """Begin a new run with the settings of `state`.
+
+        Args:
+            wait: return at the end, and raise what goes wrong.
 
         Raises:
             SettingError: for settings out of range, or without a selected crystal where the run is to start from it.
             CrystalError: if the selected crystal has no z and the model cannot encode it.
         """
-        model, n, seed = self._the_model, self._looks.n.value, self._looks.seed.value
-        self._say("starting")
-        sampler = Sampler(model, *self._chosen_sampler())
-        z, code = self._chosen_start()
-        start: dict[str, Any] = {"n": n} if z is None else {"z": z.repeat(n, 1)}
-        begin = f"n={n}" if z is None else f"z=z.repeat({n}, 1)"
-        frames = denoise(model, **start, seed=seed, sampler=sampler.schedule)
-        first = next(frames)
-        self._stop_first()
-        self._thin = -(-first.num_steps // MOST_FRAMES)
-        self._legs = Legs("frames", [self._model_line(), *sampler.lines, *code])
-        call = f"lab.denoise(model, {begin}, seed={seed}{sampler.told})"
-        self._begin(0, call, itertools.chain([first], frames), first.num_steps, wait)
+        model, state = self._need_model(), self.state
+        sampler = Sampler(model, *self._sampler())
+        z, setup = self._start()
+        start: dict[str, Any] = {"n": state.n} if z is None else {"z": z.repeat(state.n, 1)}
+        begin = f"n={state.n}" if z is None else f"z=z.repeat({state.n}, 1)"
+        frames = denoise(model, **start, seed=state.seed, sampler=sampler.schedule)
+        first = next(frames)  # what is refused is refused before the last run is lost
+        self.recorded_run.cancel()
+        self._setup = replace(setup, setup={"model": self.model_code, **sampler.setup})
+        call = f"lab.denoise(model, {begin}, seed={state.seed}{sampler.arguments})"
+        self._begin(0, first.num_steps)
+        self.state.limit("crystal", -1)
+        self.state.limit("crystal", state.n - 1)
+        self.recorded_run.start(
+            itertools.chain([first], frames), call, num_steps=first.num_steps, pace=PACES[state.pace], wait=wait
+        )
 
     def stop(self) -> None:
-        """End the run after the step that it is in; its frames stay, and `go_on` continues."""
-        self._worker.stop()
-        self._looks.tell()
+        """End the run, or the export, after the current step; the frames stay, and `resume` continues."""
+        self.recorded_run.stop()
+        self._export.stop()
 
-    def go_on(self, wait: bool = False) -> None:
-        """Continue the run from its last frame, exactly as it would have gone."""
-        self._stop_first()
-        last = self.frame and self._frames[-1]
-        frames = denoise(self._the_model, frame=last)
-        self._say("starting")
-        self._begin(len(self._frames), "lab.denoise(model, frame=frames[-1])", frames, last.num_steps, wait)
-
-    def branch(self, seed: int | None = None, wait: bool = False) -> None:
-        """Let the run take another course from the frame that is shown; what came after it is dropped.
+    def resume(self, wait: bool = False) -> None:
+        """Continue the run from its last frame, exactly as it would have continued.
 
         Args:
-            seed: of the new course; by default one more than the last.
-            wait: return at the end.
+            wait: return at the end, and raise what goes wrong.
         """
-        self._stop_first()
-        frame, index = self.frame, self._at
-        seed = self._frames[-1].seed + 1 if seed is None else seed
-        frames = denoise(self._the_model, frame=frame, seed=seed)
-        self._looks.branch_seed.value = seed + 1
+        self.recorded_run.cancel()
+        last = self._last()
+        frames = denoise(self._need_model(), frame=last)
+        self._begin(len(self.recorded_run.frames), last.num_steps)
+        call = "lab.denoise(model, frame=frames[-1])"
+        self.recorded_run.resume(frames, call, pace=PACES[self.state.pace], wait=wait)
+
+    def branch(self, seed: int | None = None, wait: bool = False) -> None:
+        """Continue from the frame that is shown with another seed; later frames are removed.
+
+        Args:
+            seed: by default `state.branch_seed`.
+            wait: return at the end, and raise what goes wrong.
+        """
+        self.recorded_run.cancel()
+        frame, keep = self.frame, self._at + 1
+        seed = self.state.branch_seed if seed is None else seed
+        frames = denoise(self._need_model(), frame=frame, seed=seed)
+        self.state.branch_seed = seed + 1
+        self._begin(keep, frame.num_steps)
         call = f"lab.denoise(model, frame=frames[-1], seed={seed})"
-        self._begin(index + 1, call, frames, frame.num_steps, wait)
+        self.recorded_run.resume(frames, call, keep=keep, pace=PACES[self.state.pace], wait=wait)
 
     def select(self, which: int | None = None) -> Pick:
-        """Make a crystal of the frame that is shown, with its z, the one that all widgets of the selection look at.
+        """Select a crystal of the frame that is shown, with its z, for all views that share the selection.
 
         Args:
             which: its number; by default the one that is shown alone.
@@ -182,172 +219,223 @@ class TrajectoryPlayer(Panel):
         which = self.view.choice if which is None else which
         if which is None:
             if len(frame.crystals) > 1:
-                raise SettingError("several crystals are shown; choose one under 'show', or say select(0)")
+                raise SettingError("several crystals are shown; choose one under 'show', or call select(0)")
             which = 0
-        crystal = self._placed(index)[which]
-        name = f"{words.formula(crystal)}, crystal {which} of seed {frame.seed} at step {frame.step}"
-        pick = Pick(name, crystal, frame.z[which : which + 1], f"frames[{index}].crystals[{which}]")
+        crystal = self._shown.crystals(index)[which]
+        name = f"{captions.formula(crystal)}, crystal {which} of seed {frame.seed} at step {frame.step}"
+        code = self.replay_code.then(
+            f"crystal, z = frames[{index}].crystals[{which}], frames[{index}].z[{which}:{which + 1}]"
+        )
+        pick = Pick(name, crystal, frame.z[which : which + 1], f"frames[{index}].crystals[{which}]", code)
         self.selection.choose(pick)
-        self._say(f"selected: {name}")
+        self.show_message(f"selected: {name}")
         return pick
 
     def start_from_selection(self) -> None:
-        """Let the next run start from the z of the selected crystal, as "from" above the picture says."""
-        self._looks.start.value = True
+        """Let the next run start from the z of the selected crystal."""
+        self.state.start = "selection"
 
-    def export(self, folder: str | Path | None = None, kinds: Iterable[str] = KINDS) -> list[Path]:
+    def export(self, folder: str | Path | None = None, kinds: Iterable[str] = KINDS, wait: bool = True) -> list[Path]:
         """Write what is shown; returns the files.
 
-        With all crystals shown, CIFs of all are written, the page holds all, and the other films are of the first.
+        With all crystals shown, CIFs of all are written, the page holds all, and the other files are of the first.
 
         Args:
-            folder: made where there is none.
+            folder: created if necessary; by default `state.folder`.
             kinds: "cif" of this frame; of the whole run "extxyz", "gif", and "html", a page that needs nothing else.
+            wait: False: write in the background, and return nothing; the status line shows the files.
 
         Raises:
-            SettingError: for another kind.
+            SettingError: for another kind, or before the first frame.
             LabError: if a file cannot be written.
         """
-        folder = Path(self._looks.folder.value if folder is None else folder)
+        kinds = list(kinds)
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        self.frame  # noqa: B018 - raises if there is none
+        work = self._exported(Path(self.state.folder if folder is None else folder), kinds)
+        self._export.start(work, wait=wait)
+        return list(self._export.newest.files) if wait and self._export.newest is not None else []
+
+    # --- the run ----------------------------------------------------------------------------------------
+
+    @property
+    def _at(self) -> int:
+        """Number of the frame that is shown and recorded: the slider has room for the whole run."""
+        return min(self.index, len(self.recorded_run.frames) - 1)
+
+    def _last(self) -> DenoisingFrame:
+        return self.frame and self.recorded_run.frames[-1]
+
+    def _begin(self, keep: int, num_steps: int) -> None:
+        """Prepare the screen for more frames, after so many of the recording."""
+        self._course = self._course.until(keep) if self._course is not None and keep else None
+        self._shown.restart(keep)
+        self._followed = max(keep - 1, 0)
+        self.controls.pause()
+        thin = self.recorded_run.recording.thin if keep else -(-num_steps // MAX_FRAMES)
+        self.state.limit("index", -(-num_steps // thin))
+        self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
+
+    def _draw(self, new: Sequence[DenoisingFrame]) -> None:
+        """Draw the new frames, and follow them unless somebody looks elsewhere."""
+        follow = self.index == self._followed or self.index >= len(self._shown) - 1
+        self._shown.add(new, follow=follow)
+        self._slow(lambda: self._draw_strips(follow))
+
+    def _draw_strips(self, follow: bool) -> None:
+        """Bring slider and strips up to the frames that are drawn."""
+        frames, known = self.recorded_run.frames, 0 if self._course is None else len(self._course.distance)
+        end = len(self._shown)
+        if end > known:
+            with one_thread(True):
+                new = Course.of(frames[known:end], frames[known - 1] if known else None)
+            self._course = new if self._course is None else self._course.then(new)
+        if follow and end:
+            self.index = self._followed = end - 1
+        self._send_strips()
+
+    def _send_strips(self) -> None:
+        if self._course is None:
+            self.controls.strips.data = {}
+            return
+        shown = len(self._course.distance)
+        length = max(shown, self.state.limits.get("index", 0) + 1)
+        self.controls.strips.data = self._course.data(self.recorded_run.frames[:shown], self.view.choice, length)
+
+    def _show_run(self, status: RunStatus) -> None:
+        self._enable()  # before anything that could fail
+        if status.running:
+            self._slow_text(lambda: self._show_text(status), now=status.state == "stopping" or not len(self._shown))
+            return
+        self._show_text(status)
+        follow = self.index == self._followed or self.index >= len(self._shown) - 1
+        self._draw_strips(follow)
+        self.state.limit("index", max(0, len(self.recorded_run.frames) - 1))
+        self._send_strips()
+        self.draw_code()
+
+    def _show_text(self, status: RunStatus) -> None:
+        frames = self.recorded_run.frames
+        if status.error is not None:
+            kept = f"The {len(frames)} frames of the run are kept." if frames else ""
+            self.show_error(status.error, status.traceback, kept)
+        elif frames:
+            self.show_message(f"{status}, seed {frames[-1].seed}")
+        else:
+            self.show_message("press Run" if status.state == "idle" else str(status))
+
+    def _enable(self) -> None:
+        frames = self.recorded_run.frames
+        alone = self.view.choice is not None or bool(frames and len(frames[0].crystals) == 1)
+        finished = bool(frames and frames[-1].finished)
+        self.controls.enable(self.recorded_run.status, len(frames), finished, self._export.running, alone)
+
+    def _refresh(self) -> None:
+        self._enable()
+        self._send_strips()
+        self._show_text(self.recorded_run.status)
+        self.draw_code()
+
+    def _choose_crystal(self) -> None:
+        which = self.state.crystal
+        self.view.choice = None if which == -1 else which
+        self._send_strips()
+        self._enable()
+
+    def _name_start(self) -> None:
+        """Offer the selected crystal as a start by its name."""
+        pick: Pick | None = self.selection.pick
+        name = "the selected crystal's z" if pick is None else f"z of {pick.name.split(',')[0]}"
+        self.state.offer("start", [("the prior", "prior"), (name, "selection")])
+
+    def _show_recording(self, trajectory: Trajectory | str | Path) -> None:
+        path = None if isinstance(trajectory, Trajectory) else trajectory
+        record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.load(trajectory)
+        recording: Recording[DenoisingFrame] = Recording(list(record))
+        recording.segments.add("trajectory" if path is None else f"lab.Trajectory.load({str(path)!r})")
+        self._setup = ReplayCode(setup={"model": self.model_code} if self.model is not None else {})
+        if path is None:
+            self._setup = self._setup.then("# `trajectory` is the one that the view was given")
+        self.recorded_run.recording = recording
+        self.state.limit("index", len(recording.frames) - 1)
+        self.state.limit("crystal", len(record.z) - 1)
+        self._shown.restart()
+        self._shown.add(recording.frames)
+        self._draw_strips(follow=True)
+
+    # --- the settings -----------------------------------------------------------------------------------
+
+    def _need_model(self) -> CDVAE:
+        if self.model is None:
+            raise SettingError('there is no model here: TrajectoryPlayer(model="perov_5", trajectory=...) can run one')
+        return self.model
+
+    def _sampler(self) -> tuple[str | Schedule, dict[str, Any]]:
+        """The sampler of the next run; the settings that the player was given are those of the one it was given."""
+        chosen = self._given if self.state.sampler == GIVEN else self.state.sampler
+        return chosen, self._settings if chosen == self._given else {}
+
+    def _start(self) -> tuple[Tensor | None, ReplayCode]:
+        """The z that the run starts from, None for the prior, and the code that gives it."""
+        if self.state.start == "prior":
+            return None, ReplayCode()
+        pick: Pick | None = self.selection.pick
+        if pick is None:
+            raise SettingError("no crystal is selected to start from; select one, or start from the prior")
+        before = pick.binding("crystal")
+        if pick.z is not None:
+            return pick.z, before
+        return encode(self._need_model(), pick.crystal), before.then("z = lab.encode(model, crystal)")
+
+    # --- files ------------------------------------------------------------------------------------------
+
+    def _exported(self, folder: Path, kinds: Sequence[str]) -> Iterator[Export]:
+        """Write the files; a picture of an animation is a step, so that it can be stopped."""
         which, choice, step = self.view.choice or 0, self.view.choice, self.frame.step
+        frames, shown, at = self.frames, len(self._shown), self._at
+        thin = [*range(0, shown - 1, max(1, shown // _GIF_FRAMES)), shown - 1]
+        total = len(kinds) + (len(thin) if "gif" in kinds else 0)
         files: list[Path] = []
+        done = 0
         for kind in kinds:
             if kind == "cif":
-                crystals = self._placed(self._at)
+                crystals = self._shown.crystals(at)
                 numbers = range(len(crystals)) if choice is None else [choice]
                 chosen = crystals if choice is None else crystals[choice]
                 files += chosen.write_cif(folder, [f"step_{step:04d}_crystal_{k}" for k in numbers])
             elif kind == "extxyz":
                 files.append(self.trajectory.write_extxyz(folder / f"run_crystal_{which}.xyz", which))
             elif kind == "gif":
-                shown = len(self._origins)
-                thin = [*range(0, shown - 1, max(1, shown // 100)), shown - 1]
-                captions = [
-                    f"step {f.step} of {f.num_steps}, sigma {f.sigma:.2g} Å"
-                    for f in map(self._frames.__getitem__, thin)
-                ]
-                path = folder / f"run_crystal_{which}.gif"
-                files.append(render.gif([self._placed(k) for k in thin], path, which=which, captions=captions))
-            elif kind == "html":
-                name = "run.html" if choice is None else f"run_crystal_{choice}.html"
-                files.append(pages.write_html(self._frames, folder / name, which=choice))
+                pictures = []
+                for k in thin:
+                    caption = f"step {frames[k].step} of {frames[k].num_steps}, sigma {frames[k].sigma:.2g} Å"
+                    crystals = self._shown.crystals(k)
+                    pictures.append(render.picture(crystals, which, size=320, caption=caption, steady=False))
+                    done += 1
+                    yield Export(done, total, tuple(files))
+                files.append(render.gif(pictures, folder / f"run_crystal_{which}.gif"))
             else:
-                raise SettingError(f"export: no kind {kind!r}; there are {', '.join(KINDS)}")
-        return files
+                name = "run.html" if choice is None else f"run_crystal_{choice}.html"
+                files.append(pages.write_html(frames, folder / name, which=choice))
+            done += 1
+            yield Export(done, total, tuple(files))
 
-    # --- the run ----------------------------------------------------------------------------------------
-
-    @property
-    def _at(self) -> int:
-        """Number of the frame that is shown, which there is: the slider has room for the whole run."""
-        return min(self.index, len(self._frames) - 1)
-
-    def _begin(self, kept: int, call: str, frames: Iterator[DenoisingFrame], steps: int, wait: bool) -> None:
-        """Another leg of the run, after so many of its frames; `call` is what gives the leg's."""
-        self._legs.add(call if self._thin == 1 else f"lab.every({call}, {self._thin})", kept)
-        self._frames, self._origins = self._frames[:kept], self._origins[:kept]
-        self._course = self._course.until(kept) if self._course is not None and kept else None
-        if not kept:
-            self._looks.offer_crystals(self._looks.n.value)
-        self._marked = max(kept - 1, 0)
-        self.view.show_all([self._shown(k) for k in range(kept)], index=self._marked)
-        self._looks.halt()
-        self._looks.make_room(-(-steps // self._thin))
-        frames = every(frames, self._thin)
-        if wait:
-            self._worker.run_blocking(self._recorded(frames, beside=False))
+    def _show_export(self, status: RunStatus) -> None:
+        self._enable()
+        newest = self._export.newest
+        if status.error is not None:
+            self.show_error(status.error, status.traceback)
+        elif status.running or newest is None:
+            self.show_message("writing" if status.step is None else f"writing: {status.step} of {status.num_steps}")
+        elif newest.files:
+            self.show_files(newest.files)
         else:
-            self._due = 0.0
-            self._worker.start(self._recorded(frames, beside=True), PACES[self._looks.pace.value])
-        self._looks.refresh()
+            self.show_message("stopped: nothing was written")
 
-    def _recorded(self, frames: Iterator[DenoisingFrame], beside: bool) -> Iterator[DenoisingFrame]:
-        """Keep the frames; beside a kernel and a browser that want to live, on one thread of the processor."""
-        while True:
-            with one_thread(beside):
-                frame = next(frames, None)
-            if frame is None:
-                return
-            self._frames.append(frame)
-            yield frame
-
-    def _show_new(self, newest: DenoisingFrame | None = None) -> None:
-        """Bring the view up to what the worker has recorded, and follow it unless somebody looks elsewhere."""
-        sent, end = len(self._origins), len(self._frames)  # the worker may record another meanwhile
-        before = self._origins[-1] if self._origins else None
-        self._origins += FilmOrigin.along(self._frames[sent:end], before)
-        follow = self.index == self._marked or self.index >= sent - 1
-        if end > sent:
-            self.view.add([self._shown(k) for k in range(sent, end)], follow=follow)
-        if time.monotonic() >= self._due:
-            self._draw_all(follow)
-            self._due = time.monotonic() + _REST
-
-    def _draw_all(self, follow: bool) -> None:
-        """Slider, strips and words, up to the frames that the view has."""
-        known, end = 0 if self._course is None else len(self._course.distance), len(self._origins)
-        if end > known:
-            with one_thread(True):
-                new = Course.of(self._frames[known:end], self._frames[known - 1] if known else None)
-            self._course = new if self._course is None else self._course.then(new)
-        if follow and end:
-            self.index = self._marked = end - 1
-        self._looks.draw_strips()
-        self._looks.tell()
-
-    def _ended(self) -> None:
-        self._looks.switch_buttons()  # before anything that could fail
-        self._due = 0.0
-        self._show_new()
-        self._looks.make_room(max(0, len(self._frames) - 1))
-        self._looks.refresh()
-
-    def _lines(self) -> list[str]:
-        whole = self.running or not self._frames or self._frames[-1].finished
-        return self._legs.lines(len(self._frames), whole)
-
-    def _shown(self, index: int) -> DenoisingFrame:
-        """A frame as the view shows it."""
-        return replace(self._frames[index], crystals=self._placed(index))
-
-    def _placed(self, index: int) -> Crystals:
-        return self._origins[index].move(self._frames[index].crystals)
-
-    def _show_record(self, trajectory: Trajectory | str | Path) -> None:
-        path = None if isinstance(trajectory, Trajectory) else trajectory
-        record = trajectory if isinstance(trajectory, Trajectory) else Trajectory.load(trajectory)
-        self._frames = list(record)
-        source = "trajectory" if path is None else f"lab.Trajectory.load({str(path)!r})"
-        self._legs.before = [self._model_line()] if self.model is not None else []
-        self._legs.add(source, size=len(self._frames))
-        self._looks.offer_crystals(len(record.z))
-        self._ended()
-
-    @property
-    def _the_model(self) -> CDVAE:
-        if self.model is None:
-            raise SettingError('there is no model here: TrajectoryPlayer(model="perov_5", trajectory=...) can run one')
-        return self.model
-
-    def _chosen_sampler(self) -> tuple[str | Schedule, dict[str, Any]]:
-        given = self._looks.sampler.value
-        return given, self._settings if given == self._sampler else {}
-
-    def _chosen_start(self) -> tuple[Tensor | None, list[str]]:
-        """The z that the run starts from, None for the prior, and the lines of code that give it."""
-        if not self._looks.start.value:
-            return None, []
-        pick = cast("Pick | None", self.selection.pick)
-        model = self._the_model
-        if pick is None:
-            raise SettingError("no crystal is selected to start from; select one, or start from the prior")
-        if pick.z is None:
-            crystal = pick.code or "selection.pick.crystal"
-            return encode(model, pick.crystal), [f"z = lab.encode(model, {crystal})  # of {pick.name}"]
-        return pick.z, [f"z = selection.pick.z  # `selection` is the player's, with {pick.name}"]
-
-    def _picture(self) -> Crystals | None:
-        if not self._frames:
+    def picture(self) -> Crystals | None:
+        """The frame that is shown, for a page that cannot run widgets."""
+        if not len(self._shown):
             return None
-        placed = self._placed(self._at)
-        return placed if self.view.choice is None else placed[self.view.choice]
+        crystals = self._shown.crystals(min(self._at, len(self._shown) - 1))
+        return crystals if self.view.choice is None else crystals[self.view.choice]

@@ -1,4 +1,4 @@
-"""What is said of a crystal beside its picture."""
+"""Captions of a crystal: its formula, facts and a small picture, as text and HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdvae_lab.metrics import validity
 
 
 def formulas(crystals: Crystals) -> list[str]:
-    """The reduced formula of each crystal, elements as chemists order them: SrTiO3."""
+    """The reduced formula of each crystal, elements by electronegativity: SrTiO3."""
     from pymatgen.core import Composition, Element
 
     return [
@@ -23,31 +23,31 @@ def formulas(crystals: Crystals) -> list[str]:
 
 
 def formula(crystal: Crystals) -> str:
-    """That of the first crystal."""
+    """The reduced formula of the first crystal."""
     return formulas(crystal[:1])[0]
 
 
 def subscripts(formula: str) -> str:
-    """A formula as HTML."""
+    """A formula as HTML, with its numbers as subscripts."""
     return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)
 
 
 def facts(crystal: Crystals) -> str:
-    """Number of atoms, density and what is wrong with one crystal, as HTML."""
+    """Number of atoms, density and validity of one crystal, as HTML."""
     if not bool(is_usable(crystal)[0]):
-        return f"{int(crystal.num_atoms)} atoms; no cell that other programs could take"
+        return f"{int(crystal.num_atoms)} atoms; the cell is flat or not finite, so that no other program could read it"
     [wrong] = validity.invalid_reasons(crystal)
     verdict = f"not valid: {html.escape(wrong)}" if wrong else "valid: atoms apart, charges can balance"
     return f"{int(crystal.num_atoms)} atoms, {float(densities(crystal)):.2f} g/cm³<br>{verdict}"
 
 
 def picture(crystal: Crystals, size: int = 150) -> str:
-    """A small picture as HTML that can be seen on light and on dark paper."""
+    """A small picture as HTML, for light and dark pages."""
     return f"<img width='{size}' height='{size}' alt='' src='{picture_source(crystal, size)}'>"
 
 
 def picture_source(crystal: Crystals, size: int = 150) -> str:
-    """The same as the address of an image."""
+    """A small picture as a data URL."""
     # The origin on an atom, so that a crystal that was merely moved looks the same.
     png = render.png_bytes(render.at_atom(crystal), size=size, theme="transparent", legend=False)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,402 @@
+"""A generator that runs in the background, is recorded, and is drawn as often as the eye can follow.
+
+A worker thread iterates and keeps the frames. The kernel's event loop draws what is new, at most some twelve times a
+second, so that everything on the screen happens in the kernel's own thread, sliders and other cells stay alive, and
+drawing never holds up the computation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.runtime.cuda_graphs import one_thread
+from cdvae_lab.widgets.base.replay_code import Segments
+
+Frame = TypeVar("Frame", bound=Any)
+State = Literal["idle", "running", "stopping", "stopped", "finished", "failed"]
+_END: Any = object()
+THREAD = "cdvae_lab run"  # name of the worker threads
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """State of a run, as its view shows it.
+
+    Attributes:
+        state: "idle" before the first run; then "running", "stopping" (until the current step has ended), and
+            "stopped", "finished" or "failed".
+        step, num_steps: of the newest frame; None before the first, or for frames that do not say.
+        error: the exception that ended the run.
+        traceback: of that exception, as Python prints it; empty without one.
+    """
+
+    state: State = "idle"
+    step: int | None = None
+    num_steps: int | None = None
+    error: BaseException | None = None
+    traceback: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("running", "stopping")
+
+    def __str__(self) -> str:
+        if self.step is None:
+            return "starting" if self.state == "running" else self.state
+        return f"{self.state}: step {self.step:,} of {self.num_steps:,}"
+
+
+@dataclass
+class Recording(Generic[Frame]):
+    """The kept frames of a run, and the calls that they came from.
+
+    Attributes:
+        frames: in order.
+        segments: the code that gives them.
+        thin: every so many steps are kept.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    segments: Segments = field(default_factory=Segments)
+    thin: int = 1
+
+    def cut(self, count: int) -> None:
+        """Remove the frames after the first so many."""
+        if count < len(self.frames):
+            del self.frames[count:]
+            self.segments.cut(count)
+
+
+class Throttle:
+    """Limits how often something is done.
+
+    Args:
+        interval: seconds between two beginnings, at least.
+        share: of the time that it may take, at most.
+    """
+
+    def __init__(self, interval: float | int, share: float | int = 0.25) -> None:
+        self._interval, self._share, self._due = interval, share, 0.0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until it may be done again."""
+        return max(0.0, self._due - time.monotonic())
+
+    def __call__(self, act: Callable[[], Any], now: bool = False) -> None:
+        """Do it if it is time to, or in any case."""
+        if now or not self.wait:
+            started = time.monotonic()
+            try:
+                act()
+            finally:
+                took = time.monotonic() - started
+                self._due = started + max(self._interval, took / self._share)
+
+
+class RecordedRun(Generic[Frame]):
+    """Runs one generator at a time in a worker thread, keeps its frames, and has them drawn.
+
+    A generator may yield its newest frame again: nothing is recorded then, but the run can be stopped there, and the
+    view is drawn. Long computations inside a step (a validation, the decoding of one step) do this.
+
+    Args:
+        draw: called with the frames recorded since the last call, never from the worker thread.
+        show: called with the status at the start, after each drawing, and at the end of a run.
+        report: called with an error that `show` or `draw` raised at the end of a run, and its traceback: in a notebook
+            it would be seen nowhere else.
+        name: of the list of frames in the replay code.
+        max_frames: frames that are kept of a run; of a longer one every second, third, ... step. 1: only the newest.
+        fps: drawings a second, at most.
+        share: of the time that drawing may take, at most.
+        alone: compute on one thread of the processor while the view is alive beside it.
+
+    Attributes:
+        recording: of the current run. Another recording can be put here while nothing runs.
+
+    Raises:
+        SettingError: for settings out of range.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[Sequence[Frame]], Any] = lambda new: None,
+        show: Callable[[RunStatus], Any] = lambda status: None,
+        report: Callable[[BaseException, str], Any] = lambda error, trace: None,
+        *,
+        name: str = "frames",
+        max_frames: int = 1000,
+        fps: float | int = 12,
+        share: float | int = 0.5,
+        alone: bool = False,
+    ) -> None:
+        if not 0 < fps <= 60:
+            raise SettingError(f"fps is {fps}; choose more than 0 and up to 60")
+        if max_frames < 1:
+            raise SettingError(f"max_frames is {max_frames}; keep at least 1")
+        self.recording: Recording[Frame] = Recording(segments=Segments(name))
+        self._draw, self._show, self._report = draw, show, report
+        self._name, self._max, self._alone = name, max_frames, alone
+        self._interval, self._share = 1 / fps, share
+        self._throttle = Throttle(self._interval, share)
+        self._status = RunStatus()
+        self._lock = threading.Lock()  # between recording a frame and taking the new ones
+        self._new: list[Frame] = []  # frames that have not been drawn
+        self._changed = False  # whether something has come since the last drawing
+        self._taken = 0  # frames of the current generator
+        self._seen: Any = None  # the last of them
+        self._left_out: Frame | None = None  # the same, while it is not kept
+        self._error: BaseException | None = None
+        self._exhausted = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task | None = None  # kept, or the loop might forget it
+
+    # --- what there is ----------------------------------------------------------------------------------
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The kept frames, in order; not to be changed."""
+        return self.recording.frames
+
+    @property
+    def newest(self) -> Any:
+        """The last frame; None before the first."""
+        return self.recording.frames[-1] if self.recording.frames else None
+
+    @property
+    def status(self) -> RunStatus:
+        """The state of the run now."""
+        newest = self.newest
+        if self._thread is not None:
+            state: State = "stopping" if self._stop.is_set() else "running"
+        elif self._error is not None:
+            state = "failed"
+        else:
+            state = self._status.state
+        trace = "".join(traceback.format_exception(self._error)) if self._error else ""
+        step, steps = getattr(newest, "step", None), getattr(newest, "num_steps", None)
+        return RunStatus(state, step, steps, self._error, trace)
+
+    @property
+    def running(self) -> bool:
+        """True from the start until the end has been drawn."""
+        return self._thread is not None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that ended the last run; None if none did."""
+        return self._error
+
+    # --- what can be done -------------------------------------------------------------------------------
+
+    def start(
+        self,
+        frames: Iterable[Frame],
+        call: str = "",
+        *,
+        num_steps: int = 1,
+        thin: int | None = None,
+        pace: float | int | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Begin a new recording. A run that is going on is stopped first.
+
+        In a notebook the event loop draws; in a script call `wait`.
+
+        Args:
+            frames: a generator.
+            call: the expression that gives it, for the replay code.
+            num_steps: of the whole run; decides how many frames are left out.
+            thin: keep every so many steps, instead of what follows from `num_steps`.
+            pace: steps a second, at most.
+            wait: run in this thread, return at the end, and raise what is raised.
+        """
+        self.cancel()
+        thin = -(-num_steps // self._max) if thin is None else thin
+        self.recording = Recording(segments=Segments(self._name), thin=1 if self._max == 1 else max(1, thin))
+        self._begin(frames, call, pace, wait)
+
+    def resume(
+        self,
+        frames: Iterable[Frame],
+        call: str = "",
+        *,
+        keep: int | None = None,
+        pace: float | int | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Append to the recording. A run that is going on is stopped first.
+
+        Args:
+            frames: a generator that continues from the last frame that is kept.
+            call: the expression that gives it, in which `frames[-1]` is that frame.
+            keep: remove the frames after the first so many.
+            pace: steps a second, at most.
+            wait: run in this thread, return at the end, and raise what is raised.
+        """
+        self.cancel()
+        if keep is not None:
+            self.recording.cut(keep)
+        self._begin(frames, call, pace, wait)
+
+    def stop(self) -> None:
+        """Ask the run to end after the current step; returns at once. `resume` can continue it."""
+        if self.running and not self._stop.is_set():
+            self._stop.set()
+            self._show(self.status)
+
+    def cancel(self) -> None:
+        """End the run after the current step, and wait for it, without showing its end: something else is to follow."""
+        if self.running:
+            draw, show = self._draw, self._show
+            self._draw, self._show = lambda new: None, lambda status: None
+            try:
+                self._stop.set()
+                self.wait()
+            finally:
+                self._draw, self._show = draw, show
+
+    def pump(self) -> bool:
+        """Draw what is new, if it is time to; True while the run goes on."""
+        thread = self._thread
+        if thread is None:
+            return False
+        alive = thread.is_alive()  # before what is new is looked at: a dead thread adds nothing
+        if not alive:
+            self._finish()
+        elif self._changed and not self._throttle.wait:
+            self._draw_new()
+        return alive
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Draw what comes until the run has ended, or for so many seconds; True if it has ended."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.pump():
+            if end is not None and time.monotonic() >= end:
+                return False
+            thread = self._thread
+            if thread is not None:
+                thread.join(self._interval)
+        return True
+
+    def close(self) -> None:
+        """Stop, wait for the current step, and draw nothing more."""
+        self._draw, self._show, self._report = lambda new: None, lambda status: None, lambda error, trace: None
+        self._stop.set()
+        self.wait()
+
+    # --- the run ----------------------------------------------------------------------------------------
+
+    def _begin(self, frames: Iterable[Frame], call: str, pace: float | int | None, wait: bool) -> None:
+        self.recording.segments.add(call, len(self.recording.frames), self.recording.thin)
+        self._error, self._exhausted, self._taken, self._new, self._changed = None, False, 0, [], False
+        self._seen, self._left_out = self.newest, None
+        self._throttle = Throttle(self._interval, self._share)  # the first frame is drawn at once
+        self._stop.clear()
+        worker = threading.Thread(target=self._work, args=(iter(frames), pace, self._alone), name=THREAD, daemon=True)
+        self._thread = threading.current_thread() if wait else worker
+        self._show(self.status)
+        if wait:
+            self._work(iter(frames), None, False)
+            self._finish()
+            if self._error is not None:
+                raise self._error
+            return
+        worker.start()
+        with contextlib.suppress(RuntimeError):  # a script has no loop
+            self._task = asyncio.get_running_loop().create_task(self._pump_in_loop())
+
+    def _work(self, frames: Iterator[Frame], pace: float | int | None, alone: bool) -> None:
+        """In the worker: take frames until the generator ends or the run is stopped."""
+        due = time.monotonic()
+        try:
+            while True:
+                with one_thread(alone):
+                    frame = next(frames, _END)
+                if frame is _END:
+                    self._exhausted = True
+                    break
+                self._record(frame)
+                due = max(due, time.monotonic() - 0.1) + (1 / pace if pace else 0)
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    break
+        except BaseException as error:  # noqa: BLE001 - a thread's error is seen nowhere unless it is kept
+            self._keep(error)
+        self._keep_newest()
+
+    def _record(self, frame: Frame) -> None:
+        kept = self.recording.frames
+        with self._lock:
+            self._changed = True
+            if frame is self._seen:
+                return
+            first, self._seen = self._taken == 0, frame
+            self._taken += 1
+            thin = self.recording.thin
+            self._left_out = None
+            if self._max == 1:
+                kept[:] = self._new[:] = [frame]
+            elif first or thin == 1 or frame.step % thin == 0:
+                kept.append(frame)
+                self._new.append(frame)
+            else:
+                self._left_out = frame
+
+    def _keep_newest(self) -> None:
+        """The newest frame is kept in any case: the run resumes from it."""
+        with self._lock:
+            if self._left_out is not None:
+                self.recording.frames.append(self._left_out)
+                self._new.append(self._left_out)
+                self._left_out, self._changed = None, True
+
+    async def _pump_in_loop(self) -> None:
+        while self.pump():
+            await asyncio.sleep(max(self._interval, self._throttle.wait))
+
+    def _draw_new(self) -> None:
+        def draw() -> None:
+            with self._lock:
+                new, self._new, self._changed = self._new, [], False
+            self._draw(new)
+            self._show(self.status)
+
+        try:
+            self._throttle(draw)
+        except Exception as error:  # noqa: BLE001 - in the event loop it would be lost, and the run never end
+            self._keep(error)
+            self._stop.set()
+
+    def _finish(self) -> None:
+        """Draw what is left, and show the end."""
+        if not self._exhausted:
+            self.recording.segments.leave(self._taken)
+        finished = self._exhausted or bool(getattr(self.newest, "finished", False))
+        self._status = RunStatus("finished" if finished else "stopped")
+        with self._lock:
+            new, self._new, left = self._new, [], self._changed
+        try:
+            if left:
+                self._draw(new)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._keep(error)
+        finally:
+            self._thread = self._task = None
+        try:
+            self._show(self.status)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._keep(error)
+            self._report(error, "".join(traceback.format_exception(error)))
+
+    def _keep(self, error: BaseException) -> None:
+        """Keep the first error of a run: it is the one that says what went wrong."""
+        self._error = self._error or error

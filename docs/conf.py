@@ -45,6 +45,7 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 toc_object_entries_show_parents = "hide"
 nitpicky = True
 # Annotations name types of other libraries, whose documentation is elsewhere, and helpers that are not public.
@@ -63,7 +64,7 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_persistent": [],
     "navbar_end": ["search-button", "theme-switcher"],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "show_nav_level": 1,
     "show_toc_level": 2,
     "navigation_with_keys": False,

@@ -22,6 +22,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.models.cdvae import load
+from cdvae_lab.pages.animation import write_html
+from cdvae_lab.sampling.denoising import denoise
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -47,7 +50,13 @@ def execute(notebook: Any) -> None:
     """
     WORK.mkdir(parents=True, exist_ok=True)
     (WORK.parent / "out").mkdir(exist_ok=True)
-    NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(WORK)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        resources={"metadata": {"path": str(WORK)}},
+        # The kernel listens to this machine alone; its warning about unencrypted TCP is not for readers.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    ).execute()
 
 
 def offline(notebook: Any) -> None:
@@ -110,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     STATIC.mkdir(parents=True, exist_ok=True)
     with atomic_path(STATIC / "plotly.min.js", "a script") as temporary:
         temporary.write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
+    write_html(denoise(load("perov_5"), n=4, seed=11), STATIC / "run.html", title="Four crystals form")
     for source in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         try:
             seconds = build(source, TUTORIALS / source.name, run)

@@ -167,7 +167,7 @@ def score(folder: Path, jobs: int) -> dict[str, Any]:
                 "match_rate_error": (rate * (1 - rate) / n) ** 0.5,
                 "rmse": judged.structure.rmse if len(rms) else None,
                 "rmse_error": error,
-                "match_rate_paper": judged.reference.match_rate,
+                "match_rate_paper": judged.paper.match_rate,
                 "same_composition": float((types[0] == types[1]).all(1).double().mean()),
             }
         rows.append(row)

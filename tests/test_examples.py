@@ -8,7 +8,8 @@ from pymatgen.core import Structure
 
 from cdvae_lab.io import assets
 from cdvae_lab.io.convert import read
-from cdvae_lab.metrics.validity import smallest_distance, structure_validity
+from cdvae_lab.metrics.distances import closest_distinct_distance
+from cdvae_lab.metrics.validity import structure_validity
 
 # Space group, density in g/cm^3, bonded neighbors of each atom, shortest bond in Å. The densities are those of
 # handbooks; bct-C4, which was never weighed, is somewhat less dense than diamond.
@@ -39,7 +40,7 @@ def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neig
 
     crystal = read(path)
     assert bool(structure_validity(crystal))
-    assert float(smallest_distance(crystal)) == pytest.approx(bond, abs=0.03)
+    assert float(closest_distinct_distance(crystal)) == pytest.approx(bond, abs=0.03)
 
 
 @pytest.mark.parametrize("name", assets.names("examples/*.cif"))

@@ -7,8 +7,8 @@ import textwrap
 from pathlib import Path
 
 from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.evaluation.card import published_scores
 from cdvae_lab.evaluation.score_tables import LEGEND, METRICS, score_table
+from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.io.storage import atomic_path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "tables.md"

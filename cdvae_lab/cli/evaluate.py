@@ -18,7 +18,7 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.evaluation.run import TASKS, evaluate
-from cdvae_lab.evaluation.sources import Source, read_source
+from cdvae_lab.evaluation.sources import CrystalSource, read_source
 from cdvae_lab.io import assets
 from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor
@@ -33,13 +33,18 @@ def add(commands: Any) -> None:
     parser = command(commands, "evaluate", run, lambda args: (
         "what was computed is kept; the same command goes on with it"
     ))  # fmt: skip
-    parser.add_argument("task", choices=TASKS, metavar="TASK", help="generation, reconstruction or optimization")
+    parser.add_argument(
+        "task",
+        choices=TASKS,
+        metavar="TASK",
+        help=("generation, reconstruction, optimization, or validity (which needs no --reference)"),
+    )
     parser.add_argument("--crystals", type=Path, nargs="+", required=True, metavar="PATH", help=(
         "a folder of .cif files, an .npz file in the layout of the paper's code, a folder of these, a trajectory "
         "(.safetensors, its last frame), or what `cdvae-lab reconstruct` saved. For optimization one PATH for each "
         "time that the starting points were decoded, or one PATH and --starts"
     ))  # fmt: skip
-    parser.add_argument("--reference", required=True, metavar="DATA", help=(
+    parser.add_argument("--reference", metavar="DATA", help=(
         "what to compare with: perov_5, carbon_24, mp_20, a folder of CIF files or a .csv table"
     ))  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help=(
@@ -70,6 +75,10 @@ def add(commands: Any) -> None:
         "predicts the property: a property model, or else a CDVAE's own property head; a name or a .safetensors file "
         "(default: none; needed for optimization)"
     ))  # fmt: skip
+    parser.add_argument("--rules", choices=("current", "paper"), default="current", help=(
+        "SMACT's version for the validity of compositions: 2.8 to 4.0.2, or 2.2.1 as the paper's code used it (default "
+        "%(default)s)"
+    ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: all cores)")
 
 
@@ -88,44 +97,60 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
-    common: dict[str, Any] = {"task": args.task, "jobs": args.jobs}
+    """Check what the task takes, read its files and start `evaluate`."""
+    if args.predictor is not None and args.task not in ("generation", "optimization"):
+        raise SettingError(f"--predictor: {args.task} predicts no property; leave it out")
+    if len(args.crystals) > 1 and args.task != "optimization":
+        raise SettingError(f"--crystals: {len(args.crystals)} paths; {args.task} takes one")
+    common: dict[str, Any] = {"jobs": args.jobs, "rules": args.rules}
     if args.cache is not None:
         common["cache"] = args.cache / "evaluation"
+    if args.task == "validity":
+        if args.reference is not None:
+            raise SettingError("--reference: validity compares with nothing; leave it out")
+        return evaluate(_source(args.crystals[0], args.jobs), task="validity", **common)
+    if args.reference is None:
+        raise SettingError(f"--reference: {args.task} needs a data set to compare with, such as perov_5")
     if args.predictor is not None:
         common["predictor"], common["predictor_name"] = predictor_named(args.predictor)
     if args.task == "optimization":
-        return evaluate(_decodings(args), args.reference, thresholds=args.thresholds, split="", **common)
-    if len(args.crystals) > 1:
-        raise SettingError(f"--crystals: {len(args.crystals)} paths; {args.task} takes one")
-    if args.task == "reconstruction" and _is_reconstruction(args.crystals[0]):
-        truth, predicted, about = reconstruct.read_store(args.crystals[0])
-        if args.reference in datasets.PUBLIC and about["data"] != f"{args.reference} ({args.split})":
-            raise SettingError(
-                f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {args.reference} ({args.split})"
-            )
-        ids = tuple(about["ids"][: len(predicted)])
-        nothing = torch.full((len(ids),), torch.nan)
-        pairs = Dataset(args.reference, args.split, truth[: len(ids)], ids, nothing, "", "", about["data"], "")
-        return evaluate(predicted, pairs, ids=ids, **common)
-    source = _source(args.crystals[0], args.jobs)
-    reference = arguments.read_data(args, args.reference)
-    common |= {"ids": source.ids, "unreadable": source.unreadable}
+        return evaluate(_decodings(args), args.reference, task="optimization", thresholds=args.thresholds, **common)
     if args.task == "reconstruction":
-        return evaluate(source.crystals, reference, **common)
-    train = None
-    if args.novelty and (args.train is not None or args.reference in datasets.PUBLIC):
-        folder = args.folder if args.train in (None, args.reference) else None
-        train = datasets.load(args.train or args.reference, "train", folder=folder, cache=args.cache)
+        source, reference = _reconstruction(args, args.reference)
+        return evaluate(source, reference, task="reconstruction", **common)
     return evaluate(
-        source.crystals,
-        reference,
-        train=train,
+        _source(args.crystals[0], args.jobs),
+        arguments.read_data(args, args.reference),
+        train=_training_set(args, args.reference),
         novelty=args.novelty,
         samples=args.samples,
         seed=args.seed,
         cutoffs=None if args.cutoffs is None else Cutoffs(*args.cutoffs),
         **common,
     )
+
+
+def _reconstruction(args: argparse.Namespace, name: str) -> tuple[CrystalSource, Dataset]:
+    """Reconstructed crystals and the true ones, from what `cdvae-lab reconstruct` saved or from any files."""
+    if not _is_reconstruction(args.crystals[0]):
+        return _source(args.crystals[0], args.jobs), arguments.read_data(args, name)
+    truth, predicted, about = reconstruct.read_store(args.crystals[0])
+    if name in datasets.PUBLIC and about["data"] != f"{name} ({args.split})":
+        raise SettingError(
+            f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {name} ({args.split})"
+        )
+    ids = tuple(about["ids"][: len(predicted)])
+    nothing = torch.full((len(ids),), torch.nan)
+    pairs = Dataset(name, args.split, truth[: len(ids)], ids, nothing, "", "", about["data"], "")
+    return CrystalSource(predicted, ids, (None,) * len(ids)), pairs
+
+
+def _training_set(args: argparse.Namespace, name: str) -> Dataset | None:
+    """The crystals that novelty is measured against; None if there are none to read."""
+    if not args.novelty or (args.train is None and name not in datasets.PUBLIC):
+        return None
+    folder = args.folder if args.train in (None, name) else None
+    return datasets.load(args.train or name, "train", folder=folder, cache=args.cache)
 
 
 def predictor_named(name: str) -> tuple[Predictor, str]:
@@ -160,10 +185,10 @@ def _is_reconstruction(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _source(path: Path, jobs: int) -> Source:
+def _source(path: Path, jobs: int) -> CrystalSource:
     if path.suffix == ".safetensors":
         crystals = Trajectory.load(path)[-1].crystals.to("cpu")
-        return Source(crystals, tuple(map(str, range(len(crystals)))), (None,) * len(crystals))
+        return CrystalSource(crystals, tuple(map(str, range(len(crystals)))), (None,) * len(crystals))
     return read_source(path, jobs=jobs)
 
 

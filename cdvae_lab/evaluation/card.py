@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.io import assets
+from cdvae_lab.evaluation.scores import mean_of, our_scores, published_scores, system_name
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import Formula, reduced_formulas
 
@@ -93,7 +94,7 @@ class ReportCard:
     @property
     def published(self) -> list[dict[str, Any]]:
         """The rows of the papers for this task and data: the system's name and its numbers by key."""
-        return published_scores()[self.task].get(self.data, [])
+        return published_scores().get(self.task, {}).get(self.data, [])
 
     @property
     def bundled(self) -> list[dict[str, Any]]:
@@ -101,8 +102,8 @@ class ReportCard:
         keys = {key for row in self.published for key in row}
         return [
             {key: mean_of(value) for key, value in row.items() if key in keys and key != "system"}
-            | {"system": _own(row["system"])}
-            for row in our_scores()[self.task].get(self.data, [])
+            | {"system": system_name(row["system"])}
+            for row in our_scores().get(self.task, {}).get(self.data, [])
         ]
 
     @property
@@ -114,7 +115,8 @@ class ReportCard:
     @property
     def title(self) -> str:
         split = f" ({self.split})" if self.split else ""
-        return f"{self.task} on {self.data}{split}: {self.crystals:,} crystals"
+        data = f" on {self.data}{split}" if self.data else ""
+        return f"{self.task}{data}: {self.crystals:,} crystals"
 
     def table(self) -> str:
         """All of it as plain text."""
@@ -227,33 +229,6 @@ def written(value: float | int | None, unit: str) -> str:
     return f"{value:.4g} {unit}".strip()
 
 
-@cache
-def published_scores() -> dict[str, Any]:
-    """The numbers of the papers, by task and data set; shares in per cent. Bundled as published_scores.json."""
-    return json.loads(assets.asset_path("published_scores.json").read_text(encoding="utf-8"))
-
-
-@cache
-def our_scores() -> dict[str, Any]:
-    """The numbers of the bundled models, in the layout of `published_scores`. Bundled as our_scores.json.
-
-    A row says further which `model` it is of, the `seeds`, how many `crystals` each, `seconds`, `hardware`, the
-    `command` and a `note`. A number is one, or of several seeds {"mean", "std", "values"}.
-    `python -m tools.collect_scores` adds rows from report cards.
-    """
-    return json.loads(assets.asset_path("our_scores.json").read_text(encoding="utf-8"))
-
-
-def _own(system: str) -> str:
-    """What a row of the bundled models is called beside the papers': our name in place of "ours"."""
-    return f"cdvae_lab{system.removeprefix('ours')}" if system.startswith("ours") else f"cdvae_lab, {system}"
-
-
-def mean_of(score: float | Mapping[str, Any]) -> float:
-    """A number of `our_scores`, or its mean over seeds."""
-    return score["mean"] if isinstance(score, Mapping) else score
-
-
 def chemical_formulas(crystals: Crystals) -> list[str]:
     """The reduced formula of each crystal in the order of a chemist, SrTiO3; empty without atoms."""
     return [_chemical_formula(formula) for formula in reduced_formulas(crystals)]
@@ -277,3 +252,13 @@ def versions() -> dict[str, str]:
 
     libraries = ("pymatgen", "scipy", "numpy", "torch")
     return {"cdvae_lab": cdvae_lab.__version__} | {name: version(name) for name in libraries}
+
+
+def percent(of: Tensor | np.ndarray) -> float:
+    """Share of the true values, in per cent."""
+    return 100 * float(np.mean(np.asarray(of)))
+
+
+def count(of: Tensor | np.ndarray) -> str:
+    """Number of the true values among all, as text."""
+    return f"{int(np.asarray(of).sum()):,} of {len(of):,}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.evaluation.card import mean_of, our_scores, published_scores
+from cdvae_lab.evaluation.scores import mean_of, our_scores, published_scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame

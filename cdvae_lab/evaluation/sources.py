@@ -1,4 +1,4 @@
-"""Crystals to be judged, from a folder or a file: as they are, and what cannot be read is kept as a failure."""
+"""Read crystals to be evaluated, from a folder or a file, as they are; what cannot be read is kept as a failure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.io import npz, parsing
-from cdvae_lab.metrics.result_cache import run_parallel
+from cdvae_lab.runtime.parallel import run_parallel
 
 _CHUNK = 100
 
 
 @dataclass(frozen=True)
-class Source:
-    """Crystals as somebody left them.
+class CrystalSource:
+    """Crystals to be evaluated, with their names.
 
     Attributes:
         crystals: as they are; without any atom where a file could not be read.
@@ -32,11 +32,11 @@ class Source:
     unreadable: tuple[str | None, ...]
 
 
-def read_source(path: str | Path, *, jobs: int = -1) -> Source:
-    """Crystals of a folder of .cif files, of an .npz file (see `cdvae_lab.io.npz`), or of a folder of these.
+def read_source(path: str | Path, *, jobs: int = -1) -> CrystalSource:
+    """Read the crystals of a folder of .cif files, of an .npz file (see `cdvae_lab.io.npz`), or of a folder of these.
 
-    Files are taken in the order of their names. Unlike `cdvae_lab.read`, this refuses and reduces nothing: a model that
-    makes crystals that cannot be read is to be judged by them.
+    Files are taken in the order of their names. Unlike `cdvae_lab.read`, this refuses and reduces nothing: crystals
+    that cannot be read count against the model that made them.
 
     Args:
         jobs: processes that read CIF files (-1: all cores).
@@ -59,11 +59,11 @@ def read_source(path: str | Path, *, jobs: int = -1) -> Source:
     raise CrystalError(f"{path}: give an .npz file, or a folder of .cif or .npz files")
 
 
-def _numbered(crystals: Crystals) -> Source:
-    return Source(crystals, tuple(map(str, range(len(crystals)))), (None,) * len(crystals))
+def _numbered(crystals: Crystals) -> CrystalSource:
+    return CrystalSource(crystals, tuple(map(str, range(len(crystals)))), (None,) * len(crystals))
 
 
-def _read_cifs(paths: list[Path], jobs: int) -> Source:
+def _read_cifs(paths: list[Path], jobs: int) -> CrystalSource:
     from joblib import delayed
 
     tasks = [delayed(_read_some)(paths[i : i + _CHUNK]) for i in range(0, len(paths), _CHUNK)]
@@ -78,7 +78,7 @@ def _read_cifs(paths: list[Path], jobs: int) -> Source:
         frac_coords[row, : len(numbers)] = torch.from_numpy(coords)
     lattice = torch.from_numpy(np.stack([matrix for _, _, matrix, _ in found]))
     reasons = tuple(reason for *_, reason in found)
-    return Source(Crystals(frac_coords, atomic_numbers, lattice), tuple(path.stem for path in paths), reasons)
+    return CrystalSource(Crystals(frac_coords, atomic_numbers, lattice), tuple(path.stem for path in paths), reasons)
 
 
 def _read_some(paths: list[Path]) -> list[Any]:

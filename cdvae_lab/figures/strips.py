@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 # Names of the traces, top to bottom.
-SIGMA, DISTANCE, CHANGED, VALID = "noise level", "smallest distance", "atoms that changed species", "structure valid"
+SIGMA, DISTANCE, CHANGED, VALID = "noise level", "closest distance", "atoms that changed species", "structure valid"
 CURRENT = "now"  # name of the shape that marks the current step
 
 
@@ -28,7 +28,7 @@ def trajectory_strips(
     theme: Theme = "light",
     height: int = 360,
 ) -> Figure:
-    """Noise level, smallest distance, changed species and validity of one crystal over the steps of a run.
+    """Plot noise level, closest distance, changed species and structure validity of a crystal over a denoising run.
 
     Args:
         run: a recording, the frames of one, or what `course` made of them.
@@ -47,7 +47,8 @@ def trajectory_strips(
     figure = make_subplots(
         4, 1, shared_xaxes=True, vertical_spacing=0.045, row_heights=[0.32, 0.32, 0.26, 0.1],
     )  # fmt: skip
-    x = along.steps.numpy()
+    x, valid = along.steps.numpy(), along.structure_valid.numpy()
+    said = np.where(valid, "structure valid", "structure not valid")[None]
     blue, orange, green = palette.series[0], palette.series[1], palette.series[2]
     figure.add_trace(
         Scatter(
@@ -57,8 +58,8 @@ def trajectory_strips(
     )  # fmt: skip
     figure.add_trace(
         Scatter(
-            x=x, y=along.smallest_distance.numpy(), name=DISTANCE, mode="lines", line={"color": green, "width": 2},
-            hovertemplate="step %{x}: nearest atoms %{y:.3g} Å apart<extra></extra>",
+            x=x, y=along.closest_distance.numpy(), name=DISTANCE, mode="lines", line={"color": green, "width": 2},
+            hovertemplate="step %{x}: closest atoms %{y:.3g} Å apart<extra></extra>",
         ), row=2, col=1,
     )  # fmt: skip
     figure.add_hline(
@@ -72,8 +73,8 @@ def trajectory_strips(
     )  # fmt: skip
     figure.add_trace(
         Heatmap(
-            x=x, y=[""], z=along.valid.numpy()[None].astype(int), zmin=0, zmax=1, showscale=False, name=VALID,
-            colorscale=[[0, palette.grid], [1, blue]], text=np.where(along.valid.numpy(), "valid", "not valid")[None],
+            x=x, y=[""], z=valid[None].astype(int), zmin=0, zmax=1, showscale=False, name=VALID,
+            colorscale=[[0, palette.grid], [1, blue]], text=said,
             hovertemplate="step %{x}: %{text}<extra></extra>",
         ), row=4, col=1,
     )  # fmt: skip
@@ -84,9 +85,11 @@ def trajectory_strips(
         )  # fmt: skip
     dress(figure, theme, height)
     figure.update_yaxes(type="log", dtick=1, exponentformat="none", title={"text": "σ (Å)"}, row=1, col=1)
-    figure.update_yaxes(rangemode="tozero", title={"text": "nearest<br>atoms (Å)"}, row=2, col=1)
+    figure.update_yaxes(rangemode="tozero", title={"text": "closest<br>atoms (Å)"}, row=2, col=1)
     figure.update_yaxes(range=[0, along.num_atoms], title={"text": "changed<br>species"}, row=3, col=1)
-    figure.update_yaxes(title={"text": "valid"}, showgrid=False, showticklabels=False, ticks="", row=4, col=1)
+    figure.update_yaxes(
+        title={"text": "structure<br>valid"}, showgrid=False, showticklabels=False, ticks="", row=4, col=1
+    )
     first, last = int(x[0]), int(x[-1])
     figure.update_xaxes(range=[first - 0.5, max(last, first + 1) + 0.5], showgrid=False)
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=4, col=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
@@ -125,15 +125,6 @@ def _nearest(
     return from_a, from_b
 
 
-def wasserstein(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
-    """1-D Wasserstein distance between two sets of numbers, in their unit; NaN if either is empty or not finite."""
-    from scipy.stats import wasserstein_distance
-
-    if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.nan
-    return float(wasserstein_distance(a, b))
-
-
 def density(crystals: Crystals) -> Float[Tensor, " crystals"]:
     """Mass density in g/cm^3, with pymatgen's atomic masses; NaN or infinite for a cell that is none."""
     from pymatgen.core import Element
@@ -142,19 +133,3 @@ def density(crystals: Crystals) -> Float[Tensor, " crystals"]:
     numbers = crystals.atomic_numbers.cpu()
     mass = torch.where(numbers <= 118, masses[numbers.clamp(max=118)], torch.nan).sum(1)
     return _DENSITY * mass / lat.volume(crystals.lattice.double().cpu())
-
-
-def num_elements(crystals: Crystals) -> Int[Tensor, " crystals"]:
-    """Number of different elements of each crystal."""
-    ordered = crystals.atomic_numbers.cpu().sort(1).values
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return (new & (ordered > 0)).sum(1)
-
-
-def sample(valid: Bool[np.ndarray, " crystals"], number: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """The crystals whose properties are compared: `number` of the valid ones, drawn without replacement; or all."""
-    rows = valid.nonzero()[0]
-    if len(rows) <= number:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, number, replace=False))

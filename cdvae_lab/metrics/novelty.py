@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.io.convert import is_usable, to_structures
 from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized
-from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
 from cdvae_lab.metrics.validity import Formula, reduced_formulas
+from cdvae_lab.runtime.parallel import computed
+from cdvae_lab.runtime.result_cache import ResultCache, combined, keys
 
 VERSION = 1
 STOL, LTOL, ANGLE_TOL = 0.3, 0.2, 5.0

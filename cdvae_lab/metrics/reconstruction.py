@@ -1,8 +1,8 @@
-"""Does the model give a crystal back: match rate and RMSE by pymatgen's StructureMatcher.
+"""Reconstruction: match rate and RMSE by pymatgen's StructureMatcher.
 
-Two judges look at the same matches (ALGORITHM.md, section 5). The CDVAE paper's also asks that the prediction
-pass SMACT's composition test, which not all true crystals pass, so that 100 % is out of its reach; structure
-validity alone has no such ceiling. Both are always reported, each with its ceiling.
+Two criteria say which matches count. The CDVAE paper's also asks that the prediction pass SMACT's composition test. Not
+all true crystals pass it, so that its match rate cannot reach 100 %. Structure validity alone has no such ceiling. Both
+are always reported, each with its ceiling.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.io.convert import is_usable, to_structures
-from cdvae_lab.metrics.result_cache import ResultCache, combined, computed, keys
+from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
+from cdvae_lab.runtime.parallel import computed
+from cdvae_lab.runtime.result_cache import ResultCache, combined, keys
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
 STOL, ANGLE_TOL, LTOL = 0.5, 10.0, 0.3
-# Pairs per task: large enough that sending them to a process costs nothing, small enough to see progress.
+# Pairs per task: large enough that sending them to a process is cheap, small enough to see progress.
 _PAIRS_PER_TASK = 16
 
 
 @dataclass(frozen=True)
 class CriterionScore:
-    """What one judge says of a set of reconstructions.
+    """Match rate and RMSE of a set of reconstructions by one criterion.
 
     Attributes:
-        name: the judge.
-        crystals: number of pairs judged.
-        matched: predictions that the judge admits and that match their true crystal.
-        admitted: predictions that the judge admits, matching or not.
+        name: the criterion.
+        crystals: number of pairs.
+        matched: predictions that are valid by the criterion and match their true crystal.
+        admitted: predictions that are valid by the criterion, matching or not.
         rmse: mean over the matched of StructureMatcher's RMS displacement, in units of (volume / atom)^(1/3);
             NaN if none matched.
-        ceiling: share of the true crystals that the judge admits, 0 to 1: the highest match rate that
-            a perfect model could reach.
+        ceiling: share of the true crystals that are valid by the criterion, 0 to 1: the highest match rate that
+            a perfect model can reach.
     """
 
     name: str
@@ -61,19 +63,19 @@ class CriterionScore:
 
 @dataclass(frozen=True)
 class ReconstructionScore:
-    """Both judges side by side, and the RMS of every pair (None: no match by structure validity alone)."""
+    """Scores by both criteria, and the RMS of every pair (None: no match by structure validity alone)."""
 
     structure: CriterionScore
-    reference: CriterionScore
+    paper: CriterionScore
     rms: tuple[float | None, ...]
 
     def table(self) -> str:
-        """The two judges as a table of plain text."""
-        head = f"{'judge':<28} {'match rate':>10} {'ceiling':>9} {'RMSE':>8} {'matched':>15}"
+        """Format the two criteria as a table of plain text."""
+        head = f"{'criterion':<28} {'match rate':>10} {'ceiling':>9} {'RMSE':>8} {'matched':>15}"
         rows = [
-            f"{judge.name:<28} {judge.match_rate:>10.2%} {judge.ceiling:>9.2%} "
-            f"{judge.rmse:>8.4f} {f'{judge.matched:,} of {judge.crystals:,}':>15}"
-            for judge in (self.structure, self.reference)
+            f"{one.name:<28} {one.match_rate:>10.2%} {one.ceiling:>9.2%} "
+            f"{one.rmse:>8.4f} {f'{one.matched:,} of {one.crystals:,}':>15}"
+            for one in (self.structure, self.paper)
         ]
         return "\n".join([head, *rows])
 
@@ -95,7 +97,7 @@ def match(
     Raises:
         CrystalError: the two batches differ in length.
     """
-    # A function that checks at once, around a generator that runs later: the error comes at the call.
+    # Not a generator itself, so that the error comes at the call.
     if len(truth) != len(predicted):
         raise CrystalError(f"{len(predicted)} predicted crystals for {len(truth)} true ones; give one for each")
     from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -128,7 +130,7 @@ def _match(
 def matched_rms(
     truth: Crystals, predicted: Crystals, *, cache: ResultCache, jobs: int = -1
 ) -> Iterator[tuple[list[int], list[float | None]]]:
-    """Yield (pairs, RMS or None of each) as `match` gives them, in no order; what the cache knows is not done again.
+    """Yield (pairs, RMS or None of each) as `match` gives them, in any order; cached pairs are not matched again.
 
     Raises:
         CrystalError: the two batches differ in length.
@@ -168,13 +170,18 @@ def reconstruction(
     ltol: float = LTOL,
     jobs: int = -1,
 ) -> ReconstructionScore:
-    """Match every predicted crystal with its true one and let both judges score; arguments as in `match`."""
+    """Match every predicted crystal with its true one and score by both criteria; arguments as in `match`."""
     matches = match(truth, predicted, stol=stol, angle_tol=angle_tol, ltol=ltol, jobs=jobs)
     return score(truth, predicted, [rms for _, rms in matches])
 
 
-def score(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> ReconstructionScore:
-    """Both judges' scores from the RMS values that `match` gave for these pairs.
+def score(
+    truth: Crystals, predicted: Crystals, rms: Sequence[float | None], rules: Rules = "current"
+) -> ReconstructionScore:
+    """Score by both criteria, from the RMS values that `match` gave for these pairs.
+
+    Args:
+        rules: the version of SMACT; see `composition_validity`.
 
     Raises:
         CrystalError: not one RMS value (or None) for each pair, or no pairs.
@@ -187,11 +194,11 @@ def score(truth: Crystals, predicted: Crystals, rms: Sequence[float | None]) -> 
     true_ok, predicted_ok = structure_validity(truth).cpu(), structure_validity(predicted).cpu()
     structure = _score("structure valid", true_ok.tolist(), predicted_ok.tolist(), rms)
     true_ok, predicted_ok = (
-        true_ok & composition_validity(truth).cpu(),
-        predicted_ok & composition_validity(predicted).cpu(),
+        true_ok & composition_validity(truth, rules).cpu(),
+        predicted_ok & composition_validity(predicted, rules).cpu(),
     )
-    reference = _score("and composition (the paper's)", true_ok.tolist(), predicted_ok.tolist(), rms)
-    return ReconstructionScore(structure, reference, tuple(rms))
+    paper = _score("and composition (the paper's)", true_ok.tolist(), predicted_ok.tolist(), rms)
+    return ReconstructionScore(structure, paper, tuple(rms))
 
 
 def _score(
@@ -211,7 +218,7 @@ def _score(
 def _rms_of_pairs(
     truth: Crystals, predicted: Crystals, comparable: Bool[Tensor, " pairs"], matcher: StructureMatcher
 ) -> list[float | None]:
-    """StructureMatcher on some pairs, those that are comparable; runs in a process of its own."""
+    """Match those of some pairs that are comparable; runs in a process of its own."""
     results: list[float | None] = [None] * len(truth)
     which = comparable.nonzero()[:, 0]
     sides = zip(which.tolist(), to_structures(predicted[which]), to_structures(truth[which]), strict=True)

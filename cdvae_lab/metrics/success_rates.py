@@ -1,7 +1,7 @@
-"""Did property optimization succeed: SR5, SR10 and SR15 of the CDVAE paper (its section 5.3, `OptEval` of its code).
+"""Success rates of property optimization: SR5, SR10 and SR15 of the CDVAE paper (section 5.3, `OptEval` of its code).
 
-Per starting point the best (lowest) property over its valid decodings, as a predictor sees it that is not the network
-whose gradient was followed, against percentiles of the training set's property.
+For each starting point the best (lowest) predicted property over its valid decodings is compared with percentiles of
+the training set's property. The predictor should not be the network whose gradient was followed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.validity import composition_validity, structure_validity
 
 # The predictor: predicts the property, in its own unit, of crystals that are possible.
@@ -28,17 +29,17 @@ PERCENTILES = {
     "carbon_24": (-154.52709, -154.45866, -154.44207),
     "mp_20": (-3.17562, -2.82197, -2.52815),
 }
-# Crystals that a predictor sees at once.
+# Crystals per call of a predictor.
 _BATCH = 256
 
 
 @dataclass(frozen=True)
-class OptimizationScore:
-    """How many starting points reached each percentile.
+class SuccessRates:
+    """Share of the starting points that reached each percentile.
 
     Attributes:
-        thresholds: the property must be at or below.
-        predicted: of each decoding, in the property's unit; infinite where it is not valid.
+        thresholds: the property counts as a success at or below it.
+        predicted: property of each decoding, in its unit; infinite where the decoding is not valid.
         valid: the decodings that count.
     """
 
@@ -53,7 +54,7 @@ class OptimizationScore:
 
     @property
     def best_step(self) -> Int[Tensor, " starts"]:
-        """The decoding that it belongs to."""
+        """Number of the decoding with the lowest property, for each starting point."""
         return self.predicted.argmin(0)
 
     @property
@@ -62,10 +63,13 @@ class OptimizationScore:
         return tuple(float((self.best <= threshold).double().mean()) for threshold in self.thresholds)
 
 
-def optimization(
-    decodings: Sequence[Crystals], predictor: Predictor, thresholds: Sequence[float] | str
-) -> OptimizationScore:
-    """Score the crystals decoded along an optimization.
+def success_rates(
+    decodings: Sequence[Crystals],
+    predictor: Predictor,
+    thresholds: Sequence[float] | str,
+    rules: Rules = "current",
+) -> SuccessRates:
+    """Compute the success rates of crystals that were decoded along an optimization.
 
     Args:
         decodings: the crystals of every starting point, in the same order, once for each time they were decoded.
@@ -82,15 +86,19 @@ def optimization(
             f"the decodings hold {sorted(sizes) or 'no'} crystals; give one crystal for each starting point every time"
         )
     crystals = Crystals.cat([part.to("cpu", torch.float64) for part in decodings])
-    valid = structure_validity(crystals) & composition_validity(crystals)
+    valid = structure_validity(crystals) & composition_validity(crystals, rules)
     predicted = torch.full((len(crystals),), math.inf, dtype=torch.float64)
     predicted[valid] = predictions(crystals[valid], predictor)
     shape = len(decodings), sizes.pop()
-    return OptimizationScore(chosen_thresholds(thresholds), predicted.reshape(shape), valid.reshape(shape))
+    return SuccessRates(chosen_thresholds(thresholds), predicted.reshape(shape), valid.reshape(shape))
 
 
 def chosen_thresholds(thresholds: Sequence[float] | str) -> tuple[float, ...]:
-    """Numbers as they are, or the published ones of a data set. Raises SettingError for one that has none."""
+    """Return thresholds as they are, or the published ones of a data set.
+
+    Raises:
+        SettingError: for a data set without published percentiles.
+    """
     if not isinstance(thresholds, str):
         return tuple(thresholds)
     if thresholds not in PERCENTILES:
@@ -102,7 +110,7 @@ def chosen_thresholds(thresholds: Sequence[float] | str) -> tuple[float, ...]:
 
 
 def predictions(crystals: Crystals, predictor: Predictor) -> Float[Tensor, " crystals"]:
-    """What a predictor says of crystals, some at a time, as float64; NaN (it declines) counts as infinite.
+    """Predict the property of crystals in batches, as float64; a prediction of NaN counts as infinite.
 
     Raises:
         SettingError: if it does not return one number for each crystal.

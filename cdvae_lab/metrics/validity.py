@@ -1,8 +1,8 @@
-"""Is a crystal possible at all: do its atoms keep apart, and can its charges balance?
+"""Validity of crystals: atoms far enough apart, and a composition whose charges can balance.
 
-The two tests are those of the CDVAE paper (ALGORITHM.md, section 5; `eval_utils.py` of its code), so that
-numbers compare: structure validity looks at distances and volume, composition validity is SMACT's charge
-neutrality and electronegativity test with the oxidation states that the paper used.
+Both tests are the CDVAE paper's (`eval_utils.py` of its code), so that numbers compare. Structure validity looks at
+distances and volume. Composition validity is SMACT's test of charge neutrality and electronegativities
+(`metrics.charge_balance`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics.charge_balance import Rules, formula_validity
+from cdvae_lab.metrics.distances import (
+    MAX_DISTANCES,
+    MIN_VOLUME,
+    distinct_distance_reduced,
+    distinct_distance_within,
+    possible_cells,
+)
 
 MIN_DISTANCE = 0.5  # Å
-MIN_VOLUME = 0.1  # Å^3
-MAX_ATOMIC_NUMBER = 118
 
-# Cells so thin that atoms more than this many cells away could be too close go to pymatgen, one by one:
-# they are rare, and reducing the lattice first is cheaper than comparing so many images.
+# Cells so thin that atoms more than this many cells away can be too close go to pymatgen, one by one: they are rare,
+# and reducing the lattice first is cheaper than comparing so many images.
 _MAX_REACH = 2
-# Crystals compared at once; bounds the memory of the (crystals, sites, sites, images) distances.
-_MAX_DISTANCES = 4_000_000
 
 Formula = tuple[tuple[int, int], ...]
 
@@ -33,29 +36,12 @@ Formula = tuple[tuple[int, int], ...]
 def structure_validity(
     crystals: Crystals, min_distance: float = MIN_DISTANCE, min_volume: float = MIN_VOLUME
 ) -> Bool[Tensor, " crystals"]:
-    """True where all distinct atoms are at least `min_distance` (Å) apart and the cell has `min_volume` (Å^3).
+    """Test that distinct atoms are at least `min_distance` (Å) apart and the cell has `min_volume` (Å^3).
 
-    Distances are to the nearest periodic image; an atom's distance to its own images does not count, as in
-    the paper's code. No atoms, no such element, a number that is not finite, or a flat cell: invalid.
+    Distances are to the nearest periodic image. An atom's distance to its own images does not count, as in the paper's
+    code. A crystal without atoms, with an unknown element, a number that is not finite or a flat cell is invalid.
     """
-    return _plausible_cell(crystals, min_volume) & _atoms_apart(crystals, min_distance, min_volume)
-
-
-def smallest_distance(crystals: Crystals) -> Float[Tensor, " crystals"]:
-    """Smallest distance (Å) between distinct atoms, to the nearest periodic image; an atom's own images do not count.
-
-    Infinite with a single atom; NaN for a crystal without atoms, with a number that is not finite, or with a flat cell.
-    """
-    possible = _plausible_cell(crystals, MIN_VOLUME)
-    smallest = torch.full((len(crystals),), math.nan, dtype=torch.float64, device=crystals.device)
-    rows = possible.nonzero()[:, 0]
-    for part in rows.split(max(1, _MAX_DISTANCES // (crystals.num_sites**2 * 27))):
-        smallest[part] = _smallest_distance(crystals[part], 1)
-    # An image two cells away is at least 3/2 plane spacings away: in flat cells it may still be the nearest.
-    thin = 1.5 * lat.plane_spacings(crystals.lattice.double()).amin(-1) < smallest
-    for number in (thin & (crystals.num_atoms > 1)).nonzero()[:, 0].tolist():
-        smallest[number] = _smallest_distance_reduced(crystals[number])
-    return smallest
+    return possible_cells(crystals, min_volume) & _atoms_apart(crystals, min_distance, min_volume)
 
 
 def composition_validity(crystals: Crystals, rules: Rules = "current") -> Bool[Tensor, " crystals"]:
@@ -72,16 +58,18 @@ def composition_validity(crystals: Crystals, rules: Rules = "current") -> Bool[T
     return torch.tensor(valid, dtype=torch.bool, device=crystals.device)
 
 
-def invalid_reasons(crystals: Crystals) -> list[str | None]:
-    """For each crystal what is wrong with it, in words, or None if it is valid by both tests."""
-    plausible = _plausible_cell(crystals, MIN_VOLUME).tolist()
+def invalid_reasons(crystals: Crystals, rules: Rules = "current") -> list[str | None]:
+    """Say in words what is wrong with each crystal; None if it is valid by structure and composition."""
+    plausible = possible_cells(crystals, MIN_VOLUME).tolist()
     apart = _atoms_apart(crystals, MIN_DISTANCE, MIN_VOLUME).tolist()
-    neutral = composition_validity(crystals).tolist()
+    neutral = composition_validity(crystals, rules).tolist()
     reasons = []
     for cell_ok, atoms_ok, charges_ok in zip(plausible, apart, neutral, strict=True):
         wrong = []
         if not cell_ok:
-            wrong.append(f"no atoms, no such element, a number that is not finite, or a volume below {MIN_VOLUME} Å^3")
+            wrong.append(
+                f"no atoms, an unknown element, a number that is not finite, or a volume below {MIN_VOLUME} Å^3"
+            )
         elif not atoms_ok:
             wrong.append(f"two atoms closer than {MIN_DISTANCE} Å")
         if not charges_ok:
@@ -93,17 +81,9 @@ def invalid_reasons(crystals: Crystals) -> list[str | None]:
 # --- structure ---------------------------------------------------------------------------------------
 
 
-def _plausible_cell(crystals: Crystals, min_volume: float) -> Bool[Tensor, " crystals"]:
-    lattice = crystals.lattice.double()
-    positions = crystals.frac_coords.double().masked_fill(~crystals.mask[..., None], 0.0)
-    finite = lattice.isfinite().flatten(1).all(1) & positions.isfinite().flatten(1).all(1)
-    elements = crystals.mask.any(1) & (crystals.atomic_numbers <= MAX_ATOMIC_NUMBER).all(1)
-    return elements & finite & (lat.volume(lattice) >= min_volume)  # a volume of NaN is not >=
-
-
 def _atoms_apart(crystals: Crystals, min_distance: float, min_volume: float) -> Bool[Tensor, " crystals"]:
-    """False for crystals with two atoms too close, and for those whose cell allows no distances."""
-    apart = _plausible_cell(crystals, min_volume)
+    """Test that no two distinct atoms are too close; False for a cell that is not possible."""
+    apart = possible_cells(crystals, min_volume)
     # With differences rounded into [-1/2, 1/2], an image n cells away along an axis is at least |n| - 1/2 plane
     # spacings away: in all but thin cells only the image that rounding chose can be too close (reach 0).
     spacings = lat.plane_spacings(crystals.lattice.double())
@@ -111,41 +91,18 @@ def _atoms_apart(crystals: Crystals, min_distance: float, min_volume: float) -> 
     for images in range(_MAX_REACH + 1):
         chosen = (apart & (reach == images)).nonzero()[:, 0]
         per_crystal = crystals.num_sites**2 * (2 * images + 1) ** 3
-        for part in chosen.split(max(1, _MAX_DISTANCES // per_crystal)):
-            apart[part] = _smallest_distance(crystals[part], images) >= min_distance
+        for part in chosen.split(max(1, MAX_DISTANCES // per_crystal)):
+            apart[part] = distinct_distance_within(crystals[part], images) >= min_distance
     for number in (apart & (reach > _MAX_REACH)).nonzero()[:, 0].tolist():
-        apart[number] = _smallest_distance_reduced(crystals[number]) >= min_distance
+        apart[number] = distinct_distance_reduced(crystals[number]) >= min_distance
     return apart
-
-
-def _smallest_distance(crystals: Crystals, reach: int) -> Float[Tensor, " crystals"]:
-    """Smallest distance (Å) between distinct atoms, images up to `reach` cells away; infinite for one atom."""
-    lattice, frac = crystals.lattice.double(), crystals.frac_coords.double()
-    delta = frac[:, :, None] - frac[:, None]
-    delta = delta - torch.round(delta)
-    pair = crystals.mask[:, :, None] & crystals.mask[:, None]
-    pair = pair & ~torch.eye(crystals.num_sites, dtype=torch.bool, device=frac.device)
-    offsets = lat.nearest_offsets(frac.device, frac.dtype, reach)
-    vectors = (delta[:, :, :, None] + offsets).flatten(1, 3) @ lattice
-    squared = (vectors**2).sum(-1).unflatten(1, (*pair.shape[1:], len(offsets))).amin(-1)
-    return squared.masked_fill(~pair, math.inf).flatten(1).amin(1).sqrt()
-
-
-def _smallest_distance_reduced(crystal: Crystals) -> float:
-    """The same for one crystal by pymatgen, which reduces the lattice before it looks at images."""
-    from pymatgen.core import Lattice
-
-    frac = crystal.frac_coords[0][crystal.mask[0]].double().cpu().numpy()
-    distances = Lattice(crystal.lattice[0].double().cpu().numpy()).get_all_distances(frac, frac)
-    distances[range(len(frac)), range(len(frac))] = math.inf
-    return float(distances.min())
 
 
 # --- composition -------------------------------------------------------------------------------------
 
 
 def reduced_formulas(crystals: Crystals) -> list[Formula]:
-    """Per crystal its elements as sorted pairs (atomic number, count), counts divided by their common divisor."""
+    """Elements of each crystal as sorted pairs (atomic number, count), with counts divided by their common divisor."""
     formulas = []
     for row in crystals.atomic_numbers.tolist():
         counts: dict[int, int] = {}

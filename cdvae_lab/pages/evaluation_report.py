@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from cdvae_lab.evaluation.card import ReportCard, published_scores, written
+from cdvae_lab.evaluation.card import ReportCard, written
+from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.figures.evaluation import evaluation_figures
 from cdvae_lab.io.storage import atomic_path
 

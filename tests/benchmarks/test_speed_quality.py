@@ -109,7 +109,7 @@ def test_decoding_needs_little_more_than_torch_and_is_judged_elsewhere(
     judged = reconstruction(truth, predicted, jobs=1)
     row = measured["rows"][0]
     assert (row["setting"], row["device"], row["match_rate"]) == ("ancestral_12", "cpu", judged.structure.match_rate)
-    assert row["match_rate_paper"] == judged.reference.match_rate
+    assert row["match_rate_paper"] == judged.paper.match_rate
     assert row["rmse"] == (None if judged.structure.matched == 0 else pytest.approx(judged.structure.rmse))
     assert "seconds" in row
     assert "plotly" in (out / "speed_quality.html").read_text()[:10000].lower()

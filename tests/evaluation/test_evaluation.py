@@ -20,26 +20,25 @@ from cdvae_lab.cli.evaluate import predictor_named
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
-from cdvae_lab.evaluation.card import ReportCard, chemical_formulas, published_scores
+from cdvae_lab.evaluation import batch_fingerprints
+from cdvae_lab.evaluation.card import ReportCard, chemical_formulas
 from cdvae_lab.evaluation.run import evaluate
+from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.io import npz
-from cdvae_lab.metrics import batch_fingerprints
 from cdvae_lab.metrics.coverage import (
     CUTOFFS,
     Cutoffs,
     Fingerprints,
     coverage,
     density,
-    num_elements,
-    sample,
-    wasserstein,
 )
 from cdvae_lab.metrics.novelty import candidates, compare
-from cdvae_lab.metrics.result_cache import ResultCache
-from cdvae_lab.metrics.success_rates import PERCENTILES, optimization
+from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein
+from cdvae_lab.metrics.success_rates import PERCENTILES, success_rates
 from cdvae_lab.models.checkpoints import load, load_property_model
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.runtime.result_cache import ResultCache
 from cdvae_lab.sampling.trajectory import last, progress
 
 CUTOFF = Cutoffs(0.2, 4.0)
@@ -191,7 +190,7 @@ def test_success_is_the_best_valid_decoding_against_each_threshold(srtio3: Cryst
     first = Crystals.cat([of_volume(srtio3, f) for f in (1.0, 2.0, 3.0)] + [flat])
     second = Crystals.cat([of_volume(srtio3, 2.0), flat, of_volume(srtio3, 2.5), flat])
     one = float(volume_per_atom(srtio3))
-    score = optimization([first, second], volume_per_atom, [0.9 * one, 1.1 * one, 2.2 * one, 2.6 * one])
+    score = success_rates([first, second], volume_per_atom, [0.9 * one, 1.1 * one, 2.2 * one, 2.6 * one])
     np.testing.assert_allclose(score.best.numpy(), [one, 2 * one, 2.5 * one, math.inf], rtol=1e-5)
     assert score.best_step.tolist()[:3] == [0, 0, 1]
     assert score.success == (0, 0.25, 0.5, 0.75)
@@ -200,14 +199,14 @@ def test_success_is_the_best_valid_decoding_against_each_threshold(srtio3: Cryst
 def test_the_published_percentiles_are_in_place_and_inclusive(srtio3: Crystals) -> None:
     for name, thresholds in PERCENTILES.items():
         for reached, threshold in enumerate(thresholds):
-            judged = optimization([srtio3], lambda c, t=threshold: torch.full((len(c),), t, dtype=torch.float64), name)
-            assert judged.success == tuple(float(i >= reached) for i in range(3))
+            found = success_rates([srtio3], lambda c, t=threshold: torch.full((len(c),), t, dtype=torch.float64), name)
+            assert found.success == tuple(float(i >= reached) for i in range(3))
     with pytest.raises(SettingError, match="no published percentiles"):
-        optimization([srtio3], volume_per_atom, "mine")
+        success_rates([srtio3], volume_per_atom, "mine")
     with pytest.raises(SettingError, match="one number for each"):
-        optimization([srtio3], lambda c: torch.zeros(len(c), 2), "perov_5")
+        success_rates([srtio3], lambda c: torch.zeros(len(c), 2), "perov_5")
     with pytest.raises(CrystalError, match="one crystal for each starting point"):
-        optimization([srtio3, Crystals.cat([srtio3] * 2)], volume_per_atom, "perov_5")
+        success_rates([srtio3, Crystals.cat([srtio3] * 2)], volume_per_atom, "perov_5")
 
 
 # The report card
@@ -285,12 +284,12 @@ def test_a_shifted_property_shows_as_its_shift(crowd: Crystals, tmp_path: Path) 
         card["novel"]
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(
+def test_an_interrupted_evaluation_continues_where_it_stopped(
     crowd: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"train": crowd[:3], "jobs": 1, "cache": tmp_path / "one"}
     whole = last(evaluate(crowd, dataset(crowd[:6]), **settings))
-    monkeypatch.setattr("cdvae_lab.metrics.batch_fingerprints._structure_rows", None)  # whoever calls them fails
+    monkeypatch.setattr("cdvae_lab.evaluation.batch_fingerprints._structure_rows", None)  # whoever calls them fails
     monkeypatch.setattr("cdvae_lab.metrics.novelty._compare", None)
     again = last(evaluate(crowd, dataset(crowd[:6]), **settings))
     assert again.table() == whole.table()
@@ -298,7 +297,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
         last(evaluate(crowd, dataset(crowd[:6]), **settings | {"cache": tmp_path / "two"}))
 
 
-def test_what_was_done_before_an_interruption_is_not_done_again(
+def test_work_done_before_an_interruption_is_not_repeated(
     crowd: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = Crystals.cat([moved(crowd[:6], 0.01, seed=i) for i in range(8)])  # three tasks of at most 16
@@ -388,7 +387,9 @@ def test_what_is_written_can_be_read_and_the_page_stands_alone(crowd: Crystals, 
     [
         ({"task": "beauty"}, "give one of generation"),
         ({"samples": 0}, "samples must be at least 1"),
-        ({"ids": ["a"]}, "ids: 1 for 11 crystals"),
+        ({"thresholds": [1.0]}, "thresholds: no setting of task='generation'"),
+        ({"judge": None}, "judge: no setting of task"),
+        ({"task": "validity"}, "compares with no reference"),
         ({"task": "optimization"}, "sequence of batches"),
         ({"reference": "mine"}, "cutoffs: there are no published ones for mine"),
     ],
@@ -492,7 +493,7 @@ def test_the_command_writes_the_same_report(
     assert "cutoffs" in capsys.readouterr().err
 
 
-def test_the_command_judges_optimizations(
+def test_the_command_evaluates_optimizations(
     crowd: Crystals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdvae_lab.cli.evaluate.predictor_named", lambda name: (volume_per_atom, "volume"))
@@ -506,7 +507,7 @@ def test_the_command_judges_optimizations(
     assert "divides" in capsys.readouterr().err
 
 
-def test_a_judge_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_path: Path) -> None:
+def test_a_predictor_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_path: Path) -> None:
     predictor = PropertyModel(PropertyModelConfig(hidden_dim=8, blocks=1)).eval()
     found, name = predictor_named(str(predictor.save(tmp_path / "predictor.safetensors")))
     assert name == "the property model predictor.safetensors"
@@ -520,3 +521,34 @@ def test_a_judge_is_a_property_model_or_a_models_own_head(srtio3: Crystals, tmp_
     assert name == f"the property head of {tmp_path / 'model.safetensors'}"
     with pytest.raises(SettingError, match="comes with cdvae_lab"):
         predictor_named("nobody")
+
+
+# Validity alone
+
+
+def test_validity_needs_no_reference(crowd: Crystals, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = last(evaluate(crowd, task="validity"))
+    assert card["structure_valid"] == pytest.approx(100 * 7 / 11)
+    assert card["valid"] == pytest.approx(100 * 6 / 11)
+    assert card.title == "validity: 11 crystals"
+    assert column(card, "valid") == [True] * 6 + [False] * 5
+    assert "closer than 0.5" in column(card, "reason")[6]
+    crowd.save_npz(tmp_path / "c.npz")
+    command = ["evaluate", "validity", "--crystals", str(tmp_path / "c.npz"), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 0
+    assert "structure valid                         63.64 %   7 of 11" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert cli.main([*command, "--reference", "perov_5"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+    assert cli.main(["evaluate", "generation", *command[2:]]) == 2
+    assert "--reference" in capsys.readouterr().err
+
+
+def test_the_paper_s_version_of_smact_can_be_chosen(srtio3: Crystals) -> None:
+    """PmBr2 passes with SMACT 2.2.1, which ignores that promethium has no electronegativity."""
+    numbers = torch.tensor([[61, 35, 35]])
+    bromide = Crystals(srtio3.frac_coords[:, :3], numbers, srtio3.lattice)
+    assert last(evaluate(bromide, task="validity"))["composition_valid"] == 0
+    card = last(evaluate(bromide, task="validity", rules="paper"))
+    assert card["composition_valid"] == 100
+    assert "2.2.1" in card.settings["composition rules"]

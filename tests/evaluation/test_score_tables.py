@@ -11,8 +11,9 @@ import pytest
 
 import cdvae_lab as lab
 from cdvae_lab.errors import SettingError
-from cdvae_lab.evaluation.card import ReportCard, Score, mean_of, our_scores, published_scores
+from cdvae_lab.evaluation.card import ReportCard, Score
 from cdvae_lab.evaluation.score_tables import BEST, DATA, METRICS, ScoreTable, compare, score_table
+from cdvae_lab.evaluation.scores import mean_of, our_scores, published_scores
 from cdvae_lab.io import assets
 from cdvae_lab.pages import write_evaluation
 from tools import collect_scores, tables

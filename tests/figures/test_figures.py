@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from cdvae_lab import figures
-from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap, load_map
 from cdvae_lab.figures import GRID, POINTS, THEMES, strips
 from cdvae_lab.figures.maps import WITHOUT
 from cdvae_lab.metrics.course import Course, course
-from cdvae_lab.metrics.validity import smallest_distance, structure_validity
+from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.trajectory import Trajectory
@@ -270,7 +269,7 @@ def test_a_path_of_uneven_lengths_is_refused(wrong):
 # Along a run
 
 
-def test_a_course_says_what_the_frames_say(run):
+def test_a_course_describes_the_frames(run):
     for crystal in range(3):
         found = course(run, crystal)
         assert found.steps.tolist() == run.steps.tolist()
@@ -278,33 +277,15 @@ def test_a_course_says_what_the_frames_say(run):
         kinds = run.atomic_numbers[:, crystal].tolist()
         changed = [sum(a != b for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(kinds)]
         assert found.changed_species.tolist() == [0, *changed]
-        assert found.valid.tolist() == [bool(structure_validity(f.crystals[crystal])) for f in run]
-        for frame, distance in zip(run, found.smallest_distance.tolist(), strict=True):
+        assert found.structure_valid.tolist() == [bool(structure_validity(f.crystals[crystal])) for f in run]
+        for frame, distance in zip(run, found.closest_distance.tolist(), strict=True):
             [structure] = frame.crystals[crystal].to_structures()
-            apart = structure.distance_matrix + np.diag(np.full(len(structure), np.inf))
-            expected = apart.min() if len(structure) > 1 else math.nan
-            assert distance == pytest.approx(expected, abs=1e-4, nan_ok=True)
+            everybody = structure.get_all_neighbors(min(structure.lattice.abc) + 1e-3)  # own images too
+            assert distance == pytest.approx(min(n.nn_distance for some in everybody for n in some), abs=1e-4)
     with pytest.raises(SettingError, match="crystal 3"):
         course(run, 3)
     with pytest.raises(SettingError, match="at least one"):
         course([])
-
-
-def test_the_smallest_distance_in_crystals_of_the_books(known_crystals):
-    expected = [3.905 / 2, 5.640 / 2, 3.567 * math.sqrt(3) / 4]
-    np.testing.assert_allclose(smallest_distance(known_crystals), expected, rtol=1e-5)
-    alone = Crystals(torch.zeros(1, 1, 3), torch.tensor([[8]]), torch.eye(3)[None])
-    assert smallest_distance(alone).tolist() == [math.inf]
-    assert smallest_distance(alone.replace(lattice=torch.zeros(1, 3, 3))).isnan().all()
-    # A cell so flat that the nearest image of the other atom is two cells away along the short axis.
-    flat = Crystals(
-        torch.tensor([[[0.0, 0, 0], [0.5, 0, 0]]]),
-        torch.tensor([[6, 6]]),
-        torch.tensor([[[10.0, 0, 0], [2.4, 0.3, 0], [0, 0, 8]]]),
-    )
-    [structure] = flat.to_structures()
-    assert smallest_distance(flat).item() == pytest.approx(math.hypot(0.2, 0.6), rel=1e-5)
-    assert smallest_distance(flat).item() == pytest.approx(structure.distance_matrix[0, 1], rel=1e-5)
 
 
 def test_the_strips_of_a_run(run):
@@ -313,9 +294,9 @@ def test_the_strips_of_a_run(run):
     assert [t.name for t in figure.data] == [strips.SIGMA, strips.DISTANCE, strips.CHANGED, strips.VALID]
     sigma, distance, changed, valid = figure.data
     np.testing.assert_allclose(sigma.y, run.sigmas)
-    np.testing.assert_allclose(distance.y, known.smallest_distance)
+    np.testing.assert_allclose(distance.y, known.closest_distance)
     assert list(changed.y) == known.changed_species.tolist()
-    assert [bool(v) for v in valid.z[0]] == known.valid.tolist()
+    assert [bool(v) for v in valid.z[0]] == known.structure_valid.tolist()
     assert all(list(t.x) == run.steps.tolist() for t in figure.data)
     assert figure.layout.yaxis.type == "log"
     assert figure.layout.yaxis.title.text == "σ (Å)"

@@ -16,12 +16,12 @@ from pymatgen.core import Composition, Lattice, Structure
 from cdvae_lab import datasets
 from cdvae_lab.crystals import lattice
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.evaluation.batch_fingerprints import composition_rows, structure_rows
 from cdvae_lab.metrics import fingerprints
-from cdvae_lab.metrics.batch_fingerprints import composition_rows, structure_rows
 from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized, structure_fingerprint
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
-from cdvae_lab.metrics.result_cache import ResultCache
 from cdvae_lab.metrics.validity import reduced_formulas
+from cdvae_lab.runtime.result_cache import ResultCache
 
 FEATURIZER = CrystalNNFingerprint.from_preset("ops")
 MAGPIE = ElementProperty.from_preset("magpie", impute_nan=False)
@@ -158,7 +158,7 @@ def test_rows_of_impossible_crystals_are_empty_and_the_others_are_kept(
 def test_nothing_is_computed_twice(known_crystals: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(structure_rows(known_crystals, jobs=1, cache=ResultCache(tmp_path)))
     monkeypatch.setattr(fingerprints, "_site_fingerprint", None)
-    monkeypatch.setattr("cdvae_lab.metrics.batch_fingerprints.structure_fingerprint", None)
+    monkeypatch.setattr("cdvae_lab.evaluation.batch_fingerprints.structure_fingerprint", None)
     both = Crystals.cat([known_crystals, known_crystals])
     [(rows, values)] = structure_rows(both, jobs=1, cache=ResultCache(tmp_path))
     again = dict(zip(rows, values, strict=True))

@@ -47,8 +47,8 @@ def test_identical_crystals_match_perfectly_and_both_ceilings_are_told():
     assert score.structure.match_rate == 1
     assert score.structure.ceiling == 1
     assert score.structure.rmse == pytest.approx(0, abs=1e-6)
-    assert score.reference.match_rate == score.reference.ceiling == 0.5
-    assert score.reference.matched == score.reference.admitted == 1
+    assert score.paper.match_rate == score.paper.ceiling == 0.5
+    assert score.paper.matched == score.paper.admitted == 1
 
 
 @pytest.mark.parametrize("atom", [0, 1, 3])

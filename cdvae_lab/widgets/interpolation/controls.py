@@ -13,7 +13,7 @@ from cdvae_lab.explore.interpolation import ENDS, PATHS
 from cdvae_lab.explore.latent_map import densities
 from cdvae_lab.figures import Theme, along_path
 from cdvae_lab.figures.paths import CURRENT
-from cdvae_lab.metrics import validity
+from cdvae_lab.metrics import distances, validity
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.figure import Hit, MapFigure, chosen_map
@@ -43,9 +43,9 @@ _MADE = {
     "density": densities,
     "volume per atom": lambda crystals: volume(crystals.lattice) / crystals.num_atoms,
     "number of atoms": lambda crystals: crystals.num_atoms,
-    "smallest distance": validity.smallest_distance,
+    "closest distance": distances.closest_distance,
 }
-_UNITS = {"density": "g/cm³", "volume per atom": "Å³", "number of atoms": "", "smallest distance": "Å"}
+_UNITS = {"density": "g/cm³", "volume per atom": "Å³", "number of atoms": "", "closest distance": "Å"}
 
 
 class PathLooks:

@@ -6,7 +6,7 @@ async function render({ model, el }) {
   const canvas = document.createElement("canvas");
   canvas.style.cssText = "width:100%;height:150px;color:var(--jp-ui-font-color1,inherit);cursor:crosshair;display:block";
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "noise level, smallest distance, changed species and validity of every frame");
+  canvas.setAttribute("aria-label", "noise level, closest distance, changed species and validity of every frame");
   el.appendChild(canvas);
   const LEFT = 128, RIGHT = 86, GAP = 6;
 
@@ -32,9 +32,9 @@ async function render({ model, el }) {
     const digits = (v) => (v >= 1 ? v.toFixed(1) : v.toPrecision(2));
     strips = [
       { name: "noise level (log)", color: dark ? "#7dd3fc" : "#0369a1", value: (i) => (logs[i] - lowest) / (highest - lowest || 1), say: (i) => digits(data.sigma[i]) + " Å" },
-      { name: "smallest distance", color: dark ? "#fcd34d" : "#b45309", value: (i) => (distances[i] ?? 0) / far, say: (i) => (distances[i] === null ? "" : distances[i].toFixed(2) + " Å") },
+      { name: "closest distance", color: dark ? "#fcd34d" : "#b45309", value: (i) => (distances[i] ?? 0) / far, say: (i) => (distances[i] === null ? "" : distances[i].toFixed(2) + " Å") },
       { name: "species changed", color: dark ? "#f0abfc" : "#a21caf", bars: true, value: (i) => data.changed[i] / most, say: (i) => `${data.changed[i]} atoms` },
-      { name: "valid", color: dark ? "#86efac" : "#15803d", bars: true, value: (i) => data.valid[i], say: (i) => Math.round(100 * data.valid[i]) + " %" },
+      { name: "valid (both tests)", color: dark ? "#86efac" : "#15803d", bars: true, value: (i) => data.valid[i], say: (i) => Math.round(100 * data.valid[i]) + " %" },
     ];
     const high = (height - GAP * (strips.length + 1)) / strips.length;
     pen.font = "12px sans-serif"; pen.textBaseline = "middle";

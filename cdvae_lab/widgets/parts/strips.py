@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.metrics import validity
+from cdvae_lab.metrics import distances, validity
 from cdvae_lab.sampling.denoising import DenoisingFrame
 
 _WIDGET: dict[str, Any] = {"sync": True, **ipywidgets.widget_serialization}
@@ -47,9 +47,9 @@ class Course:
     """What the strips show, for each frame and crystal.
 
     Attributes:
-        distance: smallest distance between two atoms, Å; infinite where there is only one.
+        distance: closest distance between two atoms, an atom and its own images included, Å.
         changed: number of atoms that are of another element than one frame before.
-        valid: by `metrics.validity`, structure and composition.
+        valid: both structure and composition, by `metrics.validity`.
     """
 
     distance: Float[Tensor, "frames crystals"]
@@ -66,7 +66,7 @@ class Course:
         earlier = torch.cat([first.atomic_numbers[None], numbers[:-1]])
         valid = validity.structure_validity(together) & validity.composition_validity(together)
         return cls(
-            validity.smallest_distance(together).reshape(shape),
+            distances.closest_distance(together).reshape(shape),
             (numbers != earlier).sum(-1),
             valid.reshape(shape),
         )
@@ -83,7 +83,7 @@ class Course:
         return Course(self.distance[:length], self.changed[:length], self.valid[:length])
 
     def data(self, frames: Sequence[DenoisingFrame], choice: int | None, length: int) -> dict:
-        """For the strips: of one crystal, or of all (smallest distance, sum, share)."""
+        """For the strips: of one crystal, or of all (closest distance, sum, share)."""
         chosen = slice(None) if choice is None else slice(choice, choice + 1)
         distance = self.distance[:, chosen].amin(1).tolist()
         levels = frames[0].schedule.sigma

@@ -1,7 +1,6 @@
-"""What was computed of a crystal, kept in the user's cache by a hash of the crystal: nothing is computed twice.
+"""Cache of results by a hash of the crystal, in one SQLite file in the user's cache folder.
 
-One SQLite file, so that an interrupted evaluation goes on where it was and two may run at the same time. Values are
-float64 arrays and nothing else.
+An interrupted evaluation continues where it stopped, and two may run at the same time. Values are float64 arrays.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,14 +22,14 @@ _KEYS = 500
 
 
 def users_folder() -> Path:
-    """The folder for caches that the operating system gives this user."""
+    """Return the folder for caches that the operating system gives this user."""
     import pooch
 
     return Path(pooch.os_cache("cdvae_lab")) / "evaluation"
 
 
 def keys(crystals: Crystals) -> list[bytes]:
-    """A hash of each crystal's numbers, as they are."""
+    """Hash each crystal's numbers, as they are."""
     crystals = crystals.to("cpu", torch.float64)
     counts = crystals.num_atoms.tolist()
     found = []
@@ -44,15 +42,15 @@ def keys(crystals: Crystals) -> list[bytes]:
 
 
 def combined(*parts: bytes) -> bytes:
-    """The key of several crystals and settings together."""
+    """Combine the keys of several crystals and settings into one."""
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
 class ResultCache:
-    """Arrays by kind and key, in `<folder>/results.sqlite`.
+    """Cache of arrays by kind and key, in `<folder>/results.sqlite`.
 
-    A file that is damaged is set aside, and one that cannot be written is done without; both say so in a warning, as
-    only time is lost.
+    A damaged file is renamed and a new one started; without a writable file nothing is kept. Both give a warning and no
+    error, since only time is lost.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -64,7 +62,7 @@ class ResultCache:
         except (sqlite3.DatabaseError, OSError) as error:
             aside = self.path.with_suffix(".damaged")
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                self._warn(f"is damaged ({error}); it is set aside as {aside.name} and begun anew")
+                self._warn(f"is damaged ({error}); it is renamed to {aside.name} and a new one started")
                 self.path.replace(aside)
                 self._create()
             else:
@@ -88,7 +86,7 @@ class ResultCache:
         self._warn(f"cannot be used ({error}); results are not kept, free some space or pass cache=<another folder>")
 
     def get(self, kind: str, wanted: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """The arrays that there are, by key."""
+        """Return the arrays that are known, by key."""
         found: dict[bytes, np.ndarray] = {}
         if self.broken:
             return found
@@ -104,7 +102,7 @@ class ResultCache:
         return found
 
     def put(self, kind: str, results: Mapping[bytes, np.ndarray]) -> None:
-        """Keep arrays of float64 by key."""
+        """Store arrays of float64 by key."""
         if self.broken:
             return
         rows = [(kind, key, np.asarray(value, dtype=np.float64).tobytes()) for key, value in results.items()]
@@ -113,52 +111,3 @@ class ResultCache:
                 database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             self._give_up(error)
-
-
-def computed(
-    cache: ResultCache,
-    kind: str,
-    wanted: Sequence[bytes],
-    task: Callable[[list[int]], Any],
-    *,
-    jobs: int,
-    chunk: int,
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Yield (rows, their arrays) until every row of `wanted` has one: from the cache at once, the others as they come.
-
-    Args:
-        kind: of the results, with the version of what computes them.
-        wanted: a key for each row; equal keys are computed once.
-        task: what computes some rows, as `joblib.delayed(function)(...)`, which returns an array for each.
-        jobs: processes (-1: all cores); `joblib.parallel_config` chooses another backend.
-        chunk: rows that a task takes.
-    """
-    rows: dict[bytes, list[int]] = {}
-    for row, key in enumerate(wanted):
-        rows.setdefault(key, []).append(row)
-    there = cache.get(kind, list(rows))
-    if there:
-        known = [(row, value) for key, value in there.items() for row in rows[key]]
-        yield [row for row, _ in known], [value for _, value in known]
-    missing = [same[0] for key, same in rows.items() if key not in there]
-    parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
-    for part, values in zip(parts, run_parallel([task(part) for part in parts], jobs), strict=True):
-        cache.put(kind, {wanted[row]: value for row, value in zip(part, values, strict=True)})
-        all_rows = [(row, value) for first, value in zip(part, values, strict=True) for row in rows[wanted[first]]]
-        yield [row for row, _ in all_rows], [value for _, value in all_rows]
-
-
-def run_parallel(tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
-    """The results of joblib's tasks in order, as they come; on the backend that `joblib.parallel_config` has set."""
-    from joblib import Parallel
-    from joblib.parallel import get_active_backend
-
-    if len(tasks) <= 1:
-        jobs = 1  # starting processes takes longer than the work
-    backend = cast("Any", get_active_backend()[0])
-    if backend.supports_return_generator:
-        yield from cast("Iterator[Any]", Parallel(n_jobs=jobs, return_as="generator")(tasks))
-        return
-    together = 4 * max(1, backend.effective_n_jobs(jobs))
-    for start in range(0, len(tasks), together):
-        yield from cast("list[Any]", Parallel(n_jobs=jobs)(tasks[start : start + together]))

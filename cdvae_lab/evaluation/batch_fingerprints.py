@@ -1,4 +1,4 @@
-"""Fingerprints and space groups of many crystals: in parallel, from the cache where they are known."""
+"""Compute fingerprints and space groups of many crystals, in parallel and cached."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.io.convert import is_usable, to_structures
+from cdvae_lab.metrics.distances import MAX_ATOMIC_NUMBER
 from cdvae_lab.metrics.fingerprints import (
     COMPOSITION_LENGTH,
     STRUCTURE_LENGTH,
@@ -20,8 +21,9 @@ from cdvae_lab.metrics.fingerprints import (
     composition_fingerprint,
     structure_fingerprint,
 )
-from cdvae_lab.metrics.result_cache import ResultCache, computed, keys
-from cdvae_lab.metrics.validity import MAX_ATOMIC_NUMBER, reduced_formulas
+from cdvae_lab.metrics.validity import reduced_formulas
+from cdvae_lab.runtime.parallel import computed
+from cdvae_lab.runtime.result_cache import ResultCache, keys
 
 SYMPREC = 0.1  # Å
 _CHUNK = 16
@@ -32,7 +34,7 @@ _MOST_NEIGHBORS = 20_000
 def structure_rows(
     crystals: Crystals, *, jobs: int, cache: ResultCache
 ) -> Iterator[tuple[list[int], list[Float[np.ndarray, " 62"]]]]:
-    """Yield (rows, structure fingerprint and space group of each) as they come; NaN where there is none."""
+    """Yield (rows, structure fingerprint and space group of each) in any order; NaN where there is none."""
     from importlib.metadata import version
 
     from joblib import delayed
@@ -53,7 +55,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
     which = (is_usable(crystals) & ~crowded).nonzero()[:, 0]
     for row, structure in zip(which.tolist(), to_structures(crystals[which]) if len(which) else [], strict=True):
         numbers = np.array(structure.atomic_numbers)
-        # What has none stays NaN: the reference counts such a crystal as invalid.
+        # A crystal without a fingerprint keeps NaN: the paper's code counts it as invalid.
         with contextlib.suppress(ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             rows[row][:-1] = structure_fingerprint(numbers, structure.frac_coords, structure.lattice.matrix)
         # spglib finds no symmetry where atoms overlap.
@@ -63,7 +65,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
 
 
 def composition_rows(crystals: Crystals) -> Float[np.ndarray, "crystals 132"]:
-    """Composition fingerprints, not standardized; NaN where there is no such element, or no atom."""
+    """Compute composition fingerprints, not standardized; NaN without atoms, or with an unknown element."""
     rows = np.full((len(crystals), COMPOSITION_LENGTH), math.nan)
     for row, formula in enumerate(reduced_formulas(crystals)):
         if formula and formula[-1][0] <= MAX_ATOMIC_NUMBER:

@@ -11,7 +11,8 @@ import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError
-from cdvae_lab.models.cdvae import CDVAE, load
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.fields import descendants
 from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode

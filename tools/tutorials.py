@@ -21,10 +21,8 @@ import plotly.offline
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+import cdvae_lab as lab
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.models.cdvae import load
-from cdvae_lab.pages.animation import write_html
-from cdvae_lab.sampling.denoising import denoise
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -119,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     STATIC.mkdir(parents=True, exist_ok=True)
     with atomic_path(STATIC / "plotly.min.js", "a script") as temporary:
         temporary.write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
-    write_html(denoise(load("perov_5"), n=4, seed=11), STATIC / "run.html", title="Four crystals form")
+    run = lab.denoise(lab.load("perov_5"), n=4, seed=11)
+    lab.pages.write_html(run, STATIC / "run.html", title="Four crystals form")
     for source in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         try:
             seconds = build(source, TUTORIALS / source.name, run)

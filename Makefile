@@ -44,7 +44,7 @@ app: $(LAB) ## the whole laboratory on one page, without a notebook around it
 demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
 	@$(BIN)/cdvae-lab demo --out out
 
-test: lint ## check everything: style, floors, types, tests, notebooks
+test: lint $(DOCS) ## check everything: style, floors, types, tests, notebooks, documentation
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/browser
 	@if command -v chromium >/dev/null; then \
 	  for file in tests/browser/test_*.py; do \
@@ -53,7 +53,8 @@ test: lint ## check everything: style, floors, types, tests, notebooks
 	      $(BIN)/python -m pytest $$file; } || exit 1; \
 	  done; \
 	else echo "cdvae_lab: NOT TESTED, for want of a chromium: the widgets in a browser" >&2; fi
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/app.ipynb
+	$(MAKE) docs # executes the other notebooks
 
 lint: $(TOOLS) ## check style, imports and types
 	$(BIN)/ruff check

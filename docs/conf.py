@@ -36,7 +36,7 @@ suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]  # attributes of 
 
 # The reference is written by autosummary from the docstrings.
 autosummary_generate = True
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -46,6 +46,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
 # Annotations name types of other libraries, whose documentation is elsewhere, and helpers that are not public.

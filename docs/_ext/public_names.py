@@ -18,6 +18,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 import cdvae_lab
 
@@ -62,6 +63,9 @@ _BY_LAST = {full.rsplit(".", 1)[-1]: public for full, public in _NAMES.items()}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # Sphinx says "Variables"
     app.connect("autodoc-process-docstring", _as_prose)
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,11 +1,11 @@
-"""One row of assets/our_scores.json, from the report cards of its seeds: no number is typed by hand.
+"""Write a row of assets/our_scores.json from the report cards of its seeds; no number is typed by hand.
 
     python -m tools.collect_scores --task generation --data mp_20 --model mp_20 --system "ours" \\
       --report seed0/ seed1/ seed2/ --seeds 0 1 2 --seconds 300 --hardware "one H200" --command "cdvae-lab generate ..."
 
 A report is a folder that `cdvae-lab evaluate ... --out` wrote, or its report.json. A row of the same system is
 replaced.
-Then `python -m tools.tables` writes the tables of docs/results/tables.md from them.
+Then `python -m tools.tables` writes the tables of README.md and docs/results/tables.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAME = "our_scores.json"
 
 
 def read_report(path: Path, task: str, data: str) -> dict[str, Any]:
-    """A finished report of that task, on the whole of that data set's test file.
+    """Read a finished report of a task on a data set's test file.
 
     Raises:
         SettingError: for any other file.
@@ -50,10 +50,10 @@ def read_report(path: Path, task: str, data: str) -> dict[str, Any]:
 
 
 def collect(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of one report, or mean, standard deviation and values of several.
+    """Return the numbers of one report, or mean, standard deviation and values of several.
 
     Raises:
-        SettingError: if one of them lacks a number that the others have.
+        SettingError: if a report lacks a number that another has.
     """
     numbers = [{s["key"]: s["value"] for s in report["scores"] if s["value"] is not None} for report in reports]
     if len({frozenset(found) for found in numbers}) > 1:
@@ -75,13 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, choices=list(DATA))
     parser.add_argument("--model", required=True, metavar="NAME", help="the bundled model")
     parser.add_argument(
-        "--system", default="ours", help='the row\'s name, such as "ours, one try" (default %(default)s)'
+        "--system", default="ours", help='the row\'s name, such as "ours, decoded once" (default %(default)s)'
     )
     parser.add_argument("--report", required=True, type=Path, nargs="+", metavar="FOLDER", help="one for each seed")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="of the reports (default: 0, 1, ...)")
     parser.add_argument("--seconds", type=float, metavar="S", help="to make the crystals of one seed")
     parser.add_argument("--hardware", default="", metavar="TEXT", help='such as "one H100"')
     parser.add_argument("--note", default="", metavar="TEXT", help="what a reader must know, a sentence")
+    parser.add_argument("--unlike", default="", metavar="TEXT", help=(
+        "how it was made otherwise than the published rows; such a row is not compared with them"
+    ))  # fmt: skip
     parser.add_argument("--command", default="", metavar="TEXT", help="that makes the crystals")
     parser.add_argument("--file", type=Path, help=f"another file than assets/{NAME}")
     options = parser.parse_args(argv)
@@ -95,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         row |= {"crystals": [report["crystals"] for report in reports]} | collect(reports)
         row |= {"seconds": options.seconds, "hardware": options.hardware}
         row |= {"command": options.command, "note": options.note}
+        if options.unlike:
+            row["unlike"] = options.unlike
         scores = json.loads(file.read_text(encoding="utf-8"))
         rows = scores.setdefault(options.task, {}).setdefault(options.data, [])
         places = [i for i, other in enumerate(rows) if other["system"] == options.system]

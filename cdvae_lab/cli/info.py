@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from cdvae_lab.cli.command import command
+from cdvae_lab.crystals.elements import symbol_of
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 
@@ -30,12 +31,10 @@ def info(args: argparse.Namespace) -> int:
 
 def lines(model: CDVAE) -> list[tuple[str, str]]:
     """The description of a model, as (name, text)."""
-    from ase.data import chemical_symbols
-
     c, about = model.config, model.metadata
     data = about.get("data", {})
     elements = model.elements.nonzero()[:, 0].tolist()
-    symbols = [chemical_symbols[z] for z in elements if z]
+    symbols = [symbol_of(z) for z in elements if z]
     parameters = sum(p.numel() for p in model.parameters())
     found = [
         ("model", f"CDVAE, {parameters / 1e6:.2f} M parameters, width {c.hidden_dim}, z of {c.latent_dim} numbers")

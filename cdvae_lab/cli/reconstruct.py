@@ -18,6 +18,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, read_for
@@ -246,15 +247,6 @@ def _tried(
             yield state
 
 
-def formulas(crystals: Crystals) -> list[str]:
-    """The reduced formula of each crystal."""
-    from ase.data import chemical_symbols
-    from pymatgen.core import Composition
-
-    symbols = ([chemical_symbols[z] for z in row if z] for row in crystals.atomic_numbers.tolist())
-    return [Composition("".join(s)).reduced_formula for s in symbols]
-
-
 def score(store: Path, out: Path, jobs: int) -> int:
     """Judge every decoded crystal, a line of the table each as it comes; then the summary."""
     from tqdm.auto import tqdm
@@ -268,8 +260,8 @@ def score(store: Path, out: Path, jobs: int) -> int:
     truth = truth[: len(predicted)]
     columns = [
         about["ids"],
-        formulas(truth),
-        formulas(predicted),
+        reduced_formulas(truth),
+        reduced_formulas(predicted),
         structure_validity(predicted).tolist(),
         composition_validity(predicted).tolist(),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdvae_lab.datasets.cache import LeftOut
 from cdvae_lab.datasets.tables import (
     JOINED,
     PUBLIC,
@@ -23,6 +24,7 @@ __all__ = [
     "SYNTHETIC",
     "UNITS",
     "Dataset",
+    "LeftOut",
     "carbon_24_protocol",
     "files_there",
     "find_crystals",

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cdvae_lab.crystals import formulas
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets import public as download
 from cdvae_lab.datasets import synthetic
@@ -125,15 +126,8 @@ class Dataset:
 
     @cached_property
     def formulas(self) -> list[str]:
-        """The chemical formula of each crystal, elements in alphabetical order, with all atoms of the cell: O3SrTi."""
-        from ase.data import chemical_symbols
-
-        formulas = []
-        for row in self.crystals.atomic_numbers.cpu().numpy():
-            numbers, counts = np.unique(row[row > 0], return_counts=True)
-            parts = sorted((chemical_symbols[n], int(k)) for n, k in zip(numbers, counts, strict=True))
-            formulas.append("".join(symbol + (str(k) if k > 1 else "") for symbol, k in parts))
-        return formulas
+        """Formula of each crystal with all atoms of its cell: Sr2Ti2O6; see `cdvae_lab.crystals.formulas`."""
+        return formulas.cell_formulas(self.crystals)
 
     def summary(self) -> str:
         """A few lines about the data set, for people."""
@@ -245,7 +239,7 @@ def find_crystals(
         name: "perov_5", "carbon_24" or "mp_20".
         split: "train", "val" or "test", or several joined by "+".
         identity: a `material_id`.
-        formula: with all atoms of the cell, as in `Dataset.formulas`.
+        formula: with all atoms of the cell, elements in any order.
         folder: as for `load`; None looks where `load` keeps what it has downloaded.
         cache: as for `load`.
 
@@ -255,11 +249,11 @@ def find_crystals(
     """
     by_id, by_formula = {}, {}
     for path in files_there(name, split, folder=folder, cache=cache):
-        ids, formulas = _texts(path, path.stat().st_mtime_ns)
+        ids, texts_of = _texts(path, path.stat().st_mtime_ns)
         by_id |= ids
-        for one, texts in formulas.items():
+        for one, texts in texts_of.items():
             by_formula.setdefault(one, []).extend(texts)
-    found = [by_id[identity]] if identity in by_id else by_formula.get(formula, [])
+    found = [by_id[identity]] if identity in by_id else by_formula.get(formulas.respell(formula), [])
     return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
 
 
@@ -280,9 +274,7 @@ def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str
     by_formula: dict[str, list[str]] = {}
     for text in texts:
         if match := re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", text):
-            counts = sorted(re.findall(r"([A-Z][a-z]?)(\d*)", match[1]))
-            formula = "".join(symbol + (n if n != "1" else "") for symbol, n in counts)
-            by_formula.setdefault(formula, []).append(text)
+            by_formula.setdefault(formulas.respell(match[1]), []).append(text)
     return dict(zip(ids, texts, strict=True)), by_formula
 
 

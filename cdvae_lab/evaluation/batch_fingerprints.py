@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import MAX_ATOMIC_NUMBER
+from cdvae_lab.crystals.formulas import reduced_compositions
 from cdvae_lab.io.convert import is_usable, to_structures
-from cdvae_lab.metrics.distances import MAX_ATOMIC_NUMBER
 from cdvae_lab.metrics.fingerprints import (
     COMPOSITION_LENGTH,
     STRUCTURE_LENGTH,
@@ -21,7 +22,6 @@ from cdvae_lab.metrics.fingerprints import (
     composition_fingerprint,
     structure_fingerprint,
 )
-from cdvae_lab.metrics.validity import reduced_formulas
 from cdvae_lab.runtime.parallel import computed
 from cdvae_lab.runtime.result_cache import ResultCache, keys
 
@@ -67,7 +67,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
 def composition_rows(crystals: Crystals) -> Float[np.ndarray, "crystals 132"]:
     """Compute composition fingerprints, not standardized; NaN without atoms, or with an unknown element."""
     rows = np.full((len(crystals), COMPOSITION_LENGTH), math.nan)
-    for row, formula in enumerate(reduced_formulas(crystals)):
+    for row, formula in enumerate(reduced_compositions(crystals)):
         if formula and formula[-1][0] <= MAX_ATOMIC_NUMBER:
             rows[row] = composition_fingerprint(formula)
     return rows

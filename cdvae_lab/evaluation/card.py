@@ -8,17 +8,14 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.evaluation.scores import mean_of, our_scores, published_scores, system_name
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.metrics.validity import Formula, reduced_formulas
 
 WIDTH = 118
 
@@ -227,21 +224,6 @@ def written(value: float | int | None, unit: str) -> str:
     if unit == "%":
         return f"{value:.2f} %"
     return f"{value:.4g} {unit}".strip()
-
-
-def chemical_formulas(crystals: Crystals) -> list[str]:
-    """The reduced formula of each crystal in the order of a chemist, SrTiO3; empty without atoms."""
-    return [_chemical_formula(formula) for formula in reduced_formulas(crystals)]
-
-
-@cache
-def _chemical_formula(formula: Formula) -> str:
-    from pymatgen.core import Element
-
-    elements = sorted(
-        ((Element.from_Z(z), count) for z, count in formula if z <= 118), key=lambda e: e[0].iupac_ordering
-    )
-    return "".join(element.symbol + (str(count) if count > 1 else "") for element, count in elements)
 
 
 def versions() -> dict[str, str]:

@@ -12,20 +12,21 @@ import torch
 from jaxtyping import Bool
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import density, reduced_compositions, reduced_formulas
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.evaluation.batch_fingerprints import composition_rows, structure_rows
-from cdvae_lab.evaluation.card import ReportCard, Score, chemical_formulas, count, percent, versions
+from cdvae_lab.evaluation.card import ReportCard, Score, count, percent, versions
 from cdvae_lab.evaluation.novelty import closest_training, novelty_rows, novelty_scores, relevant_training
 from cdvae_lab.evaluation.sources import CrystalSource
 from cdvae_lab.evaluation.validity import RULES, reasons, validity_scores
 from cdvae_lab.io.convert import is_usable
 from cdvae_lab.metrics.charge_balance import Rules
-from cdvae_lab.metrics.coverage import Coverage, Cutoffs, Fingerprints, coverage, density
+from cdvae_lab.metrics.coverage import Coverage, Cutoffs, Fingerprints, coverage
 from cdvae_lab.metrics.fingerprints import STRUCTURE_LENGTH
 from cdvae_lab.metrics.novelty import MOST_CANDIDATES, Comparison, candidates, compare
 from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein
 from cdvae_lab.metrics.success_rates import Predictor, predictions
-from cdvae_lab.metrics.validity import composition_validity, reduced_formulas, structure_validity
+from cdvae_lab.metrics.validity import composition_validity, structure_validity
 from cdvae_lab.runtime.result_cache import ResultCache
 
 
@@ -57,7 +58,7 @@ def generation(
     crystals, ids = source.crystals, list(source.ids)
     training = train.crystals if isinstance(train, Dataset) else train
     training = None if training is None else training.to("cpu", torch.float64)
-    formulas = reduced_formulas(crystals)
+    formulas = reduced_compositions(crystals)
     relevant, nearest = relevant_training(formulas, training)
     n, m, t = len(crystals), len(truth), len(relevant)
     compared_with = n if options.novelty else 0
@@ -81,7 +82,7 @@ def generation(
     invalid = reasons(source, options.rules)
     rows: dict[str, list[Any]] = {
         "id": ids,
-        "formula": chemical_formulas(crystals),
+        "formula": reduced_formulas(crystals),
         "num_atoms": crystals.num_atoms.tolist(),
         "structure_valid": structure.tolist(),
         "composition_valid": composition.tolist(),

@@ -9,18 +9,18 @@ import numpy as np
 from jaxtyping import Bool
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_compositions
 from cdvae_lab.evaluation.card import Score, count, percent
 from cdvae_lab.io.convert import is_usable
 from cdvae_lab.metrics import novelty
 from cdvae_lab.metrics.novelty import Comparison, members, nearest_formulas
-from cdvae_lab.metrics.validity import reduced_formulas
 
 
 def relevant_training(formulas: list, training: Crystals | None) -> tuple[np.ndarray, dict]:
     """The training crystals whose formula is the nearest to some generated one, and those formulas."""
     if training is None or not any(formulas):
         return np.array([], int), {}
-    theirs = reduced_formulas(training)
+    theirs = reduced_compositions(training)
     known = [formula if formula[-1][0] <= 118 else () for formula in formulas if formula]
     nearest, _ = nearest_formulas(known, theirs)
     groups = members(theirs, is_usable(training).tolist())
@@ -34,7 +34,7 @@ def closest_training(
     """The nearest training crystal of each: the nearest formula, and of that the nearest structure fingerprint."""
     if training is None or prints is None:
         return [None] * len(formulas)
-    groups = members(reduced_formulas(training), is_usable(training).tolist())
+    groups = members(reduced_compositions(training), is_usable(training).tolist())
     found: list[int | None] = []
     for row, formula in enumerate(formulas):
         group = groups.get(nearest.get(formula, ()))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.evaluation.card import ReportCard, Score, chemical_formulas, count, percent, versions
+from cdvae_lab.crystals.formulas import reduced_formulas
+from cdvae_lab.evaluation.card import ReportCard, Score, count, percent, versions
 from cdvae_lab.evaluation.validity import RULES
 from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.success_rates import SUCCESS, Predictor, success_rates
@@ -59,7 +60,7 @@ def optimization(decodings: list[Crystals], name: str, options: Options) -> Iter
     rows = {
         "decoding": [i for i in range(len(decodings)) for _ in range(starts)],
         "start": [i for _ in decodings for i in range(starts)],
-        "formula": chemical_formulas(crystals),
+        "formula": reduced_formulas(crystals),
         "valid": valid.tolist(),
         "reason": invalid_reasons(crystals, options.rules),
         "property": [value if ok else None for value, ok in predicted],

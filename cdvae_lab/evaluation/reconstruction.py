@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.evaluation.card import ReportCard, Score, chemical_formulas, versions
+from cdvae_lab.crystals.formulas import reduced_formulas
+from cdvae_lab.evaluation.card import ReportCard, Score, versions
 from cdvae_lab.evaluation.sources import CrystalSource
 from cdvae_lab.evaluation.validity import RULES, reasons
 from cdvae_lab.metrics import reconstruction as matching
@@ -48,8 +49,8 @@ def reconstruction(
     score = matching.score(truth, predicted, rms, options.rules)
     rows = {
         "id": list(source.ids),
-        "formula": chemical_formulas(truth),
-        "reconstructed": chemical_formulas(predicted),
+        "formula": reduced_formulas(truth),
+        "reconstructed": reduced_formulas(predicted),
         "structure_valid": structure_validity(predicted).tolist(),
         "composition_valid": composition_validity(predicted, options.rules).tolist(),
         "reason": reasons(source, options.rules),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cdvae_lab.evaluation.card import ReportCard, Score, chemical_formulas, count, percent, versions
+from cdvae_lab.crystals.formulas import reduced_formulas
+from cdvae_lab.evaluation.card import ReportCard, Score, count, percent, versions
 from cdvae_lab.evaluation.sources import CrystalSource
 from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.distances import closest_distance, closest_distinct_distance
@@ -21,7 +22,7 @@ def validity(source: CrystalSource, rules: Rules) -> Iterator[ReportCard]:
     both = structure & composition
     rows: dict[str, list[Any]] = {
         "id": list(source.ids),
-        "formula": chemical_formulas(crystals),
+        "formula": reduced_formulas(crystals),
         "num_atoms": crystals.num_atoms.tolist(),
         "num_elements": num_elements(crystals).tolist(),
         "closest_distance": closest_distance(crystals).tolist(),

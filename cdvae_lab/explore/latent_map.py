@@ -10,7 +10,6 @@ McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projectio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cdvae_lab.crystals import lattice as lat
-from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import ATOMIC_NUMBERS, symbol_of
+from cdvae_lab.crystals.formulas import density, parse, respell
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
@@ -39,7 +38,6 @@ FEWEST = 8  # crystals that UMAP can make a map of
 # and a latent from the prior holds noise there.
 SILENT = 0.1
 PLACED_AT_ONCE = 1024
-GRAMS_PER_CM3 = 1.66053906660  # of one u/Å^3
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class LatentMap:
         num_atoms: in the cell.
         density: g/cm^3.
         ids: of the crystals in their data set.
-        formulas: elements in alphabetical order with all atoms of the cell, as `Dataset.formulas`.
+        formulas: with all atoms of the cell, as `Dataset.formulas`.
         label_name, label_unit: empty where not known.
         model: `checkpoints.fingerprint` of the model that the latents are of.
         metadata: JSON values: data set, settings of UMAP, seed, notes.
@@ -121,7 +119,7 @@ class LatentMap:
             latents,
             dataset.labels.cpu().float(),
             crystals.num_atoms,
-            densities(crystals),
+            density(crystals).float(),
             tuple(dataset.ids),
             tuple(dataset.formulas),
             dataset.label_name,
@@ -161,6 +159,7 @@ class LatentMap:
         _, tensors, header = read_tensors(path, {"latent map": [FORMAT_VERSION]})
         try:
             texts = {name: tuple(header.pop(name)) for name in ("ids", "formulas")}
+            texts["formulas"] = tuple(map(respell, texts["formulas"]))  # older maps have the elements in another order
             tensors["num_atoms"] = tensors["num_atoms"].long()
             if len({len(array) for array in (*tensors.values(), *texts.values())}) > 1:
                 raise CheckpointError(f"{path}: its arrays are not of one length; fit the map again")
@@ -259,24 +258,36 @@ class LatentMap:
         Raises:
             SettingError: if no crystal of the map has it.
         """
-        counts = [_counts(formula).get(element, 0) for formula in self.formulas]
+        number = ATOMIC_NUMBERS.get(element, 0)
+        counts = [composition.get(number, 0) for composition in self._compositions]
         if not any(counts):
             raise SettingError(f"no crystal of this map has {element!r}; there are {', '.join(self.elements)}")
         return torch.tensor(counts) / self.num_atoms
 
     def find(self, text: str) -> list[int]:
-        """The numbers of the crystals that have this id or this formula, in any order of the elements: SrTiO3."""
-        wanted = _counts(text) if re.fullmatch(r"([A-Z][a-z]?\d*)+", text) else None
+        """Numbers of the crystals with this id, or with this formula of the cell: SrTiO3, in any order of elements."""
+        wanted = respell(text)
         return [
             number
             for number, (identity, formula) in enumerate(zip(self.ids, self.formulas, strict=True))
-            if identity == text or (wanted is not None and _counts(formula) == wanted)
+            if text == identity or wanted == formula
         ]
 
     @cached_property
     def elements(self) -> tuple[str, ...]:
         """The symbols of the elements that occur, in alphabetical order."""
-        return tuple(sorted({symbol for formula in self.formulas for symbol in _counts(formula)}))
+        return tuple(sorted({symbol_of(number) for composition in self._compositions for number in composition}))
+
+    @cached_property
+    def _compositions(self) -> list[dict[int, int]]:
+        """Counts by atomic number of each crystal; empty where a formula cannot be read."""
+        found = []
+        for formula in self.formulas:
+            try:
+                found.append(dict(parse(formula)))
+            except SettingError:
+                found.append({})
+        return found
 
     def _check_size(self, z: Tensor) -> None:
         if z.shape[-1] != self.latents.shape[-1]:
@@ -308,15 +319,6 @@ def map_of(model: CDVAE) -> LatentMap | None:
     return None
 
 
-def densities(crystals: Crystals) -> Float[Tensor, " crystals"]:
-    """Mass over volume, g/cm^3, with standard atomic weights."""
-    from ase.data import atomic_masses
-
-    masses = torch.from_numpy(atomic_masses).to(crystals.lattice)[crystals.atomic_numbers]
-    mass = (masses * crystals.mask).sum(1)
-    return GRAMS_PER_CM3 * mass / lat.volume(crystals.lattice)
-
-
 def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:
     from umap import UMAP
 
@@ -331,7 +333,3 @@ def _weights(distances: Float[Tensor, "queries k"]) -> Float[Tensor, "queries k 
     nearest = distances.amin(-1, keepdim=True)
     weights = torch.where(nearest > 0, (nearest / distances) ** 2, (distances == 0).to(distances.dtype))
     return (weights / weights.sum(-1, keepdim=True))[..., None]
-
-
-def _counts(formula: str) -> dict[str, int]:
-    return {symbol: int(count or 1) for symbol, count in re.findall(r"([A-Z][a-z]?)(\d*)", formula)}

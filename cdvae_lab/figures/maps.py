@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
@@ -226,7 +226,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def _subscripts(formula: str) -> str:
-    return "<b>" + re.sub(r"(\d+)", r"<sub>\1</sub>", formula) + "</b>"
+    return f"<b>{to_html(formula)}</b>"
 
 
 def _title(map: LatentMap) -> str:

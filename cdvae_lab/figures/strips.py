@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cdvae_lab.crystals.limits import MIN_DISTANCE
 from cdvae_lab.figures.style import THEMES, Theme, dress
 from cdvae_lab.metrics.course import Course, course
-from cdvae_lab.metrics.validity import MIN_DISTANCE
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.trajectory import Trajectory
 

@@ -22,8 +22,10 @@ from torch import Tensor
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals import niggli as reduction
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import MAX_ATOMIC_NUMBER, symbol_of
+from cdvae_lab.crystals.limits import MIN_DISTANCE, MIN_VOLUME
 from cdvae_lab.errors import CrystalError, SettingError
-from cdvae_lab.io.parsing import MIN_VOLUME, check_cell, from_ase, parse, read_file
+from cdvae_lab.io.parsing import check_cell, from_ase, parse, read_file
 from cdvae_lab.io.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -33,11 +35,6 @@ if TYPE_CHECKING:
 
 # Part of the cache's key: raise it when the same file would become another crystal.
 VERSION = 2
-# Å; the structure validity of the paper. The shortest bond there is (H2) has 0.74 Å, so anything closer is a mistake
-# in the file: a split site without occupancies, a doubled atom, a wrong cell.
-MIN_DISTANCE = 0.5
-# ASE and pymatgen know no element beyond.
-MAX_ATOMIC_NUMBER = 118
 
 
 @dataclass(frozen=True)
@@ -223,8 +220,8 @@ def _check_distances(matrix: np.ndarray, frac_coords: np.ndarray, numbers: np.nd
     i, j = sorted(int(n) for n in np.unravel_index(distances.argmin(), distances.shape))
     if distances[i, j] < MIN_DISTANCE:
         raise CrystalError(
-            f"{name}: atoms {i} ({_symbols(numbers[[i]])}) and {j} ({_symbols(numbers[[j]])}) lie on top of each "
-            f"other, {distances[i, j]:.3f} Å apart (at least {MIN_DISTANCE} Å are needed); remove one or "
+            f"{name}: atoms {i} ({symbol_of(int(numbers[i]))}) and {j} ({symbol_of(int(numbers[j]))}) lie on top of "
+            f"each other, {distances[i, j]:.3f} Å apart (at least {MIN_DISTANCE} Å are needed); remove one or "
             "correct the cell"
         )
 
@@ -240,9 +237,7 @@ def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
 
 
 def _symbols(numbers: Sequence[int] | np.ndarray) -> str:
-    from ase.data import chemical_symbols
-
-    return ", ".join(chemical_symbols[n] if n <= MAX_ATOMIC_NUMBER else f"Z={n}" for n in numbers)
+    return ", ".join(symbol_of(int(n)) if n <= MAX_ATOMIC_NUMBER else f"Z={n}" for n in numbers)
 
 
 # Out of the lab

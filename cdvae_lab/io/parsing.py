@@ -17,14 +17,13 @@ import numpy as np
 import torch
 
 from cdvae_lab.crystals import lattice as lat
+from cdvae_lab.crystals.limits import MIN_VOLUME
 from cdvae_lab.errors import CrystalError
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-# Å^3; the structure validity of the paper.
-MIN_VOLUME = 0.1
 CELL_FIELDS = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
 
 

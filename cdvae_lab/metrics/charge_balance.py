@@ -20,7 +20,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-Composition = tuple[tuple[int, int], ...]
+from cdvae_lab.crystals.formulas import Composition
+
 Rules = Literal["current", "paper"]
 
 

@@ -10,18 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
-from cdvae_lab.crystals import lattice as lat
-from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics.fingerprints import standardized
 
 # Rows of a distance matrix at a time; bounds its memory.
 _ROWS = 1000
 # Atomic mass units per Å^3, in g/cm^3.
-_DENSITY = 1.66053906660
 
 
 @dataclass(frozen=True)
@@ -123,13 +118,3 @@ def _nearest(
             from_a[part] = distances.min(1)
             from_b[rows_b] = np.minimum(from_b[rows_b], distances.min(0))
     return from_a, from_b
-
-
-def density(crystals: Crystals) -> Float[Tensor, " crystals"]:
-    """Mass density in g/cm^3, with pymatgen's atomic masses; NaN or infinite for a cell that is none."""
-    from pymatgen.core import Element
-
-    masses = torch.tensor([0.0, *(float(Element.from_Z(z).atomic_mass) for z in range(1, 119))], dtype=torch.float64)
-    numbers = crystals.atomic_numbers.cpu()
-    mass = torch.where(numbers <= 118, masses[numbers.clamp(max=118)], torch.nan).sum(1)
-    return _DENSITY * mass / lat.volume(crystals.lattice.double().cpu())

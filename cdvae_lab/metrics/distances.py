@@ -14,9 +14,8 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
-
-MIN_VOLUME = 0.1  # Å^3; the paper's structure validity asks for it
-MAX_ATOMIC_NUMBER = 118
+from cdvae_lab.crystals.elements import MAX_ATOMIC_NUMBER
+from cdvae_lab.crystals.limits import MIN_VOLUME
 
 # Distances computed at once; bounds the memory of the (crystals, sites, sites, images) array.
 MAX_DISTANCES = 4_000_000

@@ -23,9 +23,9 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
+from cdvae_lab.crystals.formulas import Composition
 from cdvae_lab.io import assets
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
-from cdvae_lab.metrics.validity import Formula
 
 # Part of the keys of cached results: raise it when the same crystal would get other numbers.
 VERSION = 1
@@ -242,7 +242,7 @@ def _magpie() -> Float[np.ndarray, "119 22"]:
 
 
 @cache
-def composition_fingerprint(formula: Formula) -> Float[np.ndarray, " 132"]:
+def composition_fingerprint(formula: Composition) -> Float[np.ndarray, " 132"]:
     """matminer's ElementProperty("magpie", impute_nan=False) of a formula, ((atomic number, count), ...).
 
     Of each of 22 properties the minimum, maximum, range, mean, mean deviation and mode; NaN where an element has no

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import Composition, reduced_compositions
 from cdvae_lab.io.convert import is_usable, to_structures
 from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized
-from cdvae_lab.metrics.validity import Formula, reduced_formulas
 from cdvae_lab.runtime.parallel import computed
 from cdvae_lab.runtime.result_cache import ResultCache, combined, keys
 
@@ -69,8 +69,8 @@ class Comparison:
 
 
 def nearest_formulas(
-    generated: Sequence[Formula], training: Sequence[Formula]
-) -> tuple[dict[Formula, Formula], dict[Formula, float]]:
+    generated: Sequence[Composition], training: Sequence[Composition]
+) -> tuple[dict[Composition, Composition], dict[Composition, float]]:
     """For each generated formula the training formula with the nearest standardized Magpie fingerprint, and how far."""
     from scipy.spatial.distance import cdist
 
@@ -85,9 +85,9 @@ def nearest_formulas(
     return nearest, distance
 
 
-def members(formulas: Sequence[Formula], chosen: Sequence[bool] | np.ndarray) -> dict[Formula, np.ndarray]:
+def members(formulas: Sequence[Composition], chosen: Sequence[bool] | np.ndarray) -> dict[Composition, np.ndarray]:
     """The numbers of the chosen crystals by formula."""
-    found: dict[Formula, list[int]] = {}
+    found: dict[Composition, list[int]] = {}
     for number, (formula, ok) in enumerate(zip(formulas, chosen, strict=True)):
         if ok:
             found.setdefault(formula, []).append(number)
@@ -110,11 +110,11 @@ def candidates(
         training_fingerprints: rows of NaN where there is none; without any, the order is that of the training set.
         most: candidates of either kind; what is beyond is counted in `cut`.
     """
-    formulas = reduced_formulas(generated)
+    formulas = reduced_compositions(generated)
     ours = members(formulas, considered)
-    theirs: dict[Formula, np.ndarray] = {}
+    theirs: dict[Composition, np.ndarray] = {}
     if training is not None:
-        theirs = members(reduced_formulas(training), is_usable(training).tolist())
+        theirs = members(reduced_compositions(training), is_usable(training).tolist())
     earlier, known, cut = [], [], 0
     for number, formula in enumerate(formulas):
         before = ours[formula][ours[formula] < number] if considered[number] else np.array([], int)
@@ -147,7 +147,7 @@ def compare(
 
     rows = considered.nonzero()[0]
     # Neighbors in this order share candidates, which a task reduces once.
-    formulas = reduced_formulas(generated)
+    formulas = reduced_compositions(generated)
     rows = np.array(sorted(rows.tolist(), key=lambda row: formulas[row]), dtype=int)
     own = keys(generated)
     theirs = [] if training is None else keys(training)

@@ -7,30 +7,25 @@ distances and volume. Composition validity is SMACT's test of charge neutrality 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_compositions
+from cdvae_lab.crystals.limits import MIN_DISTANCE, MIN_VOLUME
 from cdvae_lab.metrics.charge_balance import Rules, formula_validity
 from cdvae_lab.metrics.distances import (
     MAX_DISTANCES,
-    MIN_VOLUME,
     distinct_distance_reduced,
     distinct_distance_within,
     possible_cells,
 )
 
-MIN_DISTANCE = 0.5  # Å
-
 # Cells so thin that atoms more than this many cells away can be too close go to pymatgen, one by one: they are rare,
 # and reducing the lattice first is cheaper than comparing so many images.
 _MAX_REACH = 2
-
-Formula = tuple[tuple[int, int], ...]
 
 
 def structure_validity(
@@ -54,7 +49,7 @@ def composition_validity(crystals: Crystals, rules: Rules = "current") -> Bool[T
         rules: "current" equals `smact.screening.smact_validity(..., oxidation_states_set="smact14")` of smact 2.8 to
             4.0.2; "paper" equals the CDVAE paper's code with smact 2.2.1. See `metrics.charge_balance`.
     """
-    valid = [bool(formula) and formula_validity(formula, rules) for formula in reduced_formulas(crystals)]
+    valid = [bool(formula) and formula_validity(formula, rules) for formula in reduced_compositions(crystals)]
     return torch.tensor(valid, dtype=torch.bool, device=crystals.device)
 
 
@@ -99,16 +94,3 @@ def _atoms_apart(crystals: Crystals, min_distance: float, min_volume: float) -> 
 
 
 # --- composition -------------------------------------------------------------------------------------
-
-
-def reduced_formulas(crystals: Crystals) -> list[Formula]:
-    """Elements of each crystal as sorted pairs (atomic number, count), with counts divided by their common divisor."""
-    formulas = []
-    for row in crystals.atomic_numbers.tolist():
-        counts: dict[int, int] = {}
-        for number in row:
-            if number > 0:
-                counts[number] = counts.get(number, 0) + 1
-        divisor = math.gcd(*counts.values())
-        formulas.append(tuple((number, count // divisor) for number, count in sorted(counts.items())))
-    return formulas

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import CrystalError, DatasetError, SettingError
 from cdvae_lab.io import convert
@@ -27,7 +28,6 @@ from cdvae_lab.models.painn import PaiNN
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-NUM_ELEMENTS = 100  # classes Z = 1..100
 NOISE_FREQUENCIES = 8
 
 

@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
+from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.noise import Stream
@@ -31,7 +33,6 @@ from cdvae_lab.models.noise import Stream
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-HEAVIEST = 100
 AT_ONCE = 4096  # compositions
 NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
 GROUPS, PERIODS = 18, 7
@@ -71,8 +72,10 @@ class CompositionModelConfig:
         if not 0 < self.temperature < math.inf:
             raise SettingError(f"CompositionModelConfig: temperature must be above 0, not {self.temperature}")
         known = set(self.elements)
-        if not known or len(known) < len(self.elements) or not known <= set(range(1, HEAVIEST + 1)):
-            raise SettingError(f"CompositionModelConfig.elements must be different atomic numbers of 1 to {HEAVIEST}")
+        if not known or len(known) < len(self.elements) or not known <= set(range(1, NUM_ELEMENTS + 1)):
+            raise SettingError(
+                f"CompositionModelConfig.elements must be different atomic numbers of 1 to {NUM_ELEMENTS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ class CompositionModel(nn.Module):
             ranks[:, place] = torch.where(more, rank, len(c.elements))
             count = _drawn(self._counts(h, self._real(written), remaining, common)[:, place], draw[:, place + 1, 1])
             atoms[:, place] = torch.where(more, count + 1, 0)
-        counts = torch.zeros(len(numbers), HEAVIEST + 1, dtype=torch.int64, device=numbers.device)
+        counts = torch.zeros(len(numbers), NUM_ELEMENTS + 1, dtype=torch.int64, device=numbers.device)
         named = nn.functional.pad(self.numbers, (0, 1))[ranks]
         return counts.scatter_add_(1, named, atoms * units[:, None])[:, 1:]
 
@@ -355,35 +358,6 @@ class CompositionModel(nn.Module):
     ) -> Float[Tensor, "*places classes"]:
         """log p of each choice, of those that are possible."""
         return (logits / self.config.temperature).masked_fill(~possible, -torch.inf).log_softmax(-1)
-
-
-def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor, "crystals elements"]:
-    """Atoms of the elements Z = 1..100 in each crystal (`crystals.atomic_numbers`; 0 is no atom)."""
-    counts = torch.zeros(len(atomic_numbers), HEAVIEST + 1, dtype=torch.int64, device=atomic_numbers.device)
-    return counts.scatter_add_(1, atomic_numbers.long(), torch.ones_like(atomic_numbers, dtype=torch.int64))[:, 1:]
-
-
-def counts_of(formula: str) -> Int[Tensor, " elements"]:
-    """Atoms of the elements Z = 1..100 in a cell with the atoms that a formula names: "Sr2Ti2O6" has ten of them.
-
-    Raises:
-        SettingError: for what is no formula, or has fractions or elements beyond Z = 100.
-    """
-    from pymatgen.core import Composition, Element
-
-    counts = torch.zeros(HEAVIEST, dtype=torch.int64)
-    try:
-        amounts = Composition(formula).get_el_amt_dict()
-        numbers = [Element(symbol).Z for symbol in amounts]
-    except ValueError as error:
-        raise SettingError(f"{formula!r} is no chemical formula ({error}); give one like SrTiO3") from error
-    for number, amount in zip(numbers, amounts.values(), strict=True):
-        if number > HEAVIEST or amount != int(amount):
-            raise SettingError(f"{formula!r}: needs whole numbers of atoms, of elements up to Z = {HEAVIEST}")
-        counts[number - 1] = int(amount)
-    if not int(counts.sum()):
-        raise SettingError(f"{formula!r} names no atoms; give a formula like SrTiO3")
-    return counts
 
 
 def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:

@@ -20,9 +20,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
+from cdvae_lab.crystals.formulas import parse_counts
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.composition_model import HEAVIEST, CompositionModel, CompositionModelConfig, atoms_of, counts_of
+from cdvae_lab.models.composition_model import (
+    CompositionModel,
+    CompositionModelConfig,
+    atoms_of,
+)
 from cdvae_lab.models.noise import Stream
 
 
@@ -174,7 +180,7 @@ class DiffusionPrior(nn.Module):
         self.composition_model: CompositionModel | None = None
         if c.composition is not None:
             # Without a bias: nothing known adds nothing, which is the network of the marginal density.
-            known = c.composition.max_atoms + 1 + 2 * HEAVIEST
+            known = c.composition.max_atoms + 1 + 2 * NUM_ELEMENTS
             self.known_at_start = nn.Linear(known, c.hidden_dim, bias=False)
             self.known_in_blocks = nn.Linear(known, CONDITION, bias=False)
             self.composition_model = CompositionModel(c.composition)
@@ -322,7 +328,7 @@ class DiffusionPrior(nn.Module):
         Raises:
             SettingError: for what is no formula, or none that the prior knows.
         """
-        counts = counts_of(formula).to(self.mean.device)
+        counts = parse_counts(formula).to(self.mean.device)
         self.known(counts[None])
         return GivenFormula(self, counts)
 

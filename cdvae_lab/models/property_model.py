@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
 from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.models.painn import PaiNN
@@ -24,7 +25,6 @@ from cdvae_lab.models.painn import PaiNN
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-HEAVIEST = 100
 AT_ONCE = 256  # crystals
 
 
@@ -59,7 +59,7 @@ class PropertyModel(nn.Module):
         self.metadata: dict = {}
         self.register_buffer("property_mean", torch.zeros(()))
         self.register_buffer("property_std", torch.ones(()))
-        self.types = nn.Embedding(HEAVIEST + 1, c.hidden_dim, padding_idx=0)
+        self.types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
         self.network = PaiNN(c.hidden_dim, c.blocks, c.num_radial, c.cutoff)
         self.head = nn.Sequential(nn.Linear(c.hidden_dim, c.hidden_dim), nn.SiLU(), nn.Linear(c.hidden_dim, 1))
 
@@ -78,7 +78,7 @@ class PropertyModel(nn.Module):
         labels = dataset.labels[torch.isfinite(dataset.labels)]
         if len(labels) < 2:
             raise DatasetError(f"{dataset.name}: has {len(labels)} labels; a property model needs at least 2")
-        if max(dataset.elements) > HEAVIEST:
+        if max(dataset.elements) > NUM_ELEMENTS:
             raise DatasetError(f"{dataset.name}: has Z = {max(dataset.elements)}; leave crystals beyond Z = 100 out")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -113,7 +113,7 @@ class PropertyModel(nn.Module):
         number that is not finite, a cell too thin to be a crystal's, or an element beyond Z = 100.
         """
         spacing = lat.plane_spacings(crystals.lattice.double())
-        known = crystals.mask.any(1) & (crystals.atomic_numbers <= HEAVIEST).all(1)
+        known = crystals.mask.any(1) & (crystals.atomic_numbers <= NUM_ELEMENTS).all(1)
         thick = torch.isfinite(spacing).all(1) & (spacing > self.config.cutoff / MAX_REACH).all(1)
         usable = known & thick & torch.isfinite(crystals.frac_coords).flatten(1).all(1)
         result = crystals.lattice.new_full((len(crystals),), torch.nan, dtype=self.property_mean.dtype)

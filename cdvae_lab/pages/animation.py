@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import formula_order, symbol_of
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.render.origin import FilmOrigin
-from cdvae_lab.render.spheres import covalent_radius, element_color, place_in_formula, sphere_radius, symbol
+from cdvae_lab.render.spheres import covalent_radius, element_color, sphere_radius
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.trajectory import Trajectory
 
@@ -73,8 +74,8 @@ def element_table(numbers: Sequence[int]) -> dict[int, list]:
         n: [
             *(round(c / 255, 4) for c in element_color(n)),
             round(sphere_radius(n), 3),
-            symbol(n),
-            place_in_formula(n),
+            symbol_of(n),
+            formula_order(n),
             round(covalent_radius(n), 3),
         ]
         for n in numbers

@@ -14,6 +14,8 @@ import cdvae_lab
 from cdvae_lab import render
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import symbol_of
+from cdvae_lab.crystals.formulas import density, reduced_formulas, to_html
 from cdvae_lab.io import convert
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import composition_validity, invalid_reasons, structure_validity
@@ -24,7 +26,6 @@ from cdvae_lab.sampling.trajectory import Trajectory
 MOST_PICTURES = 60  # on the page
 MOST_ROWS = 16  # of the summary: one screen
 FILM_FRAMES = 48
-DENSITY = 1.66053907  # atomic mass units per Å^3, in g/cm^3
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Facts:
     """What the report says of one crystal.
 
     Attributes:
-        formula: reduced, as pairs of a symbol and a count.
+        formula: reduced, as `cdvae_lab.crystals.formulas` spells it.
         lengths, angles: Å and degrees.
         density: g/cm^3.
         distance, pair: the smallest distance between two atoms, Å, and their elements.
@@ -41,7 +42,7 @@ class Facts:
         cif: its text; empty if the crystal cannot be written.
     """
 
-    formula: tuple[tuple[str, int], ...]
+    formula: str
     lengths: tuple[float, ...]
     angles: tuple[float, ...]
     density: float
@@ -52,30 +53,21 @@ class Facts:
     reason: str | None
     cif: str
 
-    @property
-    def name(self) -> str:
-        return "".join(symbol + (str(count) if count > 1 else "") for symbol, count in self.formula)
-
 
 def facts(crystals: Crystals) -> list[Facts]:
     """What there is to say of each crystal."""
-    from ase.data import atomic_masses, chemical_symbols
-    from pymatgen.core import Composition
     from pymatgen.io.cif import CifWriter
 
     crystals = crystals.to("cpu", torch.float64)
     usable = convert.is_usable(crystals)
     structures = iter(convert.to_structures(crystals[usable]) if usable.any() else [])
     lengths, angles = lat.to_parameters(crystals.lattice)
-    volumes = lat.volume(crystals.lattice).tolist()
+    names, densities = reduced_formulas(crystals), density(crystals).tolist()
     checks = structure_validity(crystals).tolist(), composition_validity(crystals).tolist(), invalid_reasons(crystals)
     found = []
     for i, numbers in enumerate(crystals.atomic_numbers.tolist()):
         numbers = [number for number in numbers if number]
-        symbols = [chemical_symbols[number] for number in numbers]
-        # In the order of a chemist: SrTiO3.
-        reduced = Composition("".join(symbols)).reduced_composition
-        formula = tuple((e.symbol, round(reduced[e])) for e in sorted(reduced, key=lambda e: e.iupac_ordering))
+        symbols = [symbol_of(number) for number in numbers]
         distance, pair, cif = float("nan"), "", ""
         if usable[i]:
             structure = next(structures)
@@ -87,10 +79,10 @@ def facts(crystals: Crystals) -> list[Facts]:
                 distance, pair = float(between[a, b]), f"{symbols[a]}–{symbols[b]}"
         found.append(
             Facts(
-                formula,
+                names[i],
                 tuple(lengths[i].tolist()),
                 tuple(angles[i].tolist()),
-                DENSITY * sum(float(atomic_masses[n]) for n in numbers) / volumes[i] if volumes[i] else float("nan"),
+                densities[i],
                 distance,
                 pair,
                 checks[0][i],
@@ -173,7 +165,7 @@ def summary(name: str, found: list[Facts], made: list[tuple[str, str]]) -> str:
         checks = ("valid" if ok else "not valid" for ok in (one.structure_valid, one.composition_valid))
         structure, composition = checks
         lines.append(
-            f"{i:>4} {one.name:<14} {cell} {angles} {one.density:>6.2f} {closest:>15}  {structure:<9}  {composition}"
+            f"{i:>4} {one.formula:<14} {cell} {angles} {one.density:>6.2f} {closest:>15}  {structure:<9}  {composition}"
         )
     if len(found) > MOST_ROWS:
         lines.append(f"     and {len(found) - MOST_ROWS} more in index.html")
@@ -186,7 +178,7 @@ def summary(name: str, found: list[Facts], made: list[tuple[str, str]]) -> str:
 def _totals(found: list[Facts]) -> list[tuple[str, str]]:
     structure, composition = (sum(getattr(f, k) for f in found) for k in ("structure_valid", "composition_valid"))
     return [
-        (str(len({f.name for f in found})), "different formulas"),
+        (str(len({f.formula for f in found})), "different formulas"),
         (f"{structure / len(found):.0%}", "structure valid"),
         (f"{composition / len(found):.0%}", "composition valid"),
     ]
@@ -223,7 +215,6 @@ def _card(crystals: Crystals, number: int, one: Facts) -> str:
     png = _uri(
         render.png_bytes(crystals, number, size=400, theme="transparent", legend=False, labels=True), "image/png"
     )
-    formula = "".join(f"{symbol}<sub>{count}</sub>" if count > 1 else symbol for symbol, count in one.formula)
     lengths = " · ".join(f"{x:.3f}" for x in one.lengths)
     angles = " · ".join(f"{x:.1f}" for x in one.angles)
     checks = "".join(
@@ -232,12 +223,13 @@ def _card(crystals: Crystals, number: int, one: Facts) -> str:
     )
     reason = f'<p class="reason">{html.escape(one.reason)}</p>' if one.reason else ""
     download = (
-        f'<a download="{number:04d}_{one.name}.cif" href="{_uri(one.cif.encode(), "chemical/x-cif")}">CIF</a>'
+        f'<a download="{number:04d}_{one.formula}.cif" href="{_uri(one.cif.encode(), "chemical/x-cif")}">CIF</a>'
         if one.cif
         else ""
     )
     return (
-        f'<article><img src="{png}" width="200" height="200" alt="{one.name}"><header><h3>{formula}</h3>'
+        f'<article><img src="{png}" width="200" height="200" alt="{one.formula}"><header>'
+        f"<h3>{to_html(one.formula)}</h3>"
         f"<span>{number}</span></header><dl><dt>a · b · c</dt><dd>{lengths} Å</dd><dt>α · β · γ</dt><dd>{angles}°</dd>"
         f"<dt>density</dt><dd>{one.density:.2f} g/cm³</dd><dt>closest</dt><dd>{one.pair} {one.distance:.2f} Å</dd></dl>"
         f"<footer><ul>{checks}</ul>{download}</footer>{reason}</article>"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import re
 import unicodedata
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageDraw
 
-from cdvae_lab.render.spheres import place_in_formula, sprite, symbol
+from cdvae_lab.crystals.elements import formula_order, symbol_of
+from cdvae_lab.crystals.formulas import spell_reduced
+from cdvae_lab.render.spheres import sprite
 from cdvae_lab.render.style import Color, Theme, composite, font_of
 
 # Pillow's own font has little more than ASCII; these are what captions in a laboratory are likely to hold.
@@ -43,10 +45,10 @@ def draw_legend(canvas: Image.Image, numbers: Int[np.ndarray, " atoms"], height:
     size = canvas.width
     pen = ImageDraw.Draw(canvas)
     middle, margin = size - height * 0.52, size * 0.04
-    elements = sorted({int(n) for n in numbers}, key=place_in_formula)
+    elements = sorted({int(n) for n in numbers}, key=formula_order)
     dot = max(8, round(size * 0.032))
     font = font_of(max(9.0, size * 0.03))
-    widths = [dot * 1.35 + pen.textlength(symbol(n), font) + dot * 0.7 for n in elements]
+    widths = [dot * 1.35 + pen.textlength(symbol_of(n), font) + dot * 0.7 for n in elements]
     room = size - 2 * margin
     parts = _formula(numbers)
     formula_size = max(11.0, size * 0.044)
@@ -65,16 +67,15 @@ def draw_legend(canvas: Image.Image, numbers: Int[np.ndarray, " atoms"], height:
     for number, width in zip(elements[:shown], widths, strict=False):
         ball = sprite(number, dot * 3, 0, style.fog).reduce(3)
         composite(canvas, ball, (round(x), round(middle - ball.height / 2)))
-        pen.text((x + dot * 1.35, middle), symbol(number), fill=style.muted, font=font, anchor="lm")
+        pen.text((x + dot * 1.35, middle), symbol_of(number), fill=style.muted, font=font, anchor="lm")
         x += width
 
 
 def _formula(numbers: Int[np.ndarray, " atoms"]) -> list[tuple[str, str]]:
-    """(symbol, count as text) of the reduced formula, in IUPAC's order."""
+    """(symbol, count as text) of the reduced formula."""
     found, counts = np.unique(numbers, return_counts=True)
-    divisor = math.gcd(*counts.tolist()) if len(found) > 1 else 1  # C24 says more than C
-    pairs = sorted(zip(found.tolist(), counts.tolist(), strict=True), key=lambda pair: place_in_formula(pair[0]))
-    return [(symbol(number), str(count // divisor) if count > divisor else "") for number, count in pairs]
+    text = spell_reduced(tuple(zip(found.tolist(), counts.tolist(), strict=True)))
+    return re.findall(r"([A-Z][a-z]?|\?)(\d*)", text)
 
 
 def _formula_width(pen: ImageDraw.ImageDraw, parts: list[tuple[str, str]], size: float) -> float:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 
-from cdvae_lab.render.spheres import FADE, covalent_radius, element_color, oklab, sphere_radius, sprite, symbol
+from cdvae_lab.crystals.elements import symbol_of
+from cdvae_lab.render.spheres import FADE, covalent_radius, element_color, oklab, sphere_radius, sprite
 from cdvae_lab.render.style import Color, Theme, composite, font_of, lift, mix
 
 Job = tuple[float, Callable[[], None]]  # depth, and what to draw at it
@@ -189,7 +190,7 @@ class Scene:
         if self.labels and ball.width > 24:
             pale = oklab(np.array(element_color(number)))[0] > 0.62
             ink = (20, 24, 32) if pale else (255, 255, 255)
-            pen.text(place, symbol(number), fill=ink, font=font_of(ball.width * 0.38), anchor="mm")
+            pen.text(place, symbol_of(number), fill=ink, font=font_of(ball.width * 0.38), anchor="mm")
 
     def _letters(self, pen: ImageDraw.ImageDraw) -> None:
         """a, b, c beyond the ends of the lattice vectors, with a seam that keeps them legible on spheres."""

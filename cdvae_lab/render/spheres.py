@@ -61,13 +61,6 @@ def sprite(number: int, diameter: int, fog: int, fog_color: Color) -> Image.Imag
 
 
 @cache
-def symbol(number: int) -> str:
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[number] if number < len(chemical_symbols) else "?"
-
-
-@cache
 def covalent_radius(number: int) -> float:
     from ase.data import covalent_radii
 
@@ -77,14 +70,6 @@ def covalent_radius(number: int) -> float:
 def sphere_radius(number: int) -> float:
     """Å: between the covalent radius, which hides everything, and dots of one size, which tell nothing."""
     return 0.24 + 0.33 * covalent_radius(number)
-
-
-@cache
-def place_in_formula(number: int) -> float:
-    """IUPAC's order of elements in a formula: Sr before Ti before O."""
-    from pymatgen.core import Element
-
-    return float(Element.from_Z(number).iupac_ordering if number <= 103 else 103 + number)  # the table ends there
 
 
 @cache

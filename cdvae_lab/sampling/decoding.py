@@ -20,9 +20,9 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.limits import MIN_DISTANCE
 from cdvae_lab.crystals.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.convert import MIN_DISTANCE
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.noise import Stream

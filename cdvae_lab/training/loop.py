@@ -20,11 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import DatasetError, NonFiniteLossError, SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, NUM_ELEMENTS, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import Trainable, TrainingState, read_training_state, write_training_state
 from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.models.painn import PaiNN

@@ -13,12 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
+from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.crystals.neighbors import FAR, periodic_images
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import DatasetError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.composition_model import HEAVIEST, CompositionModel, element_counts
+from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.property_model import PropertyModel
@@ -148,7 +150,7 @@ def counts_for(model: CompositionModel, dataset: Dataset) -> Int[Tensor, "crysta
     Raises:
         DatasetError: naming a crystal whose composition is none of the model's.
     """
-    if max(dataset.elements) <= HEAVIEST:
+    if max(dataset.elements) <= NUM_ELEMENTS:
         counts = element_counts(dataset.crystals.atomic_numbers).to(model.device)
         strange = (~model.is_possible(counts)).nonzero()[:1, 0].tolist()
         if not strange:

@@ -23,6 +23,7 @@ from cdvae_lab.cli.info import lines
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.optimization import load_steps
@@ -30,7 +31,7 @@ from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
-from cdvae_lab.models.composition_model import atoms_of, element_counts
+from cdvae_lab.models.composition_model import atoms_of
 from cdvae_lab.sampling.decoding import latent_distance
 from cdvae_lab.sampling.denoising import Schedule, denoise, reconstruct
 from cdvae_lab.sampling.trajectory import last

@@ -22,11 +22,12 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser, CifWriter
 
-from cdvae_lab import cache as parse_cache
-from cdvae_lab import datasets, synthetic
-from cdvae_lab import public as download
+from cdvae_lab import datasets
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets import cache as parse_cache
+from cdvae_lab.datasets import public as download
+from cdvae_lab.datasets import synthetic
 from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.io import convert
 
@@ -325,7 +326,7 @@ def test_selection(load, table, tmp_path):
         torch.testing.assert_close(part.labels, torch.tensor([0.3, 0.4]))
         torch.testing.assert_close(part.crystals.lattice[:, 0, 0], torch.tensor([4.0, 4.1]))
     assert found.elements == (8, 20, 22, 38)
-    assert found.formulas == ["O3SrTi", *["CaO3Ti"] * 4]
+    assert found.formulas == ["SrTiO3", *["CaTiO3"] * 4]
     assert found[:1].elements == (8, 22, 38)
     assert found.to("cpu").labels.device.type == "cpu"
     summary = found.summary()
@@ -356,7 +357,7 @@ def test_benchmark_files(load, shared_data, table, tmp_path):
 def test_carbon_24_protocol(shared_data, tmp_path, monkeypatch):
     """The real files where they are; else two small tables, of which the last two crystals of val choose."""
     if shared_data is None:
-        monkeypatch.setattr(datasets, "CARBON_24_CHOOSING", 2)
+        monkeypatch.setattr(datasets.tables, "CARBON_24_CHOOSING", 2)
         for split, count in (("train", 3), ("val", 5)):
             rows = [(f"{split}{i}", perovskite(4 + i / 10, "C C C C C"), float(i)) for i in range(count)]
             pd.DataFrame(rows, columns=["material_id", "cif", "energy_per_atom"]).to_csv(tmp_path / f"{split}.csv")
@@ -453,8 +454,8 @@ def test_synthetic_splits(load):
 
 
 def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
-    assert datasets.find_crystals("perov_5", "train", "1", "O3SrTi", folder=tmp_path) is None
-    assert datasets.find_crystals("perov_5", "train", "1", "O3SrTi", cache=tmp_path) is None
+    assert datasets.find_crystals("perov_5", "train", "1", "SrTiO3", folder=tmp_path) is None
+    assert datasets.find_crystals("perov_5", "train", "1", "SrTiO3", cache=tmp_path) is None
     texts = [str(CifWriter(crystal.to_structures()[0])) for crystal in (srtio3, diamond, srtio3)]
     table = pd.DataFrame({"material_id": ["1", "2", "3"], "cif": texts, "heat_ref": 0.0})
     (tmp_path / "public" / "perov_5").mkdir(parents=True)
@@ -466,8 +467,8 @@ def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
     found = find("2", "?")
     assert found.atomic_numbers.tolist() == [[6, 6]]
     assert float(lat.volume(found.lattice)) == pytest.approx(float(lat.volume(diamond.lattice)), rel=1e-4)
-    assert len(find("no such id", "O3SrTi")) == 2  # of that formula
-    assert find("no such id", "O3SrTi", "val") is None
+    assert len(find("no such id", "SrTiO3")) == 2  # of that formula
+    assert find("no such id", "SrTiO3", "val") is None
     assert len(find("1", "?", "train+val")) == 1
     assert find("no such id", "O4") is None
     # A file that was replaced is read anew.
@@ -475,6 +476,6 @@ def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
     assert find("2", "?") is None
     many = pd.concat([table] * 20)
     many.to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
-    assert find("no such id", "O3SrTi") is not None
+    assert find("no such id", "SrTiO3") is not None
     pd.concat([many, table]).to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
-    assert find("no such id", "O3SrTi") is None  # too many to tell apart
+    assert find("no such id", "SrTiO3") is None  # too many to tell apart

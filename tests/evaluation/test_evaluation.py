@@ -18,10 +18,11 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from cdvae_lab import cli, figures, pages
 from cdvae_lab.cli.evaluate import predictor_named
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import density, reduced_formulas
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.evaluation import batch_fingerprints
-from cdvae_lab.evaluation.card import ReportCard, chemical_formulas
+from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.evaluation.run import evaluate
 from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.evaluation.sources import read_source
@@ -31,7 +32,6 @@ from cdvae_lab.metrics.coverage import (
     Cutoffs,
     Fingerprints,
     coverage,
-    density,
 )
 from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein
@@ -116,9 +116,9 @@ def test_density_and_number_of_elements_are_pymatgen_s(known_crystals: Crystals,
         structures = crystals.to("cpu", torch.float64).to_structures()
         np.testing.assert_allclose(density(crystals), [float(s.density) for s in structures], rtol=1e-6)
         assert num_elements(crystals).tolist() == [len(s.composition) for s in structures]
-        formulas = [Composition(formula) for formula in chemical_formulas(crystals)]
+        formulas = [Composition(formula) for formula in reduced_formulas(crystals)]
         assert formulas == [Composition(s.composition.get_integer_formula_and_factor()[0]) for s in structures]
-    assert chemical_formulas(known_crystals) == ["SrTiO3", "NaCl", "C"]
+    assert reduced_formulas(known_crystals) == ["SrTiO3", "NaCl", "C"]
 
 
 def test_the_sample_is_drawn_by_seed_without_replacement() -> None:

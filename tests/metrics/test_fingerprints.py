@@ -16,11 +16,11 @@ from pymatgen.core import Composition, Lattice, Structure
 from cdvae_lab import datasets
 from cdvae_lab.crystals import lattice
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_compositions
 from cdvae_lab.evaluation.batch_fingerprints import composition_rows, structure_rows
 from cdvae_lab.metrics import fingerprints
 from cdvae_lab.metrics.fingerprints import composition_fingerprint, standardized, structure_fingerprint
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
-from cdvae_lab.metrics.validity import reduced_formulas
 from cdvae_lab.runtime.result_cache import ResultCache
 
 FEATURIZER = CrystalNNFingerprint.from_preset("ops")
@@ -194,4 +194,4 @@ def test_lattices_reach_matminer_in_the_same_orientation() -> None:
     np.testing.assert_allclose(
         structure_fingerprint(numbers, structure.frac_coords, turned), ours(structure), atol=1e-5
     )
-    assert reduced_formulas(Crystals(torch.zeros(1, 1, 3), torch.tensor([[6]]), torch.eye(3)[None])) == [((6, 1),)]
+    assert reduced_compositions(Crystals(torch.zeros(1, 1, 3), torch.tensor([[6]]), torch.eye(3)[None])) == [((6, 1),)]

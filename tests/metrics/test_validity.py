@@ -10,10 +10,10 @@ import torch
 from pymatgen.core import Composition, Element, Lattice, Structure
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_compositions
 from cdvae_lab.metrics.validity import (
     composition_validity,
     invalid_reasons,
-    reduced_formulas,
     structure_validity,
 )
 
@@ -107,7 +107,7 @@ def test_degenerate_crystals_are_invalid_not_a_crash():
 def test_padding_does_not_count_as_atoms():
     one = crystals_of(Structure(Lattice.cubic(4), ["C"], [[0, 0, 0]]))
     assert structure_validity(one.pad(7)).tolist() == [True]
-    assert reduced_formulas(one.pad(7)) == [((6, 1),)]
+    assert reduced_compositions(one.pad(7)) == [((6, 1),)]
 
 
 @pytest.mark.parametrize(

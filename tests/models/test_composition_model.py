@@ -10,6 +10,7 @@ import torch
 from pymatgen.core import Element
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.cdvae import CDVAE
@@ -18,8 +19,6 @@ from cdvae_lab.models.composition_model import (
     CompositionModel,
     CompositionModelConfig,
     atoms_of,
-    counts_of,
-    element_counts,
     group_and_period,
 )
 from cdvae_lab.models.latent_prior import DiffusionPrior
@@ -129,14 +128,6 @@ def test_atoms_and_counts_are_each_other(random_dataset: Dataset) -> None:
     assert torch.equal(element_counts(atoms_of(counts)), counts)
     assert counts.sum(1).equal(random_dataset.crystals.num_atoms)
     assert atoms_of(counts[:1])[0].tolist() == sorted(numbers[0][numbers[0] > 0].tolist())
-
-
-def test_a_formula_is_counted() -> None:
-    counts = counts_of("Sr2(TiO3)2")
-    assert {z + 1: int(counts[z]) for z in counts.nonzero()[:, 0].tolist()} == {38: 2, 22: 2, 8: 6}
-    for wrong in ("", "SrTi?", "Xx2", "Fe0.5O", "Og"):
-        with pytest.raises(SettingError, match=r"formula|whole numbers|names no atoms"):
-            counts_of(wrong)
 
 
 def test_the_periodic_table_is_that_of_pymatgen() -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import fingerprint, load, read_checkpoint
-from cdvae_lab.models.composition_model import CompositionModel, element_counts
+from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.training.loop import fit

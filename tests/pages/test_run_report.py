@@ -93,7 +93,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_every_crystal(model: CD
 
 def test_facts_are_pymatgen_s(known_crystals: Crystals) -> None:
     for one, structure in zip(facts(known_crystals), known_crystals.to_structures(), strict=True):
-        assert one.name == structure.composition.reduced_formula
+        assert one.formula == structure.composition.reduced_formula
         assert one.density == pytest.approx(float(structure.density), rel=1e-4)
         assert one.lengths == pytest.approx(structure.lattice.abc, rel=1e-5)
         assert one.angles == pytest.approx(structure.lattice.angles, abs=1e-3)

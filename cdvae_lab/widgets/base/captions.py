@@ -6,30 +6,15 @@ import base64
 import html
 
 from cdvae_lab import render
+from cdvae_lab.crystals import formulas
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.explore.latent_map import densities
 from cdvae_lab.io.convert import is_usable
 from cdvae_lab.metrics import validity
 
 
-def formulas(crystals: Crystals) -> list[str]:
-    """The reduced formula of each crystal, elements by electronegativity: SrTiO3."""
-    from pymatgen.core import Composition, Element
-
-    return [
-        Composition({Element.from_Z(number): count for number, count in counts}).reduced_formula
-        for counts in validity.reduced_formulas(crystals)
-    ]
-
-
 def formula(crystal: Crystals) -> str:
-    """The reduced formula of the first crystal."""
-    return formulas(crystal[:1])[0]
-
-
-def subscripts(formula: str) -> str:
-    """A formula as HTML, with its numbers as subscripts."""
-    return "".join(f"<sub>{c}</sub>" if c.isdigit() else html.escape(c) for c in formula)
+    """Reduced formula of the first crystal."""
+    return formulas.reduced_formulas(crystal[:1])[0]
 
 
 def facts(crystal: Crystals) -> str:
@@ -38,7 +23,7 @@ def facts(crystal: Crystals) -> str:
         return f"{int(crystal.num_atoms)} atoms; the cell is flat or not finite, so that no other program could read it"
     [wrong] = validity.invalid_reasons(crystal)
     verdict = f"not valid: {html.escape(wrong)}" if wrong else "valid: atoms apart, charges can balance"
-    return f"{int(crystal.num_atoms)} atoms, {float(densities(crystal)):.2f} g/cm³<br>{verdict}"
+    return f"{int(crystal.num_atoms)} atoms, {float(formulas.density(crystal)[0]):.2f} g/cm³<br>{verdict}"
 
 
 def picture(crystal: Crystals, size: int = 150) -> str:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 import torch
 
+from cdvae_lab.crystals.formulas import density, reduced_formulas, to_html
 from cdvae_lab.crystals.lattice import volume
 from cdvae_lab.explore.interpolation import ENDS, PATHS
-from cdvae_lab.explore.latent_map import densities
 from cdvae_lab.figures import Theme, along_path
 from cdvae_lab.figures.paths import CURRENT
 from cdvae_lab.metrics import distances, validity
-from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.figure import Hit, MapFigure, chosen_map
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
@@ -40,7 +39,7 @@ _WHY_STRAIGHT = (
     "spherical keeps the length of z, which matters for latents spread like the prior"
 )
 _MADE = {
-    "density": densities,
+    "density": density,
     "volume per atom": lambda crystals: volume(crystals.lattice) / crystals.num_atoms,
     "number of atoms": lambda crystals: crystals.num_atoms,
     "closest distance": distances.closest_distance,
@@ -145,7 +144,7 @@ class PathLooks:
         """On the map, here or elsewhere."""
         live, path = self._panel._live, self._panel.path
         done = live.crystals if live.frames and len(live.crystals) == len(path) else None
-        texts = [""] * len(path) if done is None else words.formulas(done)
+        texts = [""] * len(path) if done is None else reduced_formulas(done)
         if self._elsewhere is not None:
             self._elsewhere.set_path(PATH, path.z, texts, crystals=done)
         elif self.map is not None:
@@ -210,7 +209,7 @@ class PathLooks:
             lines["from the decoded crystal"] = again
         at = self.film.at
         figure = along_path(
-            lines, what, unit, texts=words.formulas(crystals), valid=finite, reference=reference, theme=theme,
+            lines, what, unit, texts=reduced_formulas(crystals), valid=finite, reference=reference, theme=theme,
             current=max(at, 0),
         )  # fmt: skip
         figure.update_shapes(visible=at >= 0, selector={"name": CURRENT})
@@ -225,8 +224,8 @@ class PathLooks:
 def _jumps(crystals: Crystals) -> str:
     """Where composition or number of atoms changes: there is nothing between one element and another."""
     names = [
-        f"{words.subscripts(formula)} ({count} atoms)"
-        for formula, count in zip(words.formulas(crystals), crystals.num_atoms.tolist(), strict=True)
+        f"{to_html(formula)} ({count} atoms)"
+        for formula, count in zip(reduced_formulas(crystals), crystals.num_atoms.tolist(), strict=True)
     ]
     steps = [
         f"{k} → {k + 1}: {one} → {other}" for k, (one, other) in enumerate(itertools.pairwise(names)) if one != other

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.base import captions as words
@@ -132,8 +133,8 @@ class PathEnd(ipywidgets.VBox):
             + "".join(f"<div>{words.picture(one, 140)}<div>{text}</div></div>" for text, one in pair)
             + "</div>"
         )
-        [formula] = words.formulas(decoded)
-        given = words.subscripts(formula)
+        [formula] = reduced_formulas(decoded)
+        given = to_html(formula)
         if rms is None:
             text = (
                 f"<b style='{WARN}'>It does not come back</b>: the model makes {given} of it. It does not know this "
@@ -201,8 +202,8 @@ class PathEnd(ipywidgets.VBox):
         assert self._structure is not None
         assert self.crystal is not None
         size, smallest = len(self._structure), self._primitive_size
-        [formula] = words.formulas(self.crystal)
-        text = f"<b>{words.subscripts(formula)}</b>, {int(self.crystal.num_atoms)} atoms in the cell"
+        [formula] = reduced_formulas(self.crystal)
+        text = f"<b>{to_html(formula)}</b>, {int(self.crystal.num_atoms)} atoms in the cell"
         if self._primitive:
             text += f" (the primitive cell; the file's has {size})"
         elif smallest < size:

@@ -11,6 +11,7 @@ import torch
 
 from cdvae_lab import render
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import ENDS, PATHS, LatentPath, decode_path, latent_path
 from cdvae_lab.explore.latent_map import LatentMap
@@ -18,7 +19,6 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.legs import Sampler, arguments
 from cdvae_lab.widgets.base.live import Live
 from cdvae_lab.widgets.base.panel import Panel
@@ -171,7 +171,7 @@ class InterpolationView(Panel):
         """
         folder = Path(self._looks.folder.value if folder is None else folder)
         placed = render.at_atom(self.crystals.to("cpu"))
-        formulas = words.formulas(placed)
+        formulas = reduced_formulas(placed)
         each, places = [placed[k] for k in range(len(placed))], self._looks.places()
         written: list[Path] = []
         for kind in kinds:
@@ -196,7 +196,7 @@ class InterpolationView(Panel):
         k, crystals = self.stop_shown, self.crystals
         if k < 0:
             raise SettingError("all stops are shown; choose one first, with the slider or by its picture")
-        formula = words.formulas(crystals)[k]
+        formula = reduced_formulas(crystals)[k]
         code = f"lab.last({self._told}).crystals[{k}]" if self._told else ""
         name = f"{formula} (stop {k} of {len(crystals) - 1})"
         self.selection.choose(Pick(name, crystals[k].trim().to("cpu"), self.path.z[[k]].cpu(), code))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.latent_map.lasso_table import LassoTable
@@ -113,7 +114,7 @@ class MapLooks:
         """What is said beside the map: HTML, and the facts of a crystal."""
         more = ""
         if crystal is not None:
-            more = f"<br><b>{words.subscripts(words.formula(crystal))}</b>: {words.facts(crystal)}"
+            more = f"<br><b>{to_html(words.formula(crystal))}</b>: {words.facts(crystal)}"
         self.words.value = f"<div style='line-height:1.4'>{title}{more}</div>"
 
     def about(self, index: int) -> str:
@@ -124,7 +125,7 @@ class MapLooks:
         data = known.metadata.get("data", {})
         where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
         return (
-            f"<b>{words.subscripts(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
+            f"<b>{to_html(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
             f"{html.escape(known.label_name or 'label')}: {value} (data)<br>"
         )
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
@@ -157,7 +158,7 @@ class LatentMapView(Panel):
         xy = torch.tensor([[float(x), float(y)]])
         self.plot.mark((float(x), float(y)))
         near = [self.map.formulas[i] for i in self.map.nearest(xy, k=3)[0][0].tolist()]
-        title = f"<b>An empty place</b>, between {', '.join(map(words.subscripts, near))}"
+        title = f"<b>An empty place</b>, between {', '.join(map(to_html, near))}"
         code = f"known.latent_at(torch.tensor([[{float(x):.4f}, {float(y):.4f}]]))"
         self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
 
@@ -250,7 +251,7 @@ class LatentMapView(Panel):
             crystals = Crystals.cat([crystal.to("cpu") for _, crystal in self._own])
             with torch.no_grad():
                 z = self._the_model.encode(crystals.to(self._the_model.device)).mu.cpu()
-            texts = [f"{f} ({name})" for f, (name, _) in zip(words.formulas(crystals), self._own, strict=True)]
+            texts = [f"{f} ({name})" for f, (name, _) in zip(reduced_formulas(crystals), self._own, strict=True)]
             self.set_layer(OWN, z, texts, crystals=crystals)
             told = [str(s) for s in sources if isinstance(s, str | Path) and "\n" not in str(s)]
             self._did(f"z = lab.encode(model, {told or '[...]'})", "places = known.place(z)")
@@ -358,7 +359,7 @@ class LatentMapView(Panel):
             # Where the data file is there, it has been read by now.
             original = self._originals.get(hit.index) if self._originals.there else None
             crystal = original or self._decoded.get(hit.index)
-            text = words.subscripts(self.map.formulas[hit.index])
+            text = to_html(self.map.formulas[hit.index])
         else:
             batch = self._crystals[hit.layer]
             crystal = None if batch is None else batch[hit.index]
@@ -428,7 +429,7 @@ class LatentMapView(Panel):
     def _generated(self) -> None:
         last = self._live.frames[-1]
         crystals = last.crystals.to("cpu")
-        self.set_layer(GENERATED, last.z, words.formulas(crystals), crystals=crystals)
+        self.set_layer(GENERATED, last.z, reduced_formulas(crystals), crystals=crystals)
         good = sum(reason is None for reason in words.validity.invalid_reasons(crystals))
         self._looks.caption(
             f"{self._title}{good} of {len(crystals)} valid; click on one on the map to see it alone.", None

@@ -10,6 +10,7 @@ import anywidget
 import traitlets
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.metrics import validity
 from cdvae_lab.widgets.base import captions as words
 
@@ -38,8 +39,8 @@ def path_pictures(crystals: Crystals, places: Sequence[str]) -> list[dict[str, A
     valid = validity.structure_validity(crystals).tolist()
     neutral = validity.composition_validity(crystals).tolist()
     pictures = []
-    for number, formula in enumerate(words.formulas(crystals)):
+    for number, formula in enumerate(reduced_formulas(crystals)):
         wrong = "not valid" if not valid[number] else "" if neutral[number] else "charges do not balance"
         line = " · ".join(filter(None, [places[number], f"{int(crystals.num_atoms[number])} atoms", wrong]))
-        pictures.append(film_picture(crystals[number], [line], words.subscripts(formula), bool(wrong)))
+        pictures.append(film_picture(crystals[number], [line], to_html(formula), bool(wrong)))
     return pictures

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import ipywidgets
 
+from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import field, row
 from cdvae_lab.widgets.base.selection import Pick, Selection
@@ -90,6 +91,6 @@ class SelectionBar(ipywidgets.HBox):
             return
         self._image.value = words.picture(pick.crystal, 90)
         self._words.value = (
-            f"<div style='line-height:1.35'><b>{words.subscripts(words.formula(pick.crystal))}</b> "
+            f"<div style='line-height:1.35'><b>{to_html(words.formula(pick.crystal))}</b> "
             f"{words.facts(pick.crystal)}<br>from: {html.escape(pick.name)}</div>"
         )

@@ -113,19 +113,19 @@ def build(source: Path, target: Path, run: bool) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-execute", action="store_true", help="keep what was executed before; show cells otherwise")
-    run = not parser.parse_args(arguments).no_execute
+    execute_changed = not parser.parse_args(arguments).no_execute
     STATIC.mkdir(parents=True, exist_ok=True)
     with atomic_path(STATIC / "plotly.min.js", "a script") as temporary:
         temporary.write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
-    run = lab.denoise(lab.load("perov_5"), n=4, seed=11)
-    lab.pages.write_html(run, STATIC / "run.html", title="Four crystals form")
+    frames = lab.denoise(lab.load("perov_5"), n=4, seed=11)
+    lab.pages.write_html(frames, STATIC / "run.html", title="Four crystals form")
     for source in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         try:
-            seconds = build(source, TUTORIALS / source.name, run)
+            seconds = build(source, TUTORIALS / source.name, execute_changed)
         except CellExecutionError as error:
             sys.stderr.write(f"{source.name}: {error}\n")
             return 1
-        print(f"{source.name}: {f'executed in {seconds:.0f} s' if seconds else 'not executed again'}")
+        print(f"{source.name}: {f'executed in {seconds:.0f} s' if seconds else 'not executed again'}", flush=True)
     return 0
 
 

@@ -90,16 +90,16 @@ def _shown(output: Any, name: str) -> Any:
     return output
 
 
-def build(source: Path, target: Path, run: bool) -> float:
+def build(source: Path, target: Path, execute_changed: bool) -> float:
     """Write one tutorial and return the seconds that its execution took, 0 where nothing had to be executed."""
     key = digest(source)
     if target.exists():
         made = json.loads(target.read_text(encoding="utf-8"))["metadata"].get("cdvae_lab", {}).get("digest")
-        if made == key or (made and not run):
+        if made == key or (made and not execute_changed):
             return 0.0
     notebook = nbformat.read(source, as_version=4)
     started = time.perf_counter()
-    if run:
+    if execute_changed:
         execute(notebook)
         offline(notebook)
         notebook.metadata["cdvae_lab"] = {"digest": key}
@@ -107,7 +107,7 @@ def build(source: Path, target: Path, run: bool) -> float:
         offline(notebook)
     with atomic_path(target, "a tutorial") as temporary:
         nbformat.write(notebook, temporary)
-    return time.perf_counter() - started if run else 0.0
+    return time.perf_counter() - started if execute_changed else 0.0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
 from cdvae_lab.sampling.denoising import NAMED, Schedule, choose_schedule, reconstruct
-from cdvae_lab.training.loop import check_fits
+from cdvae_lab.training.objectives import check_fits
 
 SETTINGS = (
     *(f"ancestral_{steps}" for steps in (25, 50, 100, 200)),

@@ -32,6 +32,9 @@ from .errors import (
     NonFiniteLossError as NonFiniteLossError,
 )
 from .errors import (
+    PriorWarning as PriorWarning,
+)
+from .errors import (
     SettingError as SettingError,
 )
 from .evaluation.card import ReportCard as ReportCard
@@ -136,8 +139,10 @@ from .sampling.trajectory import (
 )
 from .training.loop import TrainingStep as TrainingStep
 from .training.loop import fit as fit
-from .training.loop import validation_losses as validation_losses
 from .training.losses import LossWeights as LossWeights
+from .training.prior import fit_prior as fit_prior
+from .training.settings import FitSettings as FitSettings
+from .training.validation import validation_losses as validation_losses
 from .widgets.app import app as app
 from .widgets.interpolation.view import InterpolationView as InterpolationView
 from .widgets.latent_map.view import LatentMapView as LatentMapView

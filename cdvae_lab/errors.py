@@ -25,3 +25,7 @@ class SettingError(LabError, ValueError):
 
 class NonFiniteLossError(LabError, ArithmeticError):
     """Training met a loss that is not a finite number; the weights are those before that step."""
+
+
+class PriorWarning(UserWarning):
+    """A trained model draws latents from N(0, I) for want of a learned prior, or training removes its learned prior."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,10 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.checkpoints import load
-from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.latent_prior import DiffusionPriorConfig
 from cdvae_lab.sampling.trajectory import last, progress
-from cdvae_lab.training.loop import fit
+from cdvae_lab.training.prior import fit_prior
 
-COMPOSITIONS = 256  # a step
 PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "posterior_share": (
     "of the posteriors' deviation, in the latents that it learns: 1 for samples of them, less for nearer their means"
 )}  # fmt: skip
@@ -55,21 +54,23 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError(f"--composition-steps must be 0 or more, not {args.composition_steps}")
     if args.out.exists():
         raise SettingError(f"{args.out}: is there already; choose another --out")
-    device = arguments.device(args)
-    model = load(args.model, device)
-    chosen = arguments.given(args, DiffusionPriorConfig)
-    prior = DiffusionPrior(DiffusionPriorConfig(model.config.latent_dim, **chosen)).to(device)
+    model = load(args.model, arguments.device(args))
     dataset = arguments.read_data(args, args.data)
     print(dataset.summary(), file=sys.stderr)
+    steps = fit_prior(
+        model,
+        dataset,
+        steps=args.steps,
+        composition_steps=args.composition_steps,
+        config=DiffusionPriorConfig(model.config.latent_dim, **arguments.given(args, DiffusionPriorConfig)),
+        batch_size=args.batch_size,
+        lr=args.lr,
+        seed=args.seed,
+    )
     if args.composition_steps:
-        compositions = CompositionModel.for_dataset(dataset, args.seed).to(device)
-        settings = {"steps": args.composition_steps, "batch_size": COMPOSITIONS, "lr": 2e-3, "ema_decay": 0.998}
-        fitted = last(progress(fit(compositions, dataset, seed=args.seed, **settings)))
-        print(f"compositions: {fitted.loss:.3f} nats each, in training", file=sys.stderr)
-        prior = DiffusionPrior.for_compositions(fitted.averaged(), model.config.latent_dim, **chosen)
-    settings = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
-    done = last(progress(fit(prior, dataset, encoder=model, **settings)))
-    model.prior = done.averaged()
+        compositions = last(progress(itertools.islice(steps, args.composition_steps)))
+        print(f"compositions: {compositions.loss:.3f} nats each (negative log-likelihood in training)", file=sys.stderr)
+    done = last(progress(steps))
     model.save(args.out, half=args.half)
     print(f"done: loss {done.loss:.3f} (1: no better than a Gaussian); kept in {args.out}", file=sys.stderr)
     return 0

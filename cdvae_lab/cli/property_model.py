@@ -18,7 +18,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.trajectory import progress
-from cdvae_lab.training.loop import FitSettings
+from cdvae_lab.training.settings import FitSettings
 
 NETWORK = {
     "hidden_dim": "width of the network",

@@ -29,7 +29,7 @@ from cdvae_lab.sampling.decoding import decode as decode_again
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, posterior_latents
 from cdvae_lab.sampling.denoising import reconstruct as decode_frames
 from cdvae_lab.sampling.trajectory import progress
-from cdvae_lab.training.loop import check_fits
+from cdvae_lab.training.objectives import check_fits
 
 STORE_VERSION = 1
 FIELDS = ("frac_coords", "atomic_numbers", "lattice")

@@ -26,8 +26,10 @@ from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import read_training_state
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.trajectory import progress
-from cdvae_lab.training.loop import FitSettings, TrainingStep, fit, validation_losses
+from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import LossWeights
+from cdvae_lab.training.settings import FitSettings
+from cdvae_lab.training.validation import validation_losses
 
 FIT = {
     "steps": "optimizer steps of the whole run; the learning rate's schedule ends there",
@@ -198,7 +200,7 @@ def _watch(
     log = Log(args.out.with_suffix(".jsonl"))
     with stop_request() as stop:
         for step in progress(training):
-            metadata = step.run.model.metadata
+            metadata = step.model.metadata
             if before is None:
                 before = metadata.get("seconds", 0.0)
                 log.cut(step.step)

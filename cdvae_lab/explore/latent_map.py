@@ -29,7 +29,7 @@ from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, check_takes
 from cdvae_lab.models.checkpoints import fingerprint
-from cdvae_lab.training.objectives import encode_all
+from cdvae_lab.training.objectives import posteriors
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
@@ -112,7 +112,7 @@ class LatentMap:
         crystals = dataset.crystals.to("cpu")
         check_takes(model, crystals)
         # Half precision before the fit, so that the map is one of just those latents that it holds.
-        latents = encode_all(model, dataset)[0].cpu().half()
+        latents = posteriors(model, dataset)[0].cpu().half()
         n_neighbors = min(n_neighbors, len(dataset) - 1)
         return cls(
             _umap(latents.float(), seed, n_neighbors, min_dist),

@@ -1,6 +1,6 @@
-"""The objective of a CDVAE, one function per term (paper, section 4 and appendix; ALGORITHM: section 3 of our notes).
+"""Loss terms of a CDVAE, one function per term (paper, section 4 and appendix B).
 
-Each term is a mean over a crystal's atoms and then over the crystals.
+Each term is a mean over a crystal's atoms and then over the crystals; the property's is over labeled crystals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdvae_lab.models.noise import Stream
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weight of each term; the defaults are the paper's."""
+    """Weights of a CDVAE's loss terms; the defaults are the paper's (appendix B)."""
 
     coordinates: float = 10.0
     types: float = 1.0
@@ -43,7 +43,7 @@ def coordinate_loss(
     """Half the squared distance between the network's p and delta / sigma (paper, eq. 8).
 
     Args:
-        delta: shortest image of the way back to the clean positions, Å.
+        delta: shortest displacement from the noisy positions to the clean ones, over periodic images, Å.
     """
     return masked_mean(0.5 * ((delta / sigma[:, None, None] - p) ** 2).sum(-1), mask).mean()
 
@@ -53,7 +53,7 @@ def type_loss(
     atomic_numbers: Int[Tensor, "crystals sites"],
     sigma: Float[Tensor, " crystals"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the denoised types, divided by the type noise."""
+    """Cross-entropy of the denoised atom types, divided by the type noise (paper, section 4.3)."""
     entropy = F.cross_entropy(logits.transpose(1, 2), (atomic_numbers.long() - 1).clamp_min(0), reduction="none")
     return (masked_mean(entropy, atomic_numbers > 0) / sigma).mean()
 
@@ -89,40 +89,40 @@ def property_loss(
     """Mean squared error of the standardized property over the labeled crystals (a NaN target is no label).
 
     Args:
-        labeled_crystals: what to divide by, where these are a share of a batch: the labeled crystals of an average
-            share. By default those that are here.
+        labeled_crystals: the number to divide by where these crystals are a share of a batch: the labeled crystals of
+            an average share. By default the labeled crystals among these; without any the loss is 0.
     """
     labeled = torch.isfinite(target)
     error = torch.where(labeled, predicted - torch.where(labeled, target, 0.0), 0.0)
     return (error**2).sum() / (labeled.sum().clamp_min(1) if labeled_crystals is None else labeled_crystals)
 
 
-def objective(
+def loss_terms(
     model: CDVAE,
     crystals: Crystals,
     images: Float[Tensor, "crystals images 3"],
-    property: Float[Tensor, " crystals"],
+    labels: Float[Tensor, " crystals"],
     numbers: Int[Tensor, " crystals"],
     step: int | Int[Tensor, ""],
     seed: int,
     labeled_crystals: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Every term, unweighted, for one batch and one draw of the noise.
+    """Compute every term of a CDVAE's loss, unweighted, for one batch and one draw of the noise.
 
-    Noise levels are drawn log-uniformly between the model's largest and smallest, one for the coordinates and one
-    for the types of each crystal; the reference draws them from its 50 levels, which samplers with other levels
-    then miss.
+    Two departures from the paper. Noise levels are drawn log-uniformly between the model's largest and smallest, one
+    for the coordinates and one for the types of each crystal; the reference implementation draws them from its 50
+    levels, and a sampler with other levels then meets noise that the network was not trained on.
 
     Most dimensions of z have a posterior about as wide as N(0, I), so that its mean is far shorter than any of its
-    samples. The heads for number of atoms, lattice and composition are therefore trained on points between the mean and
-    the sample as well, or they would be wrong at the mean, from which crystals are reconstructed. The encoder does not
-    feel it, and the terms' values are those of the sample alone.
+    samples. The heads for number of atoms, lattice and composition are therefore also trained on points between the
+    mean and the sample; otherwise they would be wrong at the mean, from which crystals are reconstructed. These points
+    send no gradient to the encoder, and the values of the terms are those of the sample alone.
 
     Args:
-        images: of `periodic_images` for these lattices and the model's cutoff.
-        property: in its own unit; NaN where unlabeled.
-        numbers: of the crystals in their data set; with step and seed they determine the noise.
-        labeled_crystals: of `property_loss`.
+        images: translations of `periodic_images` for these lattices and the model's cutoff.
+        labels: in their own unit; NaN where unlabeled.
+        numbers: the crystals' numbers in their data set; with step and seed they determine the noise.
+        labeled_crystals: as for `property_loss`.
     """
     c = model.config
     mask = crystals.mask
@@ -162,7 +162,7 @@ def objective(
         "kl": kl_loss(posterior),
         "property": property_loss(
             aggregates.standardized_property,
-            (property - model.property_mean) / model.property_std,
+            (labels - model.property_mean) / model.property_std,
             labeled_crystals,
         ),
     }

@@ -68,7 +68,7 @@ def test_it_trains_live_stops_and_goes_on(page: LabPage) -> None:
 def test_a_state_is_saved_and_an_error_is_shown(page: LabPage) -> None:
     press(page, "Save state")
     says(page, "written: out/training.safetensors")
-    page.kernel("with torch.no_grad(): next(monitor.step.run.model.parameters()).fill_(float('inf'))")
+    page.kernel("with torch.no_grad(): next(monitor.step.model.parameters()).fill_(float('inf'))")
     press(page, "Go on")
     says(page, "NonFiniteLossError")
     says(page, "are kept")

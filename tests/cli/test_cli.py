@@ -651,7 +651,7 @@ def test_every_setting_has_a_flag_with_a_text() -> None:
     from cdvae_lab.cli import property_model, train
     from cdvae_lab.models.cdvae import CDVAEConfig
     from cdvae_lab.models.property_model import PropertyModelConfig
-    from cdvae_lab.training.loop import FitSettings
+    from cdvae_lab.training.settings import FitSettings
 
     assert set(train.MODEL) == set(CDVAEConfig.__dataclass_fields__)
     assert set(property_model.NETWORK) == set(PropertyModelConfig.__dataclass_fields__)

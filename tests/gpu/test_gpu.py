@@ -59,9 +59,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Pat
     for step in lab.fit(tmp_path / "half.safetensors", data, compile=False, device=GPU):
         resumed = step
     assert torch.equal(whole.losses, resumed.losses)
-    for ours, theirs in zip(whole.run.params, resumed.run.params, strict=True):
+    for ours, theirs in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    for ours, theirs in zip(whole.run.average, resumed.run.average, strict=True):
+    for ours, theirs in zip(whole.averaged().parameters(), resumed.averaged().parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 

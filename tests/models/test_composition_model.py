@@ -23,7 +23,7 @@ from cdvae_lab.models.composition_model import (
 )
 from cdvae_lab.models.latent_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit
-from cdvae_lab.training.objectives import task_for
+from cdvae_lab.training.objectives import objective_for
 from tests.small_model import SMALL as SMALL_CDVAE
 
 SMALL = {"hidden_dim": 16, "blocks": 2, "heads": 2}
@@ -179,9 +179,10 @@ def test_a_step_never_waits_for_the_device(random_dataset: Dataset) -> None:
     encoder = CDVAE.for_dataset(random_dataset, **SMALL_CDVAE).eval()
     index, step = torch.arange(6), torch.tensor(2)
     for one in (model, prior):
-        task = task_for(one, random_dataset, encoder if one is prior else None)
+        objective = objective_for(one, random_dataset, encoder if one is prior else None)
+        objective.prepare()
         with NoValues():
-            (loss,) = task.losses(index, slice(0, None), step, 1, 0, 0).values()
+            (loss,) = objective.losses(index, slice(0, None), step, 1, 0, 0).values()
             loss.backward()
         assert torch.isfinite(loss)
     with pytest.raises(AssertionError), NoValues():

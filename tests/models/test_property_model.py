@@ -68,7 +68,7 @@ def test_it_learns_a_property_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
             break
     resumed = list(fit(tmp_path / "state.safetensors", data))
     assert resumed[0].step == 51
-    for ours, theirs in zip(resumed[-1].run.params, whole[-1].run.params, strict=True):
+    for ours, theirs in zip(resumed[-1].model.parameters(), whole[-1].model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -92,7 +92,7 @@ def test_a_file_gives_the_model_back(model: PropertyModel, known_crystals: Cryst
     torch.testing.assert_close(half(known_crystals), model(known_crystals), rtol=0, atol=0.02)
     with pytest.raises(CheckpointError, match="there is no such file"):
         load_property_model(tmp_path / "none.safetensors")
-    with pytest.raises(SettingError, match="comes with cdvae_lab"):
+    with pytest.raises(SettingError, match="is bundled"):
         load_property_model("no_such_set")
 
 

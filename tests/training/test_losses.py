@@ -120,7 +120,7 @@ def terms_of(model: CDVAE, dataset: Dataset, step: int = 0, seed: int = 0) -> di
     crystals = dataset.crystals
     images = periodic_images(crystals.lattice, model.config.cutoff)
     numbers = torch.arange(len(dataset))
-    return losses.objective(model, crystals, images, dataset.labels.to(crystals.lattice.dtype), numbers, step, seed)
+    return losses.loss_terms(model, crystals, images, dataset.labels.to(crystals.lattice.dtype), numbers, step, seed)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_batch_is_the_mean_of_its_crystals(model: CDVAE, random_dataset: Datas
     alone = []
     for i in range(len(labeled)):
         one, which = labeled.crystals[i].trim(), torch.tensor([i])
-        alone.append(losses.objective(model, one, images[which], labeled.labels[which].double(), which, 0, 0))
+        alone.append(losses.loss_terms(model, one, images[which], labeled.labels[which].double(), which, 0, 0))
     for name, value in together.items():
         mean = sum(x[name] for x in alone) / len(alone)
         torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-9)

@@ -15,14 +15,21 @@ import torch
 from torch import Tensor
 
 from cdvae_lab.datasets.tables import Dataset
-from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteLossError, SettingError
+from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteLossError, PriorWarning, SettingError
 from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import read_checkpoint
-from cdvae_lab.training import loop as training
-from cdvae_lab.training.loop import Batches, FitSettings, TrainingStep, fit, learning_rate, validation_losses
+from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.property_model import PropertyModel
+from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.training.batches import Batches
+from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import TERMS, LossWeights
+from cdvae_lab.training.objectives import check_fits, objective_for
+from cdvae_lab.training.run import Run
+from cdvae_lab.training.settings import FitOptions, FitSettings, learning_rate
+from cdvae_lab.training.validation import validation_losses
 from tests.small_model import SMALL
 
 STEPS = 11
@@ -168,9 +175,18 @@ def test_the_learning_rate_rises_falls_and_ends(model: CDVAE, random_dataset: Da
     assert (rates[:10].diff() > 0).all()
     assert (rates[10:].diff() < 0).all()
     assert learning_rate(FitSettings(steps=5, warm_up=0), torch.tensor(0)).item() == pytest.approx(1e-3)
-    for step in run(model, random_dataset, lr=3e-3):
-        used = step.run.optimizer.param_groups[0]["lr"].item()
-        assert step.learning_rate == pytest.approx(used)
+
+
+def test_the_optimizer_uses_the_learning_rate_that_a_step_reports(model: CDVAE, random_dataset: Dataset) -> None:
+    options: FitOptions = {"batch_size": 10, "lr": 3e-3, "warm_up": 3}
+    settings = FitSettings(steps=6, **options)
+    reported = [step.learning_rate for step in fit(model, random_dataset, steps=6, **options)]
+    objective = objective_for(model, random_dataset)
+    objective.prepare()
+    whole = Run(objective, random_dataset, settings, compile=False, processes=Processes())
+    for step, rate in enumerate(reported):
+        whole.advance(whole.batches[step])
+        assert whole.optimizer.param_groups[0]["lr"].item() == pytest.approx(rate)
 
 
 # Batches
@@ -366,10 +382,10 @@ def test_elements_that_the_model_does_not_know_are_refused(model: CDVAE, random_
 
 def test_a_model_may_be_judged_on_elements_that_it_does_not_know(model: CDVAE, random_dataset: Dataset) -> None:
     strange = of_element(random_dataset, 26)
-    training.check_fits(model, strange)
+    check_fits(model, strange)
     assert all(math.isfinite(value) for value in validation_losses(model, strange).values())
     with pytest.raises(DatasetError, match="Z = 101"):
-        training.check_fits(model, of_element(random_dataset, 101))
+        check_fits(model, of_element(random_dataset, 101))
 
 
 def test_elements_without_a_class_are_refused(random_dataset: Dataset) -> None:
@@ -411,7 +427,7 @@ def test_a_released_model_and_a_damaged_state_are_no_states(
     model: CDVAE, random_dataset: Dataset, tmp_path: Path
 ) -> None:
     path = model.save(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: a released model.*cdvae_lab\.load"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: holds a model without.*cdvae_lab\.load"):
         fit(path, random_dataset)
     state = next(run(model, random_dataset)).save(tmp_path / "state.safetensors")
     _, tensors, metadata = read_checkpoint(state, "training state")
@@ -428,5 +444,78 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path, random_dataset: Datas
     path = tmp_path / "run.safetensors"
     for step in fit(CDVAE.for_dataset(random_dataset, **SMALL), random_dataset, steps=1, batch_size=4):
         step.save(path)
-    with pytest.raises(DatasetError, match=r"begun with 20 crystals.*10 of"):
+    with pytest.raises(DatasetError, match=r"started with 20 crystals.*10 of"):
         fit(path, random_dataset[:10], steps=2)
+
+
+# Settings and validation
+
+
+def test_the_options_of_fit_are_the_fields_of_its_settings() -> None:
+    fields = {field.name for field in dataclasses.fields(FitSettings)} - {"steps"}
+    assert set(FitOptions.__annotations__) == fields
+
+
+def test_a_step_carries_its_settings_and_no_run(model: CDVAE, random_dataset: Dataset) -> None:
+    *_, step = run(model, random_dataset, lr=2e-3)
+    assert step.settings == FitSettings(steps=STEPS, batch_size=6, warm_up=3, ema_decay=0.9, lr=2e-3)
+    assert step.num_steps == STEPS
+    assert step.model is model
+    assert not any(isinstance(getattr(step, name), Run) for name in dir(step))
+    assert "Parameter" not in repr(step)
+
+
+@pytest.mark.parametrize("labeled", [0, 1, 10, 20])
+def test_validation_losses_do_not_depend_on_the_batch_size(model: CDVAE, random_dataset: Dataset, labeled: int) -> None:
+    """Labels first, so that small batches are wholly labeled, partly or not at all."""
+    labels = torch.linspace(-3, -1, 20)
+    labels[labeled:] = torch.nan
+    dataset = dataclasses.replace(random_dataset, labels=labels)
+    whole = validation_losses(model, dataset, batch_size=20)
+    for batch_size in (1, 3, 7, 512):
+        for name, value in validation_losses(model, dataset, batch_size=batch_size).items():
+            assert value == pytest.approx(whole[name], rel=1e-4, abs=1e-6), (name, batch_size)
+    if labeled:
+        alone = validation_losses(model, dataset[:labeled], batch_size=3)
+        assert whole["property"] == pytest.approx(alone["property"], rel=1e-4)
+    else:
+        assert whole["property"] == 0
+
+
+def test_validation_losses_take_the_path_of_a_model(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> None:
+    path = model.save(tmp_path / "model.safetensors")
+    assert validation_losses(path, random_dataset) == validation_losses(model.eval(), random_dataset)
+    with pytest.raises(SettingError, match="batch_size must be at least 1"):
+        validation_losses(model, random_dataset, batch_size=0)
+
+
+# What fitting does to a model
+
+
+def test_fit_says_that_it_removes_a_learned_prior(model: CDVAE, random_dataset: Dataset) -> None:
+    model.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))
+    with pytest.warns(PriorWarning, match="removes the model's learned prior.*fit_prior"):
+        run(model, random_dataset)
+    assert model.prior is None
+
+
+def test_a_refused_run_leaves_the_model_as_it_was(model: CDVAE, random_dataset: Dataset) -> None:
+    model.prior = prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))
+    model.eval().requires_grad_(False)
+    with pytest.raises(SettingError):
+        run(model, random_dataset, lr=-1.0)
+    strange = dataclasses.replace(
+        random_dataset,
+        crystals=random_dataset.crystals.replace(atomic_numbers=random_dataset.crystals.atomic_numbers * 2),
+    )
+    with pytest.raises(DatasetError, match="does not know"):
+        run(model, strange)
+    assert model.prior is prior
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_only_a_cdvae_has_weights(random_dataset: Dataset) -> None:
+    other = PropertyModel.for_dataset(random_dataset, hidden_dim=8, blocks=1)
+    with pytest.raises(SettingError, match="weights= are those of a CDVAE's loss terms; a PropertyModel"):
+        fit(other, random_dataset, steps=1, weights=LossWeights())

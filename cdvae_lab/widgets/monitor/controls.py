@@ -158,7 +158,7 @@ class MonitorLooks:
             state = "running" if panel.running else "finished" if panel.finished else "stopped"
             panel._say(f"{state}: step {step.step:,} of {step.num_steps:,}, epoch {step.epoch:.1f}")
         if step is not None:
-            rate = record.rate(step.run.batches.batch_size)
+            rate = record.rate(step.batch_size)
             told = [f"loss {step.loss:.3g}", f"{rate:,.0f} structures/s"]
             if step.step < step.num_steps:
                 told.append(f"about {duration(record.left(step))} left")

@@ -19,8 +19,11 @@ from cdvae_lab.errors import NonFiniteLossError, SettingError
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.sampling.denoising import reconstruct
-from cdvae_lab.training.loop import FitSettings, TrainingStep, check_fits, fit, validation_losses
+from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import LossWeights
+from cdvae_lab.training.objectives import check_fits
+from cdvae_lab.training.settings import FitSettings
+from cdvae_lab.training.validation import validation_losses
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.panel import Panel
 from cdvae_lab.widgets.base.selection import Pick, Selection
@@ -281,10 +284,10 @@ class TrainingMonitor(Panel):
         weights = dataclasses.replace(self._settings.get("weights", LossWeights()), kl=looks.kl.value)
         options = {**self._settings, "steps": looks.steps.value, "batch_size": looks.batch_size.value}
         options |= {"lr": looks.lr.value, "weights": weights}
-        known = {one.name for one in dataclasses.fields(FitSettings)}
+        known = {one.name for one in dataclasses.fields(FitSettings)} | {"weights"}
         if strange := sorted(set(options) - known):
             raise SettingError(f"fit has no setting {', '.join(strange)}; there are {', '.join(sorted(known))}")
-        FitSettings(**options)
+        FitSettings(**{name: value for name, value in options.items() if name != "weights"})
         return options
 
     def _resume(self, path: Path, settings: dict[str, Any]) -> None:
@@ -305,8 +308,8 @@ class TrainingMonitor(Panel):
         """In the worker: note every step, and validate where it is time to. Suspended while training is stopped."""
         assert self._fit is not None
         for step in self._fit:
-            if self._last is None or step.run is not self._last.run:
-                self.model, self._before = step.run.model, step.step - 1
+            if self._last is None or step.model is not self._last.model or step.step != self._last.step + 1:
+                self.model, self._before = step.model, step.step - 1
                 self._record.until(self._before)
             self._last = step
             self._record.note(step)

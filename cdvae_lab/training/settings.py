@@ -1,0 +1,66 @@
+"""Settings of a training run, and the schedule of its learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.models import noise
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of a training run; its state carries them, so that a resumed run uses the same.
+
+    Attributes:
+        steps: optimizer steps of the whole run; the learning rate's schedule ends there.
+        batch_size: crystals per step.
+        lr, final_lr: Adam's learning rate rises linearly to `lr` and falls on a half cosine to `final_lr`.
+        warm_up: steps of rising learning rate.
+        clip: maximum norm of the gradient.
+        ema_decay: decay per step of the exponential moving average of the weights.
+        seed: determines batches and noise.
+    """
+
+    steps: int
+    batch_size: int = 512
+    lr: float = 1e-3
+    final_lr: float = 1e-5
+    warm_up: int = 500
+    clip: float = 10.0
+    ema_decay: float = 0.9995
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.warm_up < 0:
+            raise SettingError("fit needs steps >= 1 (or epochs >= 1), batch_size >= 1 and warm_up >= 0")
+        if not (0 < self.final_lr <= self.lr and self.clip > 0 and 0 <= self.ema_decay < 1):
+            raise SettingError("fit needs 0 < final_lr <= lr, clip > 0 and 0 <= ema_decay < 1")
+        noise.check_seed(self.seed)
+
+
+class FitOptions(TypedDict, total=False):
+    """Keyword arguments of `fit` that set the fields of `FitSettings`, which documents them."""
+
+    batch_size: int
+    lr: float
+    final_lr: float
+    warm_up: int
+    clip: float
+    ema_decay: float
+    seed: int
+
+
+def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    """Linear warm-up, then half a cosine; computed on the device, so that it can be part of a CUDA graph."""
+    done = step.to(torch.float32)
+    rising = (done + 1) / max(settings.warm_up, 1)
+    after = ((done - settings.warm_up) / max(settings.steps - settings.warm_up, 1)).clamp(0, 1)
+    falling = settings.final_lr + (settings.lr - settings.final_lr) * 0.5 * (1 + torch.cos(math.pi * after))
+    return torch.where(rising < 1, rising * settings.lr, falling)

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: run report, evaluation report, animation."""
+"""Self-contained HTML pages: run report, evaluation report, animation; one shell and one stylesheet for all."""
 
 from __future__ import annotations
 

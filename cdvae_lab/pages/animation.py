@@ -1,13 +1,10 @@
-"""A run as a film in one HTML file, and the frames in the form that browsers are given them."""
+"""Animation of a denoising run on one HTML page, and the form in which frames are passed to a browser."""
 
 from __future__ import annotations
 
 import base64
-import html
 import itertools
-import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,13 @@ import torch
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import formula_order, symbol_of
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.pages.shell import element, file, page, script, script_data, write_page
 from cdvae_lab.render.origin import FilmOrigin
 from cdvae_lab.render.spheres import covalent_radius, element_color, sphere_radius
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.trajectory import Trajectory
 
-_FURTHEST = 30.0  # Å: a longer way along the score is shortened, so that it fits in 16 bits of 0.001 Å
-
-
-@cache
-def script(name: str) -> str:
-    """A file of JavaScript or HTML that lies beside this module."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+_FURTHEST = 30.0  # Å: a longer displacement is shortened, so that it fits in 16 bits of 0.001 Å
 
 
 def crystals_of(frame: DenoisingFrame | Crystals) -> Crystals:
@@ -37,15 +28,15 @@ def crystals_of(frame: DenoisingFrame | Crystals) -> Crystals:
 
 
 def packed(frames: Sequence[DenoisingFrame | Crystals], scores: bool = True) -> list[dict[str, Any]]:
-    """Frames for `cell.js`, base64 of little-endian numbers: batches of frames of equal shape.
+    """Pack frames for `cell.js` as base64 of little-endian numbers, in batches of frames of equal shape.
 
     Args:
         frames: in order.
-        scores: also sigma^2 * score, where the model thinks that an atom belongs.
+        scores: include sigma^2 * score, the displacement to where the model expects an atom.
 
     Returns:
         dicts with the `shape` (frames, crystals, sites), `x` (fractional coordinates, 16 bits), `z` (atomic numbers,
-        8 bits; 0 for no atom) and `s` (0.001 Å, 16 bits). What is not finite is drawn at 0.
+        8 bits; 0 for no atom) and `s` (0.001 Å, 16 bits). Numbers that are not finite become 0.
     """
     batches = []
     for shape, group in itertools.groupby(frames, lambda frame: crystals_of(frame).atomic_numbers.shape):
@@ -69,7 +60,7 @@ def packed(frames: Sequence[DenoisingFrame | Crystals], scores: bool = True) -> 
 
 
 def element_table(numbers: Sequence[int]) -> dict[int, list]:
-    """What `cell.js` must know of elements: color, radius (Å), symbol, place in formulas, covalent radius (Å)."""
+    """Table of elements for `cell.js`: color, radius (Å), symbol, place in formulas, covalent radius (Å)."""
     return {
         n: [
             *(round(c / 255, 4) for c in element_color(n)),
@@ -83,7 +74,7 @@ def element_table(numbers: Sequence[int]) -> dict[int, list]:
 
 
 def steady(run: Trajectory | Iterable[DenoisingFrame]) -> list[Crystals]:
-    """The crystals of every frame, moved as `FilmOrigin` does it."""
+    """Move the crystals of every frame to the origin of `FilmOrigin`, so that they do not jump."""
     frames = list(run)
     return [o.move(frame.crystals) for o, frame in zip(FilmOrigin.along(frames), frames, strict=True)]
 
@@ -91,24 +82,25 @@ def steady(run: Trajectory | Iterable[DenoisingFrame]) -> list[Crystals]:
 def write_html(
     run: Trajectory | Iterable[DenoisingFrame], path: str | Path, *, which: int | None = None, title: str | None = None
 ) -> Path:
-    """Write a run as one HTML file that shows it in three dimensions, atomically; returns the path.
+    """Write a denoising run as one HTML page with an animation in three dimensions; returns the path.
 
-    The file needs nothing else and no network: play, step, scrub, turn, choose a crystal, in light and dark.
+    The page needs no other file and no network. It plays, steps, scrubs and turns, in light and dark, and shows all
+    crystals or one.
 
     Args:
-        run: a recording, or what `denoise` yields; consumed.
+        run: a recording, or the frames of `denoise`; an iterator is consumed.
         path: the file to write.
-        which: only this crystal; all by default.
+        which: number of the only crystal to show; all by default.
         title: of the page.
 
     Raises:
         SettingError: without frames.
-        IndexError: no crystal of that number.
-        LabError: the file cannot be written.
+        IndexError: for a crystal that is not in the batch.
+        LabError: if the file cannot be written.
     """
     frames = list(run)
     if not frames:
-        raise SettingError("a film needs at least one frame")
+        raise SettingError("an animation needs at least one frame")
     crystals = steady(frames)
     if which is not None:
         crystals = [one[which] for one in crystals]
@@ -125,18 +117,34 @@ def write_html(
         "about": f"{last.schedule.name.replace('_', ' ')} sampler, {last.num_steps} steps, seed {last.seed}",
     }
     title = title or ("A crystal forms" if len(crystals[0]) == 1 else "Crystals form")
-    parts = {
-        "/*CELL*/": script("cell.js"),
-        # JSON inside a script must not end it.
-        "/*DATA*/null": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
-        "<!--TITLE-->": html.escape(title),
-    }
-    page = script("animation.html")
-    for place, text in parts.items():
-        page = page.replace(place, text)
-    with atomic_path(path, "the film") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    play = script(file("cell.js"), f"const data = {script_data(data)};\n", file("animation.js"))
+    return write_page(path, page(title, *_body(title), play, kind="animation"), "the animation")
+
+
+def _body(title: str) -> list[str]:
+    """The elements that `animation.js` fills and listens to."""
+    speeds = [
+        element("option", label, value=frames, selected=frames == 20)
+        for frames, label in ((10, "½ ×"), (20, "1 ×"), (40, "2 ×"), (80, "4 ×"))
+    ]
+    back, following = "one frame back", "one frame forward"
+    return [
+        element("header", element("h1", title), element("p", id="about")),
+        element("canvas", id="scene", role="img", aria_label="crystals in three dimensions; drag to turn"),
+        element("div", id="legend"),
+        element(
+            "div",
+            element("button", "◂", id="back", aria_label=back, title=f"{back} (left arrow; with shift ten)"),
+            element("button", "▶", id="play", aria_label="play", title="play or pause (space)"),
+            element("button", "▸", id="next", aria_label=following, title=f"{following} (right arrow; with shift ten)"),
+            element("input", id="slider", type="range", min=0, value=0, aria_label="frame"),
+            element("label", "speed ", element("select", speeds, id="speed")),
+            element("label", "show ", element("select", id="crystal"), id="which"),
+            class_="row",
+        ),
+        element("div", id="say", role="status"),
+        element("canvas", id="noise", role="img", aria_label="noise level of every frame"),
+    ]
 
 
 def _numpy(tensors: Sequence[torch.Tensor]) -> np.ndarray:

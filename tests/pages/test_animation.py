@@ -151,5 +151,5 @@ class TestWriteHtml:
 
     def test_a_folder_that_cannot_be_made(self, run: list[DenoisingFrame], tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(LabError, match="film"):
+        with pytest.raises(LabError, match="animation"):
             write_html(run, tmp_path / "file" / "run.html")

@@ -22,7 +22,8 @@ import traitlets
 from cdvae_lab import render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.pages.animation import crystals_of, element_table, packed, script
+from cdvae_lab.pages.animation import crystals_of, element_table, packed
+from cdvae_lab.pages.shell import file as script
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.widgets.base.still_picture import with_picture
 

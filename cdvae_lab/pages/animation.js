@@ -1,52 +1,4 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title><!--TITLE--></title>
-<style>
-  :root { --back: #ffffff; --ink: #0f172a; --muted: #526075; --edge: #475569; --line: #0369a1; --faint: #e2e8f0; }
-  @media (prefers-color-scheme: dark) {
-    :root { --back: #11141c; --ink: #edf1f7; --muted: #a3afc2; --edge: #a0aec4; --line: #7dd3fc; --faint: #2a3140; }
-  }
-  * { box-sizing: border-box; }
-  html, body { height: 100%; margin: 0; }
-  body { display: flex; flex-direction: column; background: var(--back); color: var(--ink); padding: 12px 18px; gap: 8px;
-    font: 15px/1.4 system-ui, sans-serif; }
-  h1 { font-size: 19px; font-weight: 600; margin: 0; }
-  p { margin: 0; color: var(--muted); font-size: 14px; }
-  #scene { flex: 1; min-height: 240px; width: 100%; touch-action: none; cursor: grab; }
-  #noise { width: 100%; height: 56px; cursor: crosshair; touch-action: none; }
-  .row { display: flex; flex-wrap: wrap; gap: 6px 10px; align-items: center; }
-  #slider { flex: 1; min-width: 180px; accent-color: var(--line); }
-  button, select { font: inherit; color: inherit; background: var(--faint); border: 1px solid transparent; border-radius: 6px;
-    padding: 3px 11px; min-height: 32px; cursor: pointer; }
-  :focus-visible { outline: 2px solid var(--line); outline-offset: 1px; }
-  #legend { display: flex; flex-wrap: wrap; gap: 3px 14px; min-height: 22px; }
-  #legend i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; margin-right: 6px; vertical-align: -1px; }
-  #say { font-variant-numeric: tabular-nums; }
-</style>
-</head>
-<body>
-<header><h1><!--TITLE--></h1><p id="about"></p></header>
-<canvas id="scene" role="img" aria-label="crystals in three dimensions; drag to turn"></canvas>
-<div id="legend"></div>
-<div class="row">
-  <button id="back" aria-label="one frame back" title="one frame back (left arrow; with shift ten)">◂</button>
-  <button id="play" aria-label="play" title="play or pause (space)">▶</button>
-  <button id="next" aria-label="one frame on" title="one frame on (right arrow; with shift ten)">▸</button>
-  <input id="slider" type="range" min="0" value="0" aria-label="frame">
-  <label>speed <select id="speed"><option value="10">½ ×</option><option value="20" selected>1 ×</option>
-    <option value="40">2 ×</option><option value="80">4 ×</option></select></label>
-  <label id="which">show <select id="crystal"></select></label>
-</div>
-<div id="say" role="status"></div>
-<canvas id="noise" role="img" aria-label="noise level of every frame"></canvas>
-<script>
-/*CELL*/
-const data = /*DATA*/null;
+// Plays a run on a page of its own; `data` and `CELL` are put before it.
 const frames = CELL.unpack(data.frames), table = data.elements, last = frames.length - 1;
 const $ = (id) => document.getElementById(id), scene = $("scene"), noise = $("noise");
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -116,7 +68,7 @@ function draw() {
     const rows = Math.ceil(list.length / columns), scale = Math.min(width / columns / size, (height / rows - 24) / size);
     if (!best || scale > best.scale) best = { columns, rows, scale };
   }
-  const scale = best.scale * closer, all = [], edge = css("--edge"), ink = css("--ink");
+  const scale = best.scale * closer, all = [], edge = css("--edge"), ink = css("--text");
   list.forEach((k, n) => {
     const w = width / best.columns, h = height / best.rows;
     const x0 = ((n % best.columns) + 0.5) * w, y0 = Math.floor(n / best.columns) * h + (h - 24) / 2;
@@ -179,10 +131,10 @@ function curve() {
   const x = (i) => 8 + ((width - 16) * i) / Math.max(1, last), y = (i) => height - 6 - ((height - 24) * (logs[i] - low)) / (high - low || 1);
   pen.fillStyle = css("--muted"); pen.font = "12px system-ui, sans-serif"; pen.textAlign = "right";
   pen.fillText("noise level (log)", width - 8, 12);
-  pen.strokeStyle = css("--line"); pen.lineWidth = 1.6; pen.beginPath();
+  pen.strokeStyle = css("--curve"); pen.lineWidth = 1.6; pen.beginPath();
   for (let i = 0; i <= last; i++) pen.lineTo(x(i), y(i));
   pen.stroke();
-  pen.strokeStyle = css("--ink"); pen.beginPath(); pen.moveTo(x(at), 0); pen.lineTo(x(at), height); pen.stroke();
+  pen.strokeStyle = css("--text"); pen.beginPath(); pen.moveTo(x(at), 0); pen.lineTo(x(at), height); pen.stroke();
 }
 const ask = () => { if (!asked) { asked = true; requestAnimationFrame(draw); } };
 function go(i) {
@@ -242,6 +194,3 @@ addEventListener("keydown", (e) => {
 new ResizeObserver(ask).observe(scene);
 dark.addEventListener("change", ask);
 go(last);
-</script>
-</body>
-</html>

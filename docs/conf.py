@@ -57,6 +57,7 @@ html_title = "cdvae_lab"
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_js_files = ["figures.js"]
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_context = {"default_mode": "auto"}

@@ -519,7 +519,7 @@ def test_a_predictor_is_a_property_model_or_a_models_own_head(srtio3: Crystals, 
     head, name = predictor_named(str(model.save(tmp_path / "model.safetensors")))
     assert torch.equal(head(srtio3), model.predict_property(model.encode(srtio3).mu))
     assert name == f"the property head of {tmp_path / 'model.safetensors'}"
-    with pytest.raises(SettingError, match="comes with cdvae_lab"):
+    with pytest.raises(SettingError, match="is bundled"):
         predictor_named("nobody")
 
 

@@ -30,7 +30,7 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
-from cdvae_lab.runtime.cuda_graphs import one_thread
+from cdvae_lab.runtime.threads import one_thread
 
 FORMAT_VERSION = 1
 STEPS = 5000

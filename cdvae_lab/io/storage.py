@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -37,12 +37,11 @@ def atomic_path(path: str | Path, what: str = "the file") -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; results are not
+        # tempfile.mkstemp makes private files, and opening them to others takes the umask, which belongs to the whole
+        # process and can only be read by setting it. To a new file the operating system applies the umask by itself.
+        name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary = name
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -87,8 +86,14 @@ def refusing_others(path: str | Path, what: str) -> Iterator[None]:
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path}: its tensors or settings are not those of {what} of this version "
-            f"({str(error).splitlines()[-1].strip()}); use the cdvae_lab that wrote it"
+            f"({_last_line(error)}); use the cdvae_lab that wrote it"
         ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an error's text, where torch says what differs; the kind of error where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _renamed(values: dict) -> dict:

@@ -5,8 +5,7 @@ On a CPU a `Graphed` function is the function itself.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,31 +59,3 @@ class Graphed:
         self.last[shapes] = inputs
         graph.replay()
         return tuple(x.detach().clone() for x in captured)
-
-
-@contextlib.contextmanager
-def fast_matmul() -> Iterator[None]:
-    """Matrix products of float32 in TF32 on GPUs that have it, within the block only."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextlib.contextmanager
-def one_thread(alone: bool) -> Iterator[None]:
-    """Within the block torch computes on one CPU thread, if `alone`.
-
-    The operations of a few small crystals are too short to be shared: a second thread gains nothing on an idle machine,
-    and on a busy one (a browser beside the kernel, say) waiting for it was seen to make them ten times slower.
-    """
-    before = torch.get_num_threads()
-    if alone:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if alone:
-            torch.set_num_threads(before)

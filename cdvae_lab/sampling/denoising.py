@@ -25,7 +25,8 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, draw
 from cdvae_lab.models.noise import Stream, geometric_levels
-from cdvae_lab.runtime.cuda_graphs import Graphed, fast_matmul, one_thread
+from cdvae_lab.runtime.cuda_graphs import Graphed
+from cdvae_lab.runtime.threads import fast_matmul, one_thread
 
 SMALL_BATCH = 50  # sites in all; up to here one CPU thread is as fast as two, or faster
 
@@ -362,7 +363,7 @@ def make_step(model: CDVAE, seed: int, keep_types: bool = False, keep_compositio
         diffusion: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         crystals = Crystals(frac_coords, atomic_numbers, lattice)
-        with fast_matmul():
+        with fast_matmul(frac_coords.device):
             p, logits = model.predict_noise(crystals, z, sigma.expand(len(crystals)), images)
         score = p / sigma
         eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)

@@ -21,8 +21,9 @@ from cdvae_lab.errors import NonFiniteLossError, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.checkpoints import Trainable, TrainingState, write_training_state
 from cdvae_lab.models.painn import PaiNN
-from cdvae_lab.runtime.cuda_graphs import Graphed, fast_matmul
+from cdvae_lab.runtime.cuda_graphs import Graphed
 from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.runtime.threads import fast_matmul
 from cdvae_lab.training.batches import Batch, Batches
 from cdvae_lab.training.objectives import Objective
 from cdvae_lab.training.settings import FitSettings, learning_rate
@@ -89,7 +90,7 @@ class Run:
 
     def _update(self, index: Int[Tensor, " crystals"], sites: int, most_images: int) -> tuple[Tensor]:
         """Take one optimizer step, without waiting for the device."""
-        with fast_matmul():
+        with fast_matmul(self.device):
             self.optimizer.zero_grad(set_to_none=True)
             losses = self._losses(index, self.step, sites, most_images)
             losses[0].backward()

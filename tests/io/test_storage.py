@@ -13,7 +13,7 @@ import torch
 
 from cdvae_lab import __version__
 from cdvae_lab.errors import CheckpointError, LabError
-from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
+from cdvae_lab.io.storage import atomic_path, read_tensors, refusing_others, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(True), "half": torch.ones(2, dtype=torch.float16)}
 METADATA = {"numbers": [1, 2.5, None], "text": "Ångström", "nested": {"yes": True}}
@@ -141,6 +141,25 @@ def test_folders_are_made_and_others_may_read(tmp_path: Path) -> None:
         os.umask(umask)
     assert path.read_text() == "whole"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_writing_leaves_the_umask_of_the_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(mask: int) -> int:
+        raise AssertionError(f"the umask of all threads was set to {mask:o}")
+
+    monkeypatch.setattr(os, "umask", changed)
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("whole", encoding="utf-8")
+
+
+def test_an_error_without_text_is_refused_by_its_name() -> None:
+    with (
+        pytest.raises(CheckpointError, match=r"of a CDVAE of this version \(KeyError\)"),
+        refusing_others("x", "a CDVAE"),
+    ):
+        raise KeyError
+    with pytest.raises(CheckpointError, match=r"\(second line\)"), refusing_others("x", "a CDVAE"):
+        raise RuntimeError("first line\n  second line\n")
 
 
 def test_a_place_that_is_no_folder_is_a_clear_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.runtime.cuda_graphs import one_thread
+from cdvae_lab.runtime.threads import one_thread
 from cdvae_lab.widgets.base.replay_code import Segments
 
 Frame = TypeVar("Frame", bound=Any)

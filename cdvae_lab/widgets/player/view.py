@@ -14,7 +14,7 @@ from cdvae_lab import pages, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE, encode
-from cdvae_lab.runtime.cuda_graphs import one_thread
+from cdvae_lab.runtime.threads import one_thread
 from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
 from cdvae_lab.sampling.trajectory import Trajectory
 from cdvae_lab.widgets.base import captions

@@ -26,8 +26,9 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.runtime.distributed import Processes, launched
-from cdvae_lab.sampling.denoising import Schedule, denoise, start
-from cdvae_lab.sampling.trajectory import last
+from cdvae_lab.sampling.denoising import denoise, initial_frame
+from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.training.loop import fit
 
 STARTED = time.monotonic()
@@ -179,7 +180,7 @@ class Bench:
                 z = torch.randn(batch, model.config.latent_dim, generator=torch.Generator().manual_seed(which))
                 # An untrained model would make crystals of any size.
                 atoms = torch.full((batch,), o.sites, device=self.device)
-                frame = start(model, z.to(self.device), numbers, 0, schedule, num_atoms=atoms)
+                frame = initial_frame(model, z.to(self.device), numbers, 0, schedule, num_atoms=atoms)
                 positions.append(last(denoise(model, frame=frame, compile=False)).crystals.frac_coords)
             return torch.stack(positions).cpu()
 

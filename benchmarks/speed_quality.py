@@ -31,7 +31,8 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
-from cdvae_lab.sampling.denoising import NAMED, Schedule, choose_schedule, reconstruct
+from cdvae_lab.sampling.denoising import reconstruct
+from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
 from cdvae_lab.training.objectives import check_fits
 
 SETTINGS = (
@@ -83,7 +84,7 @@ def decode(
     everything, and seconds that it really took."""
     started = settled = clock(model.device)
     frame = None
-    for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, compile=compile):
+    for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, allow_unseen=True, compile=compile):
         if frame.step == SETTLED:
             settled = clock(model.device)
     ended = clock(model.device)
@@ -114,7 +115,8 @@ def measure(options: argparse.Namespace) -> None:
             continue
         if not warm:
             for rows in (batches[0], batches[-1]):
-                frames = reconstruct(model, truth[rows].trim(), sampler=schedule, compile=bool(options.compile))
+                given = {"sampler": schedule, "allow_unseen": True, "compile": bool(options.compile)}
+                frames = reconstruct(model, truth[rows].trim(), **given)
                 for _ in itertools.islice(frames, SETTLED + 4):
                     pass
             warm = True

@@ -58,23 +58,14 @@ from .explore.interpolation import (
 )
 from .explore.latent_map import LatentMap as LatentMap
 from .explore.latent_map import load_map as load_map
-from .explore.optimization import (
-    LatentStep as LatentStep,
-)
-from .explore.optimization import (
-    load_steps as load_steps,
-)
-from .explore.optimization import (
-    optimize as optimize,
-)
-from .explore.optimization import (
-    save_steps as save_steps,
-)
+from .explore.optimization import LatentStep as LatentStep
+from .explore.optimization import optimize as optimize
+from .explore.saved_steps import load_steps as load_steps
+from .explore.saved_steps import save_steps as save_steps
 from .io.assets import asset_path as asset_path
 from .io.convert import read as read
 from .models.cdvae import CDVAE as CDVAE
 from .models.cdvae import CDVAEConfig as CDVAEConfig
-from .models.cdvae import encode as encode
 from .models.checkpoints import load as load
 from .models.checkpoints import load_composition_model as load_composition_model
 from .models.checkpoints import load_property_model as load_property_model
@@ -96,47 +87,25 @@ from .models.latent_prior import (
 from .models.latent_prior import (
     StandardNormal as StandardNormal,
 )
+from .models.latents import encode as encode
+from .models.latents import latents_of as latents_of
 from .models.property_model import PropertyModel as PropertyModel
 from .render import picture as picture
-from .sampling.decoding import (
-    Decoded as Decoded,
-)
-from .sampling.decoding import (
-    decode as decode,
-)
-from .sampling.decoding import (
-    latent_distance as latent_distance,
-)
-from .sampling.decoding import (
-    refine as refine,
-)
-from .sampling.denoising import (
-    DenoisingFrame as DenoisingFrame,
-)
-from .sampling.denoising import (
-    Schedule as Schedule,
-)
-from .sampling.denoising import (
-    denoise as denoise,
-)
-from .sampling.denoising import (
-    reconstruct as reconstruct,
-)
-from .sampling.trajectory import (
-    Trajectory as Trajectory,
-)
-from .sampling.trajectory import (
-    every as every,
-)
-from .sampling.trajectory import (
-    last as last,
-)
-from .sampling.trajectory import (
-    progress as progress,
-)
-from .sampling.trajectory import (
-    record as record,
-)
+from .sampling.decoding import Decoded as Decoded
+from .sampling.decoding import DecodingSettings as DecodingSettings
+from .sampling.decoding import decode as decode
+from .sampling.denoising import DenoisingFrame as DenoisingFrame
+from .sampling.denoising import denoise as denoise
+from .sampling.denoising import generate as generate
+from .sampling.denoising import reconstruct as reconstruct
+from .sampling.frames import every as every
+from .sampling.frames import last as last
+from .sampling.frames import progress as progress
+from .sampling.refinement import latent_distance as latent_distance
+from .sampling.refinement import refine as refine
+from .sampling.schedules import Schedule as Schedule
+from .sampling.trajectory import Trajectory as Trajectory
+from .sampling.trajectory import record as record
 from .training.loop import TrainingStep as TrainingStep
 from .training.loop import fit as fit
 from .training.losses import LossWeights as LossWeights

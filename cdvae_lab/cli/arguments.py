@@ -18,7 +18,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.runtime.distributed import Processes, launched
-from cdvae_lab.sampling.denoising import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import NAMED, SAMPLERS, TYPES, Schedule, choose_schedule
 
 
 def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:

@@ -25,7 +25,8 @@ from cdvae_lab.metrics.success_rates import Predictor
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load, load_property_model, read_checkpoint
 from cdvae_lab.pages.evaluation_report import write_evaluation
-from cdvae_lab.sampling.trajectory import Trajectory, last, progress
+from cdvae_lab.sampling.frames import last, progress
+from cdvae_lab.sampling.trajectory import Trajectory
 
 
 def add(commands: Any) -> None:

@@ -23,8 +23,9 @@ from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latent_prior import DiffusionPrior, GivenFormula, LatentPrior, draw
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import Decoded, decode
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.sampling.trajectory import KEPT, progress
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.frames import progress
+from cdvae_lab.sampling.schedules import KEPT, Schedule
 
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz", "npz": ".npz"}
 
@@ -41,12 +42,12 @@ def add(commands: Any) -> None:
         "of the files, Å (default %(default)s); npz: one file a batch, fast, and with the crystals that no other "
         "format can hold, as `cdvae-lab evaluate` wants them"
     ))  # fmt: skip
-    parser.add_argument("--tries", type=int, default=1, metavar="N", help=(
-        "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
+    parser.add_argument("--max-attempts", type=int, default=1, metavar="N", help=(
+        "decode what does not encode back to its z at most so often, and keep the best (default %(default)s)"
     ))  # fmt: skip
-    parser.add_argument("--within", type=float, metavar="X", help=(
-        "of its z, in deviations of the posterior: near enough not to be tried again, unless two atoms are closer than "
-        "0.5 Å (inf: only these are; default: a bit more than the distance of z as the prior draws it)"
+    parser.add_argument("--tolerance", type=float, metavar="X", help=(
+        "do not retry a crystal at most so far from its z, in standard deviations of the posterior, unless two atoms "
+        "are closer than 0.5 Å (inf: retry only these; default: 1 more than the distance of z as the prior draws it)"
     ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
     parser.add_argument("--formula", metavar="FORMULA", help=(
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.n < 1:
         raise SettingError(f"-n must be at least 1, not {args.n}")
-    if args.tries < 1:
-        raise SettingError(f"--tries must be at least 1, not {args.tries}")
+    if args.max_attempts < 1:
+        raise SettingError(f"--max-attempts must be at least 1, not {args.max_attempts}")
     with arguments.processes(args) as processes:
         return _generate(args, processes)
 
@@ -88,9 +89,9 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
         prior = _learned(prior, "--formula", args.model).given(args.formula)
         drawn_from = f"{drawn_from} given {args.formula}"
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
-    if args.tries > 1:
-        args.within = usual_distance(model, prior) + 1 if args.within is None else args.within
-        claim |= {"tries": args.tries, "within": args.within}
+    if args.max_attempts > 1:
+        args.tolerance = usual_distance(model, prior) + 1 if args.tolerance is None else args.tolerance
+        claim |= {"max_attempts": args.max_attempts, "tolerance": args.tolerance}
     if processes.first:
         claim_folder(args.out, claim | {"prior": drawn_from})
     names = [f"crystal_{number:05d}" for number in range(args.n)]
@@ -103,7 +104,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     runs = runs[processes.rank :: processes.size]
     processes.total()  # nobody writes before all have seen what is missing
     written = valid = 0
-    frames = (_tried if args.tries > 1 else _frames)(model, args, schedule, prior, runs)
+    frames = (_with_retries if args.max_attempts > 1 else _frames)(model, args, schedule, prior, runs)
     if processes.first:
         frames = progress(frames, runs=len(runs))
     for numbers, crystals in zip(runs, (f.crystals.to("cpu") for f in frames if f.finished), strict=True):
@@ -181,10 +182,14 @@ def _frames(
         yield from denoise(model, n=len(run), first_number=run[0], **settings)
 
 
-def _tried(
+def _with_retries(
     model: CDVAE, args: argparse.Namespace, schedule: Schedule, prior: LatentPrior, runs: list[range]
 ) -> Iterator[Decoded]:
-    settings: dict[str, Any] = {"tries": args.tries, "within": args.within, "batch_size": args.batch_size}
+    settings: dict[str, Any] = {
+        "max_attempts": args.max_attempts,
+        "tolerance": args.tolerance,
+        "batch_size": args.batch_size,
+    }
     settings |= {"seed": args.seed, "sampler": schedule, "compile": bool(args.compile)}
     for run in runs:
         z, atoms = draw(prior, args.seed, torch.tensor(run, device=model.device))

@@ -14,13 +14,14 @@ from cdvae_lab.cli.reconstruct import read_crystals
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.guided import NOISE_LEVEL, ROUNDS, optimize_guided
-from cdvae_lab.explore.optimization import STEPS, LatentStep, load_steps, optimize, save_steps
+from cdvae_lab.explore.optimization import STEPS, LatentStep, optimize
+from cdvae_lab.explore.saved_steps import load_steps, save_steps
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import decode
-from cdvae_lab.sampling.trajectory import last, progress
+from cdvae_lab.sampling.frames import last, progress
 
 DEFAULTS = {
     "search_steps": STEPS, "lr": 1e-3, "prior_weight": 0.0, "decodings": 11,
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     for number, stop in enumerate(stops):
         store = args.out / f"decoded_{number:03d}.npz"
         if not store.is_file():
-            last(decode(model, stop.z, tries=1, **decoding)).crystals.to("cpu").save_npz(store)
+            last(decode(model, stop.z, max_attempts=1, **decoding)).crystals.to("cpu").save_npz(store)
         mean = float(stop.prediction.mean())
         print(f"step {stop.step}: predicted {mean:.4f} on average; {store}", file=sys.stderr)
     return 0

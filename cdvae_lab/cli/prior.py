@@ -13,7 +13,7 @@ from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.models.latent_prior import DiffusionPriorConfig
-from cdvae_lab.sampling.trajectory import last, progress
+from cdvae_lab.sampling.frames import last, progress
 from cdvae_lab.training.prior import fit_prior
 
 PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "posterior_share": (

@@ -17,7 +17,7 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.runtime.distributed import Processes
-from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.settings import FitSettings
 
 NETWORK = {

@@ -23,12 +23,14 @@ from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, read_for
 from cdvae_lab.models.checkpoints import fingerprint, load
+from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
-from cdvae_lab.sampling.decoding import WITHIN, WITHIN_REFINED, Decoded
+from cdvae_lab.sampling.decoding import TOLERANCE, TOLERANCE_REFINED, Decoded
 from cdvae_lab.sampling.decoding import decode as decode_again
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, posterior_latents
+from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.denoising import reconstruct as decode_frames
-from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.sampling.frames import progress
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.training.objectives import check_fits
 
 STORE_VERSION = 1
@@ -57,18 +59,18 @@ def add(commands: Any) -> None:
     parser.add_argument("--sampled", action="store_true", help=(
         "decode a sample of the posterior (default: its mean)"
     ))  # fmt: skip
-    parser.add_argument("--tries", type=int, default=1, metavar="N", help=(
-        "decode at most so often what does not encode back to its z, and keep the best (default %(default)s)"
+    parser.add_argument("--max-attempts", type=int, default=1, metavar="N", help=(
+        "decode what does not encode back to its z at most so often, and keep the best (default %(default)s)"
     ))  # fmt: skip
     parser.add_argument("--refine", type=int, default=0, metavar="N", help=(
-        "after every try slide atoms and cell so many steps towards what encodes to its z (default %(default)s)"
+        "after every attempt move atoms and cell so many steps towards what encodes to its z (default %(default)s)"
     ))  # fmt: skip
-    parser.add_argument("--within", type=float, metavar="X", help=(
-        f"of its z, in deviations of the posterior: near enough not to be tried again (default {WITHIN:g}, with "
-        f"--refine {WITHIN_REFINED:g})"
+    parser.add_argument("--tolerance", type=float, metavar="X", help=(
+        f"do not retry a crystal at most so far from its z, in standard deviations of the posterior (default "
+        f"{TOLERANCE:g}, with --refine {TOLERANCE_REFINED:g})"
     ))  # fmt: skip
-    parser.add_argument("--withhold", type=float, metavar="X", help=(
-        "of its z: a crystal that is farther in the end is given up and counts as not reconstructed (default: none is)"
+    parser.add_argument("--reject-above", type=float, metavar="X", help=(
+        "reject a crystal that ends farther from its z: it counts as not reconstructed (default: none is)"
     ))  # fmt: skip
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
     arguments.add_data(parser, "val")
@@ -86,10 +88,12 @@ def run(args: argparse.Namespace) -> int:
         if args.model is not None or args.decode_only is not None:
             raise SettingError("--score judges what was decoded before; give no MODEL, SOURCE or --decode-only with it")
         return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
-    if args.tries < 1 or args.refine < 0:
-        raise SettingError(f"--tries must be at least 1 and --refine at least 0, not {args.tries} and {args.refine}")
-    if args.withhold is not None and not args.withhold >= 0:
-        raise SettingError(f"--withhold must be at least 0, not {args.withhold}")
+    if args.max_attempts < 1 or args.refine < 0:
+        raise SettingError(
+            f"--max-attempts must be at least 1 and --refine at least 0, not {args.max_attempts} and {args.refine}"
+        )
+    if args.reject_above is not None and not args.reject_above >= 0:
+        raise SettingError(f"--reject-above must be at least 0, not {args.reject_above}")
     if args.model is None or not args.source:
         raise SettingError("give a MODEL and at least one SOURCE, or --score FILE")
     out = args.out or Path("reconstruction.csv")
@@ -107,11 +111,11 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     about = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule)}
     about |= {"seed": args.seed, "sampled": args.sampled}
     if checks(args):
-        about |= {"tries": args.tries, "within": args.within}
+        about |= {"max_attempts": args.max_attempts, "tolerance": args.tolerance}
     if args.refine:
         about |= {"refine": args.refine}
-    if args.withhold is not None:
-        about |= {"withhold": args.withhold}
+    if args.reject_above is not None:
+        about |= {"reject_above": args.reject_above}
     parts: list[Crystals] = []
     seconds = 0.0
     if store.is_file():
@@ -126,7 +130,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         [range(len(truth))[start + rank * size :][:size] for rank in range(processes.size)]
         for start in range(done, len(truth), size * processes.size)
     ]
-    steps = _tried if checks(args) else _frames
+    steps = _with_retries if checks(args) else _frames
     frames = steps(model, args, schedule, truth, [batches[processes.rank] for batches in rounds])
     if processes.first:
         frames = progress(frames, runs=len(rounds))
@@ -144,7 +148,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
 
 def checks(args: argparse.Namespace) -> bool:
     """Whether what is decoded is encoded again."""
-    return args.tries > 1 or args.refine > 0 or args.withhold is not None
+    return args.max_attempts > 1 or args.refine > 0 or args.reject_above is not None
 
 
 def device_name(device: torch.device) -> str:
@@ -218,20 +222,22 @@ def _frames(
             seed=args.seed,
             sampler=schedule,
             first_number=batch.start,
+            allow_unseen=True,
             compile=bool(args.compile),
         )
 
 
-def _tried(
+def _with_retries(
     model: CDVAE, args: argparse.Namespace, schedule: Schedule, truth: Crystals, batches: list[range]
 ) -> Iterator[Decoded]:
     for batch in filter(None, batches):
         crystals = truth[batch.start : batch.stop].trim()
+        drawn = {"sampled": args.sampled, "seed": args.seed, "first_number": batch.start}
         for state in decode_again(
             model,
-            posterior_latents(model, crystals, args.sampled, args.seed, batch.start),
-            tries=args.tries,
-            within=args.within,
+            latents_of(model, crystals, allow_unseen=True, **drawn),
+            max_attempts=args.max_attempts,
+            tolerance=args.tolerance,
             refine_steps=args.refine,
             seed=args.seed,
             sampler=schedule,
@@ -239,9 +245,9 @@ def _tried(
             batch_size=args.batch_size,
             compile=bool(args.compile),
         ):
-            if state.finished and args.withhold is not None:
+            if state.finished and args.reject_above is not None:
                 # Without positions a crystal is invalid, and matches nothing.
-                there = (state.distance <= args.withhold)[:, None, None]
+                there = (state.distance <= args.reject_above)[:, None, None]
                 frac_coords = torch.where(there, state.crystals.frac_coords, torch.nan)
                 state = replace(state, crystals=state.crystals.replace(frac_coords=frac_coords))
             yield state
@@ -276,12 +282,12 @@ def score(store: Path, out: Path, jobs: int) -> int:
             file.flush()
             rms.append(value)
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
-    tries = f"at most {about['tries']} tries, " if "tries" in about else ""
-    tries += f"those beyond {about['withhold']:g} given up, " if "withhold" in about else ""
-    tries += f"refined by {about['refine']} steps, " if "refine" in about else ""
+    attempts = f"at most {about['max_attempts']} attempts, " if "max_attempts" in about else ""
+    attempts += f"those above {about['reject_above']:g} rejected, " if "reject_above" in about else ""
+    attempts += f"refined by {about['refine']} steps, " if "refine" in about else ""
     print(
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
-        f"calls, {tries}decoded in {about['seconds']:,.1f} s on {about['device']}"
+        f"calls, {attempts}decoded in {about['seconds']:,.1f} s on {about['device']}"
     )
     print(metric.score(truth, predicted, rms).table())
     return 0

@@ -25,7 +25,7 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import read_training_state
 from cdvae_lab.runtime.distributed import Processes
-from cdvae_lab.sampling.trajectory import progress
+from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import LossWeights
 from cdvae_lab.training.settings import FitSettings

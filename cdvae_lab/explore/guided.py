@@ -1,15 +1,14 @@
 """Property optimization by guided diffusion: `optimize_guided(...)` yields a `GuidedStep` after every denoising step.
 
-`optimize` follows the gradient of the predicted property, which soon leaves the training crystals: there the
-prediction promises what no crystal keeps. Here the learned prior moves z, and the prediction only leads it. A round
-adds noise to z and takes it away again (SDEdit: Meng et al., ICLR 2022) with the score of
+`optimize` follows the gradient of the predicted property, which soon leaves the latents of the training crystals, where
+a prediction means something. Here the learned prior moves z, and the prediction guides it. A round adds noise to z and
+removes it again (SDEdit: Meng et al., ICLR 2022) with the score of
 
     p(z) exp(-guidance * property)
 
-in place of p(z)'s (classifier guidance: Dhariwal and Nichol, NeurIPS 2021; DiffCSP optimizes so in the space of
+instead of p(z)'s (classifier guidance: Dhariwal and Nichol, NeurIPS 2021; DiffCSP optimizes so in the space of
 crystals, Jiao et al., NeurIPS 2023, appendix), and the next round starts where it ended. Rounds are a chain of samples
-of that density, each a little further from the crystal that the first began with: usual latents, of which no two are
-alike.
+of that density, each a little further from the crystal of the start: likely latents, no two of them alike.
 
     for step in optimize_guided(model, start=crystals, target="min"):
         if step.round_finished:
@@ -22,18 +21,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.explore.optimization import check_latents, check_target, latents_of, slope
+from cdvae_lab.explore.optimization import resumed
+from cdvae_lab.explore.property_target import check_target, property_gradient
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.latent_prior import DiffusionPrior, LatentPrior, noise_levels
+from cdvae_lab.models.latents import crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.sampling.frames import Frame
 
 ROUNDS = 10
 NOISE_LEVEL = 4.0
@@ -43,25 +45,28 @@ STEPS_PER_ROUND = 20
 
 @dataclass(frozen=True)
 class Guidance:
-    """What leads the prior, and how far a round goes.
+    """The settings of `optimize_guided`.
 
     Attributes:
+        prior: a learned one, over z.
         target: "min", "max" or a value in the property's own unit, whose squared distance is minimized.
-        guidance: nats of log p(z) that a standard deviation of the property (in the training set) is worth; for a
-            value as target, of their squares. 0 samples the prior alone.
-        noise_level: of the noise that a round begins with, in standard deviations of the latents. Small: near the
-            crystal it started from.
+        guidance: what a standard deviation of the property (in the training set) is worth in nats of log p(z); for a
+            value as target, what its square is worth. 0 samples the prior alone.
+        noise_level: of the noise that a round begins with, in standard deviations of the latents. Small levels stay
+            near the crystal of the start.
         steps_per_round: denoising steps, one call of the prior's network each.
-        seed: of the noise.
-        prior: over z.
+        seed: of the noise, and of the start where it was drawn.
+
+    Raises:
+        SettingError: for a setting out of range.
     """
 
-    target: str | float | int
-    guidance: float | int
-    noise_level: float | int
-    steps_per_round: int
-    seed: int
     prior: DiffusionPrior
+    target: str | float | int = "min"
+    guidance: float | int = GUIDANCE
+    noise_level: float | int = NOISE_LEVEL
+    steps_per_round: int = STEPS_PER_ROUND
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -81,17 +86,29 @@ class Guidance:
         return torch.cat([levels, levels.new_zeros(1)])
 
 
-@dataclass(frozen=True)
-class GuidedStep:
-    """The whole state after a step: enough to look at and to go on from, `optimize_guided(model, step=step)`.
+class GuidanceSettings(TypedDict, total=False):
+    """What `optimize_guided` takes by keyword: the fields of `Guidance`."""
+
+    prior: LatentPrior | None
+    target: str | float | int
+    guidance: float | int
+    noise_level: float | int
+    steps_per_round: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GuidedStep(Frame):
+    """The whole state after a step: enough to look at and to resume from, `optimize_guided(model, step=step)`.
 
     Attributes:
         step: denoising steps so far; 0 is the start.
         num_steps: of the whole run.
-        z: the latents as they would be if the noise were taken away at once: what can be decoded.
+        z: the latents as they would be if the noise were removed at once: what can be decoded.
         noisy: the latents with the noise that is left; z itself at the end of a round.
         prediction: the property that the model predicts for z, in the property's own unit.
-        guidance: what leads them.
+        numbers: of the crystals; with the seed and the step they determine the noise.
+        guidance: the settings of the run.
     """
 
     step: int
@@ -99,20 +116,17 @@ class GuidedStep:
     z: Float[Tensor, "crystals latent"]
     noisy: Float[Tensor, "crystals latent"]
     prediction: Float[Tensor, " crystals"]
+    numbers: Int[Tensor, " crystals"]
     guidance: Guidance
 
     @property
-    def finished(self) -> bool:
-        return self.step >= self.num_steps
-
-    @property
     def round_finished(self) -> bool:
-        """Whether no noise is left; true of the start as well."""
+        """True where no noise is left, at the start as well."""
         return self.step % self.guidance.steps_per_round == 0
 
     @property
     def log_prob(self) -> Float[Tensor, " crystals"]:
-        """log p(z) under the prior, in nats: how usual the latents are still."""
+        """log p(z) under the prior, in nats: high for latents that are typical of the training set."""
         with torch.no_grad():
             return self.guidance.prior.log_prob(self.z)
 
@@ -122,85 +136,76 @@ def optimize_guided(
     start: Any = None,
     *,
     step: GuidedStep | None = None,
-    target: str | float | int = "min",
     rounds: int | None = None,
-    guidance: float | int = GUIDANCE,
-    noise_level: float | int = NOISE_LEVEL,
-    steps_per_round: int = STEPS_PER_ROUND,
-    prior: LatentPrior | None = None,
-    seed: int = 0,
+    first_number: int | None = None,
+    **settings: Unpack[GuidanceSettings],
 ) -> Iterator[GuidedStep]:
-    """Lead the prior from latents to where the model predicts another property; yields the start, then every step.
+    """Guide the learned prior to latents with another predicted property; yields the start, then every step.
 
-    Crystals do not influence each other. The model's weights are read only. A step of an interrupted run goes on
-    exactly as the run would have; for another target start anew from its z.
+    Crystals do not influence each other: the noise of each is a function of the seed and its number, in every batch.
+    The model's weights are only read. A step resumes as the run would have continued, `optimize_guided(model,
+    step=step)`; only another number of `rounds` may be given beside it. For another target start a new run from its z.
 
     Args:
-        start: crystals (files, pymatgen Structures, ASE Atoms, or Crystals, which are taken as they are), whose
+        model: a trained model.
+        start: crystals (files, pymatgen Structures, ASE Atoms, or Crystals, which are taken as they are), of which the
             posterior mean is the start; or latents (crystals, latent); or a number of crystals to draw from the prior.
-        step: where to go on, instead of `start`; brings its own settings, and only `rounds` is given beside it.
-        target: "min", "max", or a value to reach, in the property's own unit.
+        step: where to resume; it carries its own settings.
         rounds: of noising and denoising in the whole run, 10 by default.
-        guidance, noise_level, steps_per_round: see `Guidance`.
-        prior: a learned one; by default the model's.
-        seed: of all noise, and of the latents where they are drawn.
+        first_number: number of the first crystal (0); crystals of other numbers have other noise.
+        settings: `target` ("min" by default, "max", or a value to reach in the property's own unit), `guidance` (10),
+            `noise_level` (4), `steps_per_round` (20), `prior` (a learned one; by default the model's) and `seed` (0);
+            see `Guidance`.
 
     Raises:
-        CrystalError: for crystals that the model cannot take.
-        SettingError: for anything out of range, or without a learned prior, before any work.
+        CrystalError: for crystals that the model cannot encode.
+        SettingError: for anything out of range, that contradicts the step, or without a learned prior, before any work.
     """
     if (start is None) == (step is None):
         raise SettingError(
-            "optimize_guided starts from exactly one of start (crystals, z or a number) or step (to go on)"
+            "optimize_guided starts from exactly one of start (crystals, z or a number) or step (to resume)"
         )
     if rounds is not None and rounds < 1:
         raise SettingError(f"rounds must be at least 1, not {rounds}")
     if step is not None:
-        defaults = ("min", GUIDANCE, NOISE_LEVEL, STEPS_PER_ROUND, None, 0)
-        if (target, guidance, noise_level, steps_per_round, prior, seed) != defaults:
-            raise SettingError(
-                "a step brings its own settings; give only rounds beside it, or start anew: "
-                "optimize_guided(model, step.z, ...)"
-            )
-        check_latents(model, step.z)
-        step = replace(step, num_steps=rounds * step.guidance.steps_per_round if rounds else step.num_steps)
-        if step.finished:
-            raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more rounds than that")
-        return _run(model, step)
-    prior = prior or model.prior
+        num_steps = None if rounds is None else rounds * step.guidance.steps_per_round
+        return _run(model, resumed(model, step, num_steps, "rounds", vars(step.guidance), first_number, settings))
+    prior = settings.get("prior") or model.prior
     if not isinstance(prior, DiffusionPrior):
         raise SettingError(
             "guided diffusion needs a learned prior: that of a bundled model, or one that `cdvae-lab prior` fitted; "
-            "optimize() does without"
+            "optimize() works without one"
         )
-    settings = Guidance(target, guidance, noise_level, steps_per_round, seed, prior)
-    z = latents_of(model, start, prior, seed)
+    guidance = Guidance(**{**settings, "prior": prior})
+    seed, number = guidance.seed, first_number or 0
+    z = latents_of(model, start, prior=prior, seed=seed, first_number=number)
+    numbers = crystal_numbers(model, len(z), seed, number)
     with torch.no_grad():
         prediction = model.predict_property(z)
-    first = GuidedStep(0, (rounds or ROUNDS) * steps_per_round, z, z, prediction, settings)
+    first = GuidedStep(0, (rounds or ROUNDS) * guidance.steps_per_round, z, z, prediction, numbers, guidance)
     return _run(model, first, yield_first=True)
 
 
+@torch.no_grad()
 def advance(model: CDVAE, now: GuidedStep) -> GuidedStep:
     """One step of Euler's method along the guided probability flow (Karras et al. 2022, eq. 3): the pure step.
 
-    The property is asked for at the denoised latents. Their derivative by the noisy ones is 1 / (1 + sigma^2) for
-    a Gaussian of deviation 1, and taken to be so: then a linear property shifts a Gaussian as it should, exactly.
+    The gradient of the property is taken at the denoised latents. Their derivative with respect to the noisy ones is
+    1 / (1 + sigma^2) for a Gaussian of deviation 1, and this is used for every prior: then a linear property shifts a
+    Gaussian exactly as it should.
     """
     settings, prior = now.guidance, now.guidance.prior
     done, place = divmod(now.step, settings.steps_per_round)
     sigma, then = settings.levels.to(now.z)[place : place + 2]
-    with torch.no_grad():
-        u = (now.noisy - prior.mean) / prior.std
-        if place == 0:
-            numbers = torch.arange(len(u), device=u.device)
-            u = u + sigma * noise.normal(settings.seed, Stream.ROUND, numbers, done, u.shape[1:], u.dtype)
-        clean = prior.denoised(u, sigma.expand(len(u)))
-        _, gradient = slope(model, clean * prior.std + prior.mean, settings.target)
-        clean = clean - settings.guidance * sigma**2 / (1 + sigma**2) * (gradient * prior.std)
-        noisy = clean + then / sigma * (u - clean)
-        z = clean * prior.std + prior.mean
-        prediction = model.predict_property(z)
+    u = (now.noisy - prior.mean) / prior.std
+    if place == 0:
+        u = u + sigma * noise.normal(settings.seed, Stream.ROUND, now.numbers, done, u.shape[1:], u.dtype)
+    clean = prior.denoised(u, sigma.expand(len(u)))
+    _, gradient = property_gradient(model, clean * prior.std + prior.mean, settings.target)
+    clean = clean - settings.guidance * sigma**2 / (1 + sigma**2) * (gradient * prior.std)
+    noisy = clean + then / sigma * (u - clean)
+    z = clean * prior.std + prior.mean
+    prediction = model.predict_property(z)
     return replace(now, step=now.step + 1, z=z, noisy=noisy * prior.std + prior.mean, prediction=prediction)
 
 

@@ -1,7 +1,7 @@
-"""From one crystal to another through the latent space: `latent_path` lays the stops, `interpolate` decodes them.
+"""Interpolation through latent space: `latent_path` lays points between two crystals, `interpolate` decodes them.
 
-All stops are one batch and have the same noise, so that neighbors differ only by their latents. The first and the last
-stop are reconstructions of the two ends: how good they are says how much to believe of what lies between
+All points of a path are one batch and share their noise, so that neighbors differ by their latents alone. The first and
+the last point are reconstructions of the two ends: their quality says how far to trust what lies between
 (`metrics.reconstruction` compares the last frame's first and last crystal with `LatentPath.ends`).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -20,19 +20,21 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, read_for
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, choose_schedule, denoise, start
+from cdvae_lab.models.latents import latents_of
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
+from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
 
 PATHS = ("straight", "spherical")
 ENDS = ("a", "b")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatentPath:
-    """Latents from one crystal's to another's.
+    """Latents on a path between those of two crystals.
 
     Attributes:
-        z: of the stops, both ends included.
-        weights: how far along each stop is, from 0 at a to 1 at b.
+        z: of the points, both ends included.
+        weights: position of each point on the path, from 0 at a to 1 at b.
         ends: the two crystals, a and b, as the model read them.
         shape: "straight" or "spherical".
     """
@@ -45,21 +47,24 @@ class LatentPath:
     def __len__(self) -> int:
         return len(self.weights)
 
+    def __repr__(self) -> str:
+        return f"<LatentPath: {len(self)} points, {self.shape}>"
+
 
 def straight(
     a: Float[Tensor, " latent"], b: Float[Tensor, " latent"], weights: Float[Tensor, " stops"]
 ) -> Float[Tensor, "stops latent"]:
-    """(1 - w) a + w b."""
+    """Linear interpolation, (1 - w) a + w b."""
     return torch.lerp(a, b, weights[:, None])
 
 
 def spherical(
     a: Float[Tensor, " latent"], b: Float[Tensor, " latent"], weights: Float[Tensor, " stops"]
 ) -> Float[Tensor, "stops latent"]:
-    """The direction turns evenly on the great circle from a to b (Shoemake 1985), the length goes straight.
+    """Spherical linear interpolation of the direction (Shoemake 1985), and linear interpolation of the length.
 
     Samples of N(0, I) in many dimensions all have nearly the same length, which a straight path leaves and this one
-    keeps; for latents that are not spread so there is no reason to prefer it.
+    keeps; for latents of another distribution there is no reason to prefer it.
 
     Raises:
         SettingError: if a or b is zero, or they point in opposite directions: then no great circle is the shortest.
@@ -81,28 +86,28 @@ def spherical(
 
 
 def latent_path(model: CDVAE, a: Any, b: Any, n: int = 9, path: str = "straight") -> LatentPath:
-    """Evenly spaced latents from the posterior mean of crystal a to that of crystal b.
+    """Lay evenly spaced latents from the posterior mean of crystal a to that of crystal b.
 
     Args:
-        a, b: one crystal each: a file, a pymatgen Structure, ASE Atoms or Crystals.
-        n: number of stops, with both ends.
-        path: "straight", or "spherical", which presumes that the latents are spread like N(0, I).
+        model: a trained model.
+        a, b: one crystal each: a file, a pymatgen Structure, ASE Atoms or Crystals; all are Niggli-reduced first.
+        n: number of points, with both ends.
+        path: "straight", or "spherical", which assumes that the latents are distributed like N(0, I).
 
     Raises:
-        CrystalError: naming the end, if it cannot be read, is not one crystal, or is none that the model takes.
+        CrystalError: naming the end, if it cannot be read, is not one crystal, or is none that the model can encode.
         SettingError: for n or path out of range.
     """
     if n < 2:
-        raise SettingError(f"n, the number of stops with both ends, must be at least 2, not {n}")
+        raise SettingError(f"n, the number of points with both ends, must be at least 2, not {n}")
     if path not in PATHS:
         raise SettingError(f"path must be one of {', '.join(PATHS)}, not {path!r}")
     ends = Crystals.cat([_read_end(model, source, name) for source, name in ((a, "a"), (b, "b"))])
-    with torch.no_grad():
-        z = model.encode(ends).mu
+    z = latents_of(model, ends)
     weights = torch.linspace(0, 1, n, dtype=torch.float64, device=z.device)
     curve = {"straight": straight, "spherical": spherical}[path]
     stops = curve(z[0].double(), z[1].double(), weights).to(z.dtype)
-    # The ends themselves, whatever was rounded.
+    # The ends exactly, without the rounding of the curve.
     stops = torch.cat([z[:1], stops[1:-1], z[1:]])
     return LatentPath(stops, weights.to(z.dtype), ends, path)
 
@@ -117,6 +122,24 @@ def _read_end(model: CDVAE, source: Any, name: str) -> Crystals:
     return crystals
 
 
+class PathDecodingSettings(SamplerSettings, total=False):
+    """What `interpolate` and `decode_path` take by keyword, for editors to complete.
+
+    Keys:
+        keep_composition: "a" or "b": every point has the atoms of that end, at positions of its own.
+        keep_num_atoms: "a" or "b": every point has as many atoms as that end.
+        seed: of the noise, which all points share (0).
+        sampler: and its settings, as in `denoise`.
+        compile: as in `denoise`.
+    """
+
+    keep_composition: Literal["a", "b"] | None
+    keep_num_atoms: Literal["a", "b"] | None
+    seed: int
+    sampler: str | Schedule
+    compile: bool
+
+
 def interpolate(
     model: CDVAE,
     a: Any,
@@ -124,67 +147,47 @@ def interpolate(
     n: int = 9,
     *,
     path: str = "straight",
-    keep_composition: str | None = None,
-    keep_num_atoms: str | None = None,
-    seed: int = 0,
-    sampler: str | Schedule = "ancestral",
-    compile: bool = False,
-    **settings: Any,
+    **settings: Unpack[PathDecodingSettings],
 ) -> Iterator[DenoisingFrame]:
-    """Decode the latent path between two crystals; yields frames like `denoise`, one crystal for every stop.
+    """Decode the latent path between two crystals; yields frames like `denoise`, with one crystal for every point.
 
-    The frames are those of one run with the latents of `latent_path(model, a, b, n, path)`, so any of them goes on with
-    `denoise(model, frame=frame)` and is recorded like any other. What the model makes between crystals of different
-    composition or size jumps where a number of atoms or an element does; `keep_composition` and `keep_num_atoms`
-    hold either at what one end has.
+    The frames are those of one run with the latents of `latent_path(model, a, b, n, path)`, so that any of them can be
+    resumed, `denoise(model, frame=frame)`, and recorded like any other. Between crystals of different composition or
+    size the result jumps where a number of atoms or an element changes; `keep_composition` and `keep_num_atoms` hold
+    either at the value of one end.
 
     Args:
-        a, b, n, path: of `latent_path`.
-        keep_composition: "a" or "b": every stop has the atoms of that end, at places of its own.
-        keep_num_atoms: "a" or "b": every stop has as many atoms as that end.
-        seed: of the noise, which all stops share.
-        sampler, compile, settings: of `denoise`.
+        model: a trained model.
+        a, b, n, path: as in `latent_path`.
+        settings: `keep_composition`, `keep_num_atoms`, `seed`, `sampler` with its settings, and `compile`; see
+            `PathDecodingSettings`.
 
     Raises:
-        CrystalError: naming the end, for a crystal that the model cannot take; a cell that is too large for it comes
-            with the size of its primitive cell.
+        CrystalError: naming the end, for a crystal that the model cannot encode; for a cell that is too large with the
+            size of its primitive cell.
         SettingError: for anything out of range, before any work.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> model = lab.load("perov_5")
+        >>> a, b = (lab.asset_path(f"examples/{name}.cif") for name in ("SrTiO3", "BaTiO3"))
+        >>> frame = lab.last(lab.interpolate(model, a, b, n=3, steps=20))
+        >>> len(frame.crystals)
+        3
     """
-    _check_kept(keep_composition, keep_num_atoms)
-    noise.check_seed(seed)
-    schedule = choose_schedule(model, sampler, **settings)
-    stops = latent_path(model, a, b, n, path)
-    return decode_path(
-        model,
-        stops,
-        keep_composition=keep_composition,
-        keep_num_atoms=keep_num_atoms,
-        seed=seed,
-        sampler=schedule,
-        compile=compile,
-    )
+    _check(model, settings)  # before the crystals are read
+    return decode_path(model, latent_path(model, a, b, n, path), **settings)
 
 
-def decode_path(
-    model: CDVAE,
-    stops: LatentPath,
-    *,
-    keep_composition: str | None = None,
-    keep_num_atoms: str | None = None,
-    seed: int = 0,
-    sampler: str | Schedule = "ancestral",
-    compile: bool = False,
-    **settings: Any,
-) -> Iterator[DenoisingFrame]:
-    """Decode a path that is there already; arguments and errors as of `interpolate`."""
-    _check_kept(keep_composition, keep_num_atoms)
-    noise.check_seed(seed)
-    schedule = choose_schedule(model, sampler, **settings)
+def decode_path(model: CDVAE, stops: LatentPath, **settings: Unpack[PathDecodingSettings]) -> Iterator[DenoisingFrame]:
+    """Decode a path that `latent_path` laid; settings and errors are those of `interpolate`."""
+    schedule = _check(model, settings)
     if stops.z.shape[1] != model.config.latent_dim:
         raise SettingError(
-            f"the path has latents of {stops.z.shape[1]} numbers and the model {model.config.latent_dim}: it is "
+            f"the path has latents of {stops.z.shape[1]} dimensions and the model {model.config.latent_dim}: it is "
             "another model's; lay it with the one that decodes it"
         )
+    keep_composition, keep_num_atoms = settings.get("keep_composition"), settings.get("keep_num_atoms")
     num_atoms = atomic_numbers = None
     if keep_num_atoms is not None:
         num_atoms = stops.ends.num_atoms[ENDS.index(keep_num_atoms)].expand(len(stops))
@@ -197,12 +200,18 @@ def decode_path(
             )
         atomic_numbers = kept.trim().atomic_numbers.expand(len(stops), -1)
         schedule = replace(schedule, keep_types=True)
-    same_number = torch.zeros(len(stops), dtype=torch.int64, device=stops.z.device)
-    first = start(model, stops.z, same_number, seed, schedule, num_atoms=num_atoms, atomic_numbers=atomic_numbers)
-    return itertools.chain([first], denoise(model, frame=first, compile=compile))
+    numbers = torch.zeros(len(stops), dtype=torch.int64, device=stops.z.device)  # one number: the same noise for all
+    given = {"num_atoms": num_atoms, "atomic_numbers": atomic_numbers}
+    first = initial_frame(model, stops.z, numbers, settings.get("seed", 0), schedule, **given)
+    return itertools.chain([first], denoise(model, frame=first, compile=settings.get("compile", False)))
 
 
-def _check_kept(*kept: str | None) -> None:
-    for end in kept:
+def _check(model: CDVAE, settings: PathDecodingSettings) -> Schedule:
+    """Return the schedule, once all settings are checked."""
+    given: dict[str, Any] = dict(settings)
+    for end in (given.pop("keep_composition", None), given.pop("keep_num_atoms", None)):
         if end is not None and end not in ENDS:
             raise SettingError(f"keep_composition and keep_num_atoms name an end, 'a' or 'b', not {end!r}")
+    noise.check_seed(given.pop("seed", 0))
+    given.pop("compile", None)
+    return choose_schedule(model, given.pop("sampler", DEFAULT), **given)

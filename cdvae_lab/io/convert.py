@@ -145,10 +145,7 @@ def canonical(
     if max_atoms is not None and len(numbers) > max_atoms:
         raise CrystalError(_too_many_atoms(structure, name, max_atoms))
     if elements is not None and (strange := sorted(set(numbers.tolist()) - set(elements))):
-        raise CrystalError(
-            f"{name}: the model has never seen {_symbols(strange)}; it knows {_symbols(sorted(elements))}. Use a "
-            "crystal of those elements, or a model that was trained on the others"
-        )
+        raise CrystalError(unseen_elements(name, strange, sorted(elements)))
     reduced, transform = reduction.niggli(matrix)
     # In float64 and by an integer matrix, so that positions lose nothing; ASE and pymatgen leave wrapping to us.
     frac_coords = lat.wrap(torch.from_numpy(frac_coords @ np.linalg.inv(transform))).numpy()
@@ -234,6 +231,14 @@ def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
     if primitive < len(structure):
         message += f" (its primitive cell has {primitive}, still more)"
     return f"{message}; use a smaller crystal, or a model that was trained on larger ones"
+
+
+def unseen_elements(name: str, unseen: Sequence[int], known: Sequence[int]) -> str:
+    """The message for a crystal with elements that a model never saw; both lists hold atomic numbers."""
+    return (
+        f"{name}: the model has never seen {_symbols(unseen)}; it knows {_symbols(known)}. Use a crystal of those "
+        "elements, or a model that was trained on the others"
+    )
 
 
 def _symbols(numbers: Sequence[int] | np.ndarray) -> str:

@@ -357,11 +357,13 @@ def read_for(model: CDVAE, source: object) -> Crystals:
     return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
 
 
-def check_takes(model: CDVAE, crystals: Crystals) -> None:
-    """Refuse crystals that the networks have no room for.
+def check_takes(model: CDVAE, crystals: Crystals, *, allow_unseen: bool = False) -> None:
+    """Refuse crystals that the model cannot encode.
 
-    Unlike `read_for` it lets elements pass that the model never saw, so that one of them does not end the
-    evaluation of a whole test set; they cannot come back from a reconstruction.
+    Args:
+        crystals: a batch.
+        allow_unseen: let elements pass that the model never saw, so that one of them does not end the evaluation of a
+            whole test set; they cannot come back from a reconstruction.
 
     Raises:
         CrystalError: naming the crystal by its number.
@@ -374,9 +376,10 @@ def check_takes(model: CDVAE, crystals: Crystals) -> None:
             f"{int(crystals.atomic_numbers[number].max())}, but the model takes {most} atoms up to Z = {NUM_ELEMENTS}; "
             "leave it out, or use a model that was trained on such crystals"
         )
-
-
-@torch.no_grad()
-def encode(model: CDVAE, source: object) -> Float[Tensor, "crystals latent"]:
-    """The posterior mean of z for crystals, files, pymatgen Structures or ASE Atoms."""
-    return model.encode(read_for(model, source)).mu
+    if allow_unseen:
+        return
+    unseen = ~model.elements.to(crystals.device)[crystals.atomic_numbers] & crystals.mask
+    for number in unseen.any(1).nonzero()[:1, 0].tolist():
+        found = crystals.atomic_numbers[number][unseen[number]].unique().tolist()
+        known = model.elements.nonzero()[:, 0].tolist()
+        raise CrystalError(convert.unseen_elements(f"crystal {number}", found, known))

@@ -377,12 +377,13 @@ class DiffusionPrior(nn.Module):
         Args:
             composition: log p(z | composition) instead; atoms of the elements Z = 1..100 in the cell.
         """
-        known = None if composition is None else self.known(composition)
-        angles = self._angles(z.device).flip(0)
-        total = (1 + self.config.sigma_min**2) ** 0.5
-        w = (z.detach() - self.mean) / self.std / total
-        dim = self.config.latent_dim
-        with torch.no_grad():
+        # Out of the caller's inference mode, in which the divergence would have no gradient to be made of.
+        with torch.inference_mode(False), torch.no_grad():
+            known = None if composition is None else self.known(composition)
+            angles = self._angles(z.device).flip(0)
+            total = (1 + self.config.sigma_min**2) ** 0.5
+            w = (z.detach().clone() - self.mean) / self.std / total
+            dim = self.config.latent_dim
             probe = torch.arange(PROBES, device=z.device)
             signs = noise.uniform(0, Stream.PROBE, probe, 0, (dim,), z.dtype).sub(0.5).sign()
             gained = torch.zeros_like(w[:, 0])
@@ -392,8 +393,8 @@ class DiffusionPrior(nn.Module):
                 slope_ahead, divergence_ahead = self._slope_and_divergence(ahead, then, signs, known)
                 w = w + (then - now) * 0.5 * (slope + slope_ahead)
                 gained = gained + (then - now) * 0.5 * (divergence + divergence_ahead)
-        at_end = -0.5 * (w.square().sum(-1) + dim * math.log(2 * math.pi))
-        return at_end + gained - (self.std * total).log().sum()
+            at_end = -0.5 * (w.square().sum(-1) + dim * math.log(2 * math.pi))
+            return at_end + gained - (self.std * total).log().sum()
 
     def _angles(self, device: torch.device) -> Float[Tensor, " levels"]:
         """arctan of the noise levels, from sigma_max down to sigma_min.

@@ -1,17 +1,22 @@
 """Denoising as a generator: `denoise(...)` yields a `DenoisingFrame` after every call of the network.
 
-All samplers are the same step with other coefficients,
+The start is decoded from z alone: number of atoms, lattice and composition by the model's heads, positions uniform in
+the cell (paper, section 4.3). Every sampler then takes the same step,
 
-    x  <-  x + drift * score(x, sigma) + diffusion * eps,        types  <-  argmax of the type logits,
+    x      <-  x + drift * score(x, sigma) + diffusion * eps,       eps ~ N(0, I),
+    types  <-  argmax of the type logits,
 
-so a sampler is a `Schedule` of three numbers a step, and the loop does not know which one it runs.
+with the coefficients of its `Schedule`; the loop does not know which sampler it runs.
+
+Random numbers are a function of (seed, crystal number, atom, step) alone, so that a crystal has the same noise in
+every batch, on every device and in a resumed run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -22,103 +27,28 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig, check_takes, read_for
-from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, draw
-from cdvae_lab.models.noise import Stream, geometric_levels
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latent_prior import LatentPrior
+from cdvae_lab.models.latents import check_latents, crystal_numbers, draw_latents, latents_of
+from cdvae_lab.models.noise import Stream
 from cdvae_lab.runtime.cuda_graphs import Graphed
 from cdvae_lab.runtime.threads import fast_matmul, one_thread
+from cdvae_lab.sampling.atom_types import assign_types, initial_types
+from cdvae_lab.sampling.frames import Frame, last, refuse_contradictions
+from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
 
 SMALL_BATCH = 50  # sites in all; up to here one CPU thread is as fast as two, or faster
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The coefficients of every step, in order; the last step adds no noise.
-
-    Attributes:
-        name: of the sampler, for captions.
-        sigma: the noise level that the network is told, Å.
-        drift: what the score is multiplied with, Å^2.
-        diffusion: what the noise is multiplied with, Å.
-        keep_types: leave every atom the type that it starts with, and move positions alone.
-        keep_composition: let types change places only: the starting composition is assigned anew to the sites at every
-            step, to those that want it most. Otherwise every site takes the likeliest type, as in the paper.
-    """
-
-    name: str
-    sigma: Float[Tensor, " steps"]
-    drift: Float[Tensor, " steps"]
-    diffusion: Float[Tensor, " steps"]
-    keep_types: bool = False
-    keep_composition: bool = False
-
-    def __len__(self) -> int:
-        return len(self.sigma)
-
-    def without_last(self) -> Schedule:
-        """The same without the noise-free step, as the reference ends: for comparison."""
-        return replace(self, sigma=self.sigma[:-1], drift=self.drift[:-1], diffusion=self.diffusion[:-1])
-
-    @classmethod
-    def _ending_clean(cls, name: str, sigma: Tensor, drift: Tensor, diffusion: Tensor, left: float) -> Schedule:
-        # Tweedie's formula, E[x0 | x] = x + sigma^2 score(x), at the noise that is really left.
-        last = torch.tensor([left], dtype=torch.float64)
-        return cls(
-            name,
-            torch.cat([sigma, last]),
-            torch.cat([drift, last**2]),
-            torch.cat([diffusion, torch.zeros(1, dtype=torch.float64)]),
-        )
-
-    @classmethod
-    def langevin(cls, config: CDVAEConfig, steps_per_level: int = 100, step_size: float = 1e-4) -> Schedule:
-        """Annealed Langevin dynamics, as in the paper (algorithm 1; Song and Ermon 2019).
-
-        At level sigma a step is a = step_size * (sigma / sigma_min)^2. A Gaussian of variance sigma^2 under steps of
-        r = a / sigma^2 keeps the variance 2 sigma^2 / (2 - r), which is what the last step removes.
-        """
-        ratio = step_size / config.sigma_min**2
-        if steps_per_level < 1 or not 0 < ratio < 2:
-            raise SettingError(
-                f"Langevin dynamics needs steps_per_level >= 1 and 0 < step_size < {2 * config.sigma_min**2:g} Å^2 "
-                f"(beyond, it diverges), not {steps_per_level} and {step_size:g}"
-            )
-        levels = geometric_levels(config.sigma_max, config.sigma_min, config.num_levels)
-        sigma = levels.repeat_interleave(steps_per_level)
-        a = step_size * (sigma / config.sigma_min) ** 2
-        return cls._ending_clean("langevin", sigma, a, (2 * a).sqrt(), config.sigma_min * (2 / (2 - ratio)) ** 0.5)
-
-    @classmethod
-    def ancestral(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
-        """Ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47)."""
-        sigma, down = cls._descent(config, steps)
-        diffusion = down[1] * (down[0] ** 2 - down[1] ** 2).sqrt() / down[0]
-        return cls._ending_clean("ancestral", sigma, down[0] ** 2 - down[1] ** 2, diffusion, config.sigma_min)
-
-    @classmethod
-    def probability_flow(cls, config: CDVAEConfig, steps: int = 100) -> Schedule:
-        """Euler steps of the probability-flow equation, without noise but for the start (Song et al. 2021, eq. 13)."""
-        sigma, down = cls._descent(config, steps)
-        drift = 0.5 * (down[0] ** 2 - down[1] ** 2)
-        return cls._ending_clean("probability_flow", sigma, drift, torch.zeros_like(drift), config.sigma_min)
-
-    @staticmethod
-    def _descent(config: CDVAEConfig, steps: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if steps < 2:
-            raise SettingError(f"steps must be at least 2, not {steps}")
-        levels = geometric_levels(config.sigma_max, config.sigma_min, steps)
-        return levels[:-1], (levels[:-1], levels[1:])
-
-
-@dataclass(frozen=True)
-class DenoisingFrame:
-    """The whole state of a run after a step: enough to look at and to go on from.
+@dataclass(frozen=True, eq=False, repr=False)
+class DenoisingFrame(Frame):
+    """The whole state of a run after a step: enough to look at and to resume from.
 
     Attributes:
         step: calls of the network so far; 0 is the start.
         sigma: the noise level of the step that led here, Å (of the first step, in frame 0).
         crystals: positions, types and lattices now.
-        score: gradient of the log-density that the step followed, 1/Å; zero in frame 0.
+        score: the gradient of the log-density that the step followed, 1/Å; zero in frame 0.
         z: the latents that the crystals are decoded from.
         numbers: of the crystals; with the seed and the step they determine the noise.
         seed: of the noise.
@@ -139,57 +69,6 @@ class DenoisingFrame:
         """Calls of the network in the whole run."""
         return len(self.schedule)
 
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.num_steps
-
-
-# Every sampler: what makes its schedule, and the settings that it takes.
-SAMPLERS = {
-    "langevin": (Schedule.langevin, {"steps_per_level", "step_size"}),
-    "ancestral": (Schedule.ancestral, {"steps"}),
-    "probability_flow": (Schedule.probability_flow, {"steps"}),
-}
-# Samplers with settings that have a name of their own, from the quickest to the paper's.
-NAMED: dict[str, tuple[str, dict[str, Any]]] = {
-    "preview": ("ancestral", {"steps": 50}),
-    "standard": ("langevin", {"steps_per_level": 10}),
-    "paper": ("langevin", {"steps_per_level": 100}),
-}
-TYPES = ("argmax", "assigned")
-
-
-def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Any) -> Schedule:
-    """A schedule by name, with its own settings; those of a named setting ("preview", ...) are in `NAMED`.
-
-    Every sampler takes `types`: "argmax" (default) gives every site its likeliest element at every step, as in the
-    paper; "assigned" keeps the composition of the start and assigns it anew to the sites at every step.
-
-    Raises:
-        SettingError: for a sampler or a setting that does not exist.
-    """
-    if isinstance(sampler, Schedule):
-        if settings:
-            raise SettingError(f"a ready Schedule takes no further settings, but got {', '.join(settings)}")
-        return sampler
-    if sampler in NAMED:
-        name, fixed = NAMED[sampler]
-        if more := sorted(set(settings) - {"types"}):
-            raise SettingError(
-                f"{sampler!r} is a named setting, which takes no settings but types, and got {', '.join(more)}; "
-                f"give sampler={name!r} to choose them"
-            )
-        sampler, settings = name, fixed | settings
-    if sampler not in SAMPLERS:
-        raise SettingError(f"no sampler {sampler!r}; there are {', '.join([*SAMPLERS, *NAMED])}")
-    types = settings.pop("types", "argmax")
-    if types not in TYPES:
-        raise SettingError(f"types is {' or '.join(map(repr, TYPES))}, not {types!r}")
-    make, takes = SAMPLERS[sampler]
-    if strange := sorted(set(settings) - takes):
-        raise SettingError(f"the {sampler} sampler takes {', '.join(sorted(takes))}, not {', '.join(strange)}")
-    return replace(make(model.config, **settings), keep_composition=types == "assigned")
-
 
 def denoise(
     model: CDVAE,
@@ -198,77 +77,99 @@ def denoise(
     z: Float[Tensor, "crystals latent"] | None = None,
     frame: DenoisingFrame | None = None,
     seed: int | None = None,
-    sampler: str | Schedule = "ancestral",
+    sampler: str | Schedule | None = None,
     prior: LatentPrior | None = None,
-    first_number: int = 0,
+    first_number: int | None = None,
     compile: bool = False,
-    **settings: Any,
+    **settings: Unpack[SamplerSettings],
 ) -> Iterator[DenoisingFrame]:
     """Generate crystals; yields the start and then a frame after every call of the network.
 
-    Start from the prior (`n`), from latents (`z`), or from a frame: the frame of an interrupted run goes on
-    exactly as the run would have, and with another `seed` it branches.
+    Start from the prior (`n`), from latents (`z`), or resume from a frame: exactly as the run would have continued at
+    the same batching, or with another `seed` on a branch of it.
+
+    A crystal has the same noise in every batch. Its positions then agree between batches, and between a CPU and a GPU,
+    up to rounding that "ancestral" does not amplify (above 99 % of crystals to 1e-3 Å in float32). Langevin dynamics
+    does amplify it: over hundreds of steps rounding can lead to another crystal.
 
     Args:
+        model: a trained model.
         n: number of crystals to draw from the prior.
         z: latents to decode.
-        frame: where to go on; brings its own schedule and, unless given, its seed.
-        seed: of everything random, 0 by default.
-        sampler: "ancestral" (200 calls, `steps=`), "langevin" (the paper's: 50 levels of `steps_per_level=100`,
-            `step_size=1e-4` Å^2), "probability_flow" (100 calls, `steps=`), or a `Schedule`; or one of these with
-            settings that have a name: "preview", "standard", "paper" (`NAMED`).
-        prior: what the latents of `n` crystals are drawn from: by default the model's learned one, N(0, I) without. If
+        frame: where to resume; it carries its own sampler and numbers.
+        seed: of everything random; 0 by default, the frame's own when a run is resumed.
+        sampler: "ancestral" (default, 200 calls), "langevin" (the paper's: 50 levels of 100 calls), "renoising" (200
+            calls) or "probability_flow" (100 calls); a named setting: "preview", "standard" or "paper"; or a
+            `Schedule`.
+        prior: what the latents of `n` crystals are drawn from; by default the model's learned one, N(0, I) without. If
             it draws a composition first, crystals begin with that, and `types="assigned"` keeps to it.
-        first_number: number of the first crystal; crystals of other numbers have other noise.
+        first_number: number of the first crystal (0); crystals of other numbers have other noise.
         compile: compile the model's decoder with torch.compile, for good: about a minute before the first frame, for
             long runs on a GPU.
-        settings: the sampler's, as above, and `types`: "argmax" (default), the likeliest element at every site, as in
-            the paper, or "assigned", the composition that z says, assigned anew to the sites at every step.
+        settings: of the sampler: `steps`, `steps_per_level`, `step_size` and `types`; see `SamplerSettings`.
 
     Raises:
-        SettingError: for anything out of range, before any work.
+        SettingError: for anything out of range, or that contradicts the frame, before any work.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> model = lab.load("perov_5")
+        >>> frames = list(lab.denoise(model, n=2, seed=0, steps=20))
+        >>> frames[-1]
+        <DenoisingFrame: step 20 of 20, 2 crystals, sigma 0.01 Å>
+
+        Resume from any frame, or branch with another seed:
+
+        >>> again = lab.last(lab.denoise(model, frame=frames[10]))
+        >>> bool((again.crystals.frac_coords == frames[-1].crystals.frac_coords).all())
+        True
+        >>> branch = lab.last(lab.denoise(model, frame=frames[10], seed=1))
     """
     if sum(given is not None for given in (n, z, frame)) != 1:
         raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
     if prior is not None and n is None:
         raise SettingError("a prior is what n crystals are drawn from; z or a frame has its latents already")
     noise.check_seed(seed or 0)
-    if first_number < 0:
-        raise SettingError(f"first_number must be 0 or more, not {first_number}")
     if frame is not None:
-        if frame.z.shape[1] != model.config.latent_dim:
-            raise SettingError(
-                f"the frame has latents of {frame.z.shape[1]} numbers and the model {model.config.latent_dim}: it is "
-                "another model's; load the one that made it"
-            )
-        if frame.finished:
-            raise SettingError(
-                f"the frame is the last of its {frame.num_steps} steps; go on from an earlier one, or start anew "
-                "from its z"
-            )
-        if settings or sampler != "ancestral" or first_number:
-            raise SettingError("a frame brings its own sampler and numbers; give only the seed beside it")
-        return _run(model, frame if seed is None else replace(frame, seed=seed), compile)
-    seed = seed or 0
-    schedule = choose_schedule(model, sampler, **settings)
+        return _resumed(model, frame, seed, sampler, first_number, compile, settings)
+    seed, first_number = seed or 0, first_number or 0
+    schedule = choose_schedule(model, sampler or DEFAULT, **settings)
     atoms = None
     if z is None:
         assert n is not None
-        if n < 1:
-            raise SettingError(f"n, the number of crystals, must be at least 1, not {n}")
-        numbers = torch.arange(first_number, first_number + n, device=model.device)
-        prior = prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
-        z, atoms = draw(prior, seed, numbers)
-        z = z.to(model.lattice_mean.dtype)
-    if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
-        raise SettingError(f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}")
-    z = z.detach().to(model.device)
-    numbers = torch.arange(first_number, first_number + len(z), device=model.device)
-    return _run(model, start(model, z, numbers, seed, schedule, atomic_numbers=atoms), compile, yield_first=True)
+        z, atoms = draw_latents(model, n, prior, seed, first_number)
+    z = latents_of(model, z)
+    numbers = crystal_numbers(model, len(z), seed, first_number)
+    first = initial_frame(model, z, numbers, seed, schedule, atomic_numbers=atoms)
+    return _run(model, first, compile, yield_first=True)
+
+
+def _resumed(
+    model: CDVAE,
+    frame: DenoisingFrame,
+    seed: int | None,
+    sampler: str | Schedule | None,
+    first_number: int | None,
+    compile: bool,
+    settings: SamplerSettings,
+) -> Iterator[DenoisingFrame]:
+    check_latents(model, frame.z)
+    given: dict[str, Any] = {}
+    if sampler is not None or settings:
+        given["sampler"] = choose_schedule(model, sampler or DEFAULT, **settings)
+    if first_number is not None:
+        given["numbers"] = crystal_numbers(model, len(frame.numbers), 0, first_number).to(frame.numbers.device)
+    refuse_contradictions("frame", {"sampler": frame.schedule, "numbers": frame.numbers}, given)
+    if frame.finished:
+        raise SettingError(
+            f"the frame is the last of its {frame.num_steps} steps; resume from an earlier one, or start a new run "
+            "from its z"
+        )
+    return _run(model, frame if seed is None else replace(frame, seed=seed), compile)
 
 
 @torch.no_grad()
-def start(
+def initial_frame(
     model: CDVAE,
     z: Float[Tensor, "crystals latent"],
     numbers: Int[Tensor, " crystals"],
@@ -278,12 +179,12 @@ def start(
     num_atoms: Int[Tensor, " crystals"] | None = None,
     atomic_numbers: Int[Tensor, "crystals sites"] | None = None,
 ) -> DenoisingFrame:
-    """Frame 0: number of atoms, lattice and types from z, uniform positions (paper, section 4.3).
+    """Frame 0: number of atoms, lattice and elements from z, uniform positions (paper, section 4.3).
 
     Args:
         num_atoms: instead of what z says; the lattice is that of z for as many atoms.
         atomic_numbers: instead of what z says, and with them the number of atoms; 0 for no atom, at the end.
-            A schedule that has `keep_types` leaves them so.
+            A schedule with `keep_types` does not change them.
     """
     aggregates = model.aggregates(z)
     if atomic_numbers is not None:
@@ -302,52 +203,10 @@ def start(
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 
 
-def initial_types(
-    composition: Float[Tensor, "crystals elements"], num_atoms: Int[Tensor, " crystals"], sites: int
-) -> Int[Tensor, "crystals sites"]:
-    """Whole counts nearest to c * N that add up to N (the largest remainders go up), the most frequent element first.
-
-    The paper rounds and draws what is missing; the largest remainder is right more often where one atom is missing.
-    """
-    wanted = composition * num_atoms[:, None]
-    counts = torch.floor(wanted)
-    missing = num_atoms - counts.sum(-1).long()
-    rank = (wanted - counts).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    counts, order = (counts + (rank < missing[:, None])).sort(dim=-1, descending=True, stable=True)
-    ends = counts.long().cumsum(-1)
-    site = torch.arange(sites, device=composition.device)
-    place = (ends[:, None, :] <= site[:, None]).sum(-1)
-    return torch.gather(order, 1, place.clamp_max(order.shape[1] - 1)) + 1
-
-
-def assign_types(
-    logits: Float[Tensor, "crystals sites elements"], atomic_numbers: Int[Tensor, "crystals sites"]
-) -> Int[Tensor, "crystals sites"]:
-    """The same atomic numbers on other sites: again and again the likeliest pair of a site and a number is taken.
-
-    Nearly the assignment of greatest likelihood, without waiting for the device; padded sites stay padded.
-    """
-    exists = atomic_numbers > 0
-    wanted = logits.log_softmax(-1)
-    number = (atomic_numbers - 1).clamp_min(0)[:, None].expand(-1, logits.shape[1], -1)
-    gain = torch.gather(wanted, 2, number)  # [c, site, place in the list of numbers]
-    gain = gain.masked_fill(~(exists[:, :, None] & exists[:, None, :]), -torch.inf)
-    assigned = torch.zeros_like(atomic_numbers)
-    sites = logits.shape[1]
-    places = torch.arange(sites, device=logits.device)
-    for _ in range(sites):
-        best, where = gain.flatten(1).max(-1)
-        found = torch.isfinite(best)[:, None]
-        site, place = (where // sites)[:, None] == places, (where % sites)[:, None] == places
-        taken = (atomic_numbers * place).sum(1, keepdim=True)
-        assigned = torch.where(found & site, taken, assigned)
-        gain = gain.masked_fill(site[:, :, None] | place[:, None, :], -torch.inf)
-    return assigned
-
-
-def make_step(model: CDVAE, seed: int, keep_types: bool = False, keep_composition: bool = False):
-    """The pure step: tensors in, tensors out, no waiting for the device."""
+def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The pure step: tensors in, tensors out, without waiting for the device."""
     unseen = ~model.elements[1:]
+    keep_types, keep_composition = schedule.keep_types, schedule.keep_composition
 
     @torch.no_grad()
     def step(
@@ -389,9 +248,10 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
     levels = schedule.sigma.tolist()
     if compile:
-        # Its parts and not the step: they serve batches of any size, where a step would be compiled for each anew.
+        # The network's blocks and not the step: they serve batches of any size, where a step would be compiled for
+        # each size again.
         model.decoder.compile_blocks()
-    step = Graphed(make_step(model, frame.seed, schedule.keep_types, schedule.keep_composition), device)
+    step = Graphed(denoising_step(model, frame.seed, schedule), device)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
         yield frame
@@ -415,43 +275,63 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
 
 def reconstruct(
     model: CDVAE,
-    source: object,
+    source: Any,
     *,
     sampled: bool = False,
     seed: int = 0,
-    sampler: str | Schedule = "ancestral",
+    sampler: str | Schedule | None = None,
     first_number: int = 0,
+    allow_unseen: bool = False,
     compile: bool = False,
-    **settings: Any,
+    **settings: Unpack[SamplerSettings],
 ) -> Iterator[DenoisingFrame]:
-    """Encode crystals and decode them again; yields frames like `denoise`, the last one holds the result.
+    """Encode crystals and decode them again; yields frames like `denoise`, and the last one holds the result.
 
     Args:
-        source: files, pymatgen Structures or ASE Atoms, as `convert.read` takes them; Crystals are taken as they are.
-        sampled: decode a sample of the posterior, as the reference does, instead of its mean.
-        seed, sampler, first_number, compile, settings: of `denoise`.
+        model: a trained model.
+        source: files, pymatgen Structures, ASE Atoms, a list of these, or Crystals, which are taken as they are.
+        sampled: decode a sample of the posterior, as the reference implementation does, instead of its mean.
+        seed, sampler, first_number, compile, settings: as in `denoise`.
+        allow_unseen: let Crystals pass with elements that the model never saw: for whole test sets.
 
     Raises:
-        CrystalError: for crystals that the model cannot take.
+        CrystalError: for crystals that the model cannot encode.
         SettingError: for settings out of range.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> model = lab.load("perov_5")
+        >>> frame = lab.last(lab.reconstruct(model, lab.asset_path("examples/SrTiO3.cif"), steps=20))
+        >>> frame.crystals.to_structures()[0].composition.reduced_formula
+        'SrTiO3'
     """
-    z = posterior_latents(model, source, sampled, seed, first_number)
-    return denoise(model, z=z, seed=seed, sampler=sampler, first_number=first_number, compile=compile, **settings)
+    options: dict[str, Any] = {"seed": seed, "first_number": first_number}
+    z = latents_of(model, source, sampled=sampled, allow_unseen=allow_unseen, **options)
+    return denoise(model, z=z, sampler=sampler, compile=compile, **options, **settings)
 
 
-@torch.no_grad()
-def posterior_latents(
-    model: CDVAE, source: object, sampled: bool = False, seed: int = 0, first_number: int = 0
-) -> Float[Tensor, "crystals latent"]:
-    """The latents that `reconstruct` decodes; arguments and errors are its own."""
-    if isinstance(source, Crystals):
-        check_takes(model, source)
-        crystals = source.to(model.device, model.lattice_mean.dtype)
-    else:
-        crystals = read_for(model, source)
-    posterior = model.encode(crystals)
-    if not sampled:
-        return posterior.mu
-    numbers = torch.arange(first_number, first_number + len(crystals), device=model.device)
-    shape = (model.config.latent_dim,)
-    return posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, shape, posterior.mu.dtype))
+def generate(
+    model: CDVAE,
+    n: int,
+    *,
+    seed: int = 0,
+    sampler: str | Schedule | None = None,
+    prior: LatentPrior | None = None,
+    first_number: int = 0,
+    compile: bool = False,
+    **settings: Unpack[SamplerSettings],
+) -> Crystals:
+    """Generate crystals from the prior and return them: the last frame's crystals of `denoise`.
+
+    Args and errors are those of `denoise`.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> crystals = lab.generate(lab.load("perov_5"), 3, steps=20)
+        >>> len(crystals)
+        3
+    """
+    frames = denoise(
+        model, n, seed=seed, sampler=sampler, prior=prior, first_number=first_number, compile=compile, **settings
+    )
+    return last(frames).crystals

@@ -1,24 +1,20 @@
-"""What to do with frames on their way: show progress, thin them out, record them, keep the last.
+"""Trajectories: the record of one run of `denoise`, in memory and as a file that grows while the run does.
 
-Adaptors take an iterator and give one, so they nest, and the generators inside know nothing of them:
-
-    for frame in progress(record(denoise(model, n=8), into="run.safetensors")):
+    for frame in record(denoise(model, n=8), into="run.safetensors"):
         ...
 
-A `Trajectory` is the record of one run of `denoise`. Each of its frames is a `DenoisingFrame` again, enough to look
-at and to go on from.
+Each frame of a `Trajectory` is a `DenoisingFrame` again: enough to look at and to resume from.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -28,95 +24,11 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io import convert
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule
+from cdvae_lab.sampling.denoising import DenoisingFrame
+from cdvae_lab.sampling.schedules import KEPT, Schedule
 
 FORMAT_VERSION = 1
-KEPT = ("keep_types", "keep_composition")  # what a schedule holds beside its name and its coefficients
-WRITING_SHARE = 0.05  # of the time, at most, goes into writing a recording again and again
-
-Frame = TypeVar("Frame", bound=Any)  # anything with .step, .num_steps
-
-
-def progress(frames: Iterable[Frame], runs: int = 1, file: io.TextIOBase | None = None) -> Iterator[Frame]:
-    """Pass frames on and show steps, rate and time left: a bar in a notebook, a line in a terminal.
-
-    Args:
-        frames: DenoisingFrames, TrainingSteps, or anything else with `step` and `num_steps`.
-        runs: how many runs of equal length come one after another, as when a large job is done in batches.
-        file: where the line goes, `sys.stderr` by default.
-    """
-    from tqdm.auto import tqdm
-
-    bar, done, before = None, 0, 0
-    file = cast(io.TextIOBase, sys.stderr) if file is None else file
-    # A file keeps every state of the line, so there it changes rarely.
-    interval = 0.5 if "ipykernel" in sys.modules or file.isatty() else 10.0
-    try:
-        for frame in frames:
-            if bar is None:
-                before = max(frame.step - 1, 0)  # a run that goes on has done these already
-                bar = tqdm(
-                    total=runs * frame.num_steps,
-                    initial=before,
-                    file=file,
-                    unit="step",
-                    mininterval=interval,
-                    dynamic_ncols=True,
-                )
-            elif frame.step < before:
-                done, before = done + frame.num_steps, 0
-            if bar.update(done + frame.step - bar.n) or done + frame.step == bar.total:
-                # Looking at a tensor waits for the device: only now and then, when the line is drawn anyhow.
-                bar.set_postfix_str(_state(frame), refresh=done + frame.step == bar.total)
-            before = frame.step
-            yield frame
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _state(frame: Any) -> str:
-    loss, sigma = getattr(frame, "loss", None), getattr(frame, "sigma", None)
-    if loss is not None:
-        return f"loss {loss:.3f}"
-    return "" if sigma is None else f"sigma {sigma:.3g} Å"
-
-
-def every(frames: Iterable[Frame], n: int) -> Iterator[Frame]:
-    """Only the frames whose step is a multiple of n, and always the first and the last.
-
-    Raises:
-        SettingError: if n is less than 1.
-    """
-    if n < 1:
-        raise SettingError(f"every: n is {n}; give 1 or more")
-    return _every(frames, n)
-
-
-def _every(frames: Iterable[Frame], n: int) -> Iterator[Frame]:
-    first, left_out = True, None
-    for frame in frames:
-        if first or frame.step % n == 0:
-            first, left_out = False, None
-            yield frame
-        else:
-            left_out = frame
-    if left_out is not None:
-        yield left_out
-
-
-def last(frames: Iterable[Frame]) -> Frame:
-    """Run to the end and return the last frame.
-
-    Raises:
-        SettingError: if there is no frame at all.
-    """
-    frame = None
-    for frame in frames:  # noqa: B007
-        pass
-    if frame is None:
-        raise SettingError("last: there were no frames")
-    return frame
+WRITING_SHARE = 0.05  # of the time, at most, is spent on writing a growing recording
 
 
 @dataclass(frozen=True)

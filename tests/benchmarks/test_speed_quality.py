@@ -17,8 +17,9 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
-from cdvae_lab.sampling.denoising import NAMED, Schedule, reconstruct
-from cdvae_lab.sampling.trajectory import last
+from cdvae_lab.sampling.denoising import reconstruct
+from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.schedules import NAMED, Schedule
 from tests.small_model import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,15 +26,16 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
-from cdvae_lab.explore.optimization import load_steps
+from cdvae_lab.explore.saved_steps import load_steps
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
 from cdvae_lab.models.composition_model import atoms_of
 from cdvae_lab.sampling.decoding import latent_distance
-from cdvae_lab.sampling.denoising import Schedule, denoise, reconstruct
-from cdvae_lab.sampling.trajectory import last
+from cdvae_lab.sampling.denoising import denoise, reconstruct
+from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["synthetic_perovskites", "--limit", "64"]
@@ -151,16 +152,16 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
     common = ["reconstruct", str(state), *FIVE, "--batch-size", "2"]
     one, three = tmp_path / "one.csv", tmp_path / "three.csv"
     assert cli.main([*common, "--out", str(one)]) == 0
-    assert cli.main([*common, "--out", str(three), "--tries", "3", "--within", "0"]) == 0
-    assert "at most 3 tries" in capsys.readouterr().out
+    assert cli.main([*common, "--out", str(three), "--max-attempts", "3", "--tolerance", "0"]) == 0
+    assert "at most 3 attempts" in capsys.readouterr().out
     model = checkpoints.load(state)
     z = model.encode(decoded(one)[0]).mu
     once, best = (latent_distance(model, decoded(path)[1], z) for path in (one, three))
     assert (best <= once + 1e-5).all()
     assert (best < once - 1e-5).any()
-    assert cli.main([*common, "--out", str(three), "--tries", "2", "--within", "0"]) == 2
-    assert "another tries" in capsys.readouterr().err
-    assert cli.main([*common, "--out", str(one), "--tries", "0"]) == 2
+    assert cli.main([*common, "--out", str(three), "--max-attempts", "2", "--tolerance", "0"]) == 2
+    assert "another max_attempts" in capsys.readouterr().err
+    assert cli.main([*common, "--out", str(one), "--max-attempts", "0"]) == 2
 
 
 def test_what_does_not_encode_back_can_be_given_up(
@@ -176,16 +177,16 @@ def test_what_does_not_encode_back_can_be_given_up(
     truth, predicted = decoded(all_of_them)
     distance = latent_distance(model, predicted, model.encode(truth).mu)
     limit = float(distance.sort().values[1:3].mean())
-    assert cli.main([*common, "--out", str(some), "--withhold", str(limit)]) == 0
+    assert cli.main([*common, "--out", str(some), "--reject-above", str(limit)]) == 0
     kept = torch.isfinite(decoded(some)[1].frac_coords).all(-1).all(-1)
     assert torch.equal(kept, distance <= limit)
     assert [row.split(",")[3] for row in some.read_text().splitlines()[1:]] == [str(bool(k)) for k in kept]
     capsys.readouterr()
-    assert cli.main([*common, "--out", str(none), "--withhold", "0"]) == 0
+    assert cli.main([*common, "--out", str(none), "--reject-above", "0"]) == 0
     assert "given up" in capsys.readouterr().out
     assert {row.split(",")[5] for row in none.read_text().splitlines()[1:]} == {"False"}
-    assert cli.main([*common, "--out", str(none), "--withhold", "1"]) == 2
-    assert cli.main([*common, "--out", str(none), "--withhold", "-1"]) == 2
+    assert cli.main([*common, "--out", str(none), "--reject-above", "1"]) == 2
+    assert cli.main([*common, "--out", str(none), "--reject-above", "-1"]) == 2
 
 
 def test_a_search_is_decoded_along_the_way(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +322,7 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     assert said.endswith("the composition is drawn first")
     assert dict(lines(checkpoints.load(state)))["prior"] == "N(0, I)"
     drawn = element_counts(atoms_of(model.prior.composition_model.sample(7, torch.arange(4))))
-    for name, more in (("once", []), ("twice", ["--tries", "2", "--within", "0"])):
+    for name, more in (("once", []), ("twice", ["--max-attempts", "2", "--tolerance", "0"])):
         generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]
         assert cli.main([*generate, "--types", "assigned", "--format", "npz", "--out", str(tmp_path / name)]) == 0
         crystals = read_source(tmp_path / name).crystals

@@ -39,7 +39,7 @@ from cdvae_lab.metrics.success_rates import PERCENTILES, success_rates
 from cdvae_lab.models.checkpoints import load, load_property_model
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.runtime.result_cache import ResultCache
-from cdvae_lab.sampling.trajectory import last, progress
+from cdvae_lab.sampling.frames import last, progress
 
 CUTOFF = Cutoffs(0.2, 4.0)
 

@@ -13,7 +13,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.guided import Guidance, GuidedStep, optimize_guided
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
-from cdvae_lab.sampling.trajectory import last
+from cdvae_lab.sampling.frames import last
 
 DIM = 4
 SMALL = {"hidden_dim": 16, "head_dim": 16, "encoder_blocks": 1, "decoder_blocks": 1, "num_radial": 8}
@@ -90,11 +90,11 @@ def test_little_noise_stays_near_the_start(slope: CDVAE) -> None:
 def test_a_value_is_approached() -> None:
     model = Slope().double()
     end = last(optimize_guided(model, 200, target=2.0, guidance=20.0, rounds=3))
-    unled = last(optimize_guided(model, 200, target=2.0, guidance=0, rounds=3))
-    assert (end.prediction - 2).abs().mean() < 0.3 * (unled.prediction - 2).abs().mean()
+    unguided = last(optimize_guided(model, 200, target=2.0, guidance=0, rounds=3))
+    assert (end.prediction - 2).abs().mean() < 0.3 * (unguided.prediction - 2).abs().mean()
 
 
-def test_the_bundled_models_prediction_improves_and_latents_stay_usual() -> None:
+def test_the_bundled_models_prediction_improves_and_latents_stay_likely() -> None:
     model = cdvae_lab.load("perov_5")
     first, *_, end = optimize_guided(model, 8, rounds=3)
     assert (end.prediction < first.prediction).all()
@@ -106,14 +106,28 @@ def test_the_bundled_models_prediction_improves_and_latents_stay_usual() -> None
 # Steps
 
 
-def test_crystals_do_not_know_each_other(slope: CDVAE) -> None:
+@pytest.mark.parametrize("which", [[3], [4, 1], [2, 0, 4, 1, 3], slice(1, 3), [2, 2]])
+def test_a_crystal_has_the_same_noise_in_any_selection(slope: CDVAE, which: list[int] | slice) -> None:
+    whole = list(optimize_guided(slope, 5, rounds=2, seed=4))
+    for step in (whole[0], whole[27]):
+        some = last(optimize_guided(slope, step=step.select(which)))
+        torch.testing.assert_close(some.z, whole[-1].z[which], rtol=1e-12, atol=1e-12)
+
+
+def test_a_crystal_alone_ends_where_it_ends_in_a_batch(slope: CDVAE) -> None:
     start = slope.prior.sample(0, torch.arange(5))
-    together, alone = (last(optimize_guided(slope, z, rounds=2)).z for z in (start, start[:2]))
-    torch.testing.assert_close(together[:2], alone, rtol=1e-12, atol=1e-12)
+    together = last(optimize_guided(slope, start, rounds=2)).z
+    for number in range(5):
+        alone = last(optimize_guided(slope, start[[number]], rounds=2, first_number=number))
+        torch.testing.assert_close(alone.z, together[[number]], rtol=1e-12, atol=1e-12)
+    elsewhere = last(optimize_guided(slope, start[[3]], rounds=2)).z
+    assert not torch.allclose(elsewhere, together[[3]])
+    drawn = last(optimize_guided(slope, 5, rounds=2)).z
+    torch.testing.assert_close(last(optimize_guided(slope, 2, rounds=2, first_number=3)).z, drawn[3:])
 
 
 @pytest.mark.parametrize("k", [0, 1, 20, 33, 59])
-def test_any_step_goes_on_as_the_run_did(k: int) -> None:
+def test_any_step_resumes_as_the_run_did(k: int) -> None:
     model = Slope(power=2).double()
     whole = list(optimize_guided(model, 3, rounds=3, seed=5))
     assert [step.step for step in whole] == list(range(61))
@@ -122,7 +136,7 @@ def test_any_step_goes_on_as_the_run_did(k: int) -> None:
         assert_same(again, step)
 
 
-def test_a_finished_run_goes_on_with_more_rounds(slope: CDVAE) -> None:
+def test_a_finished_run_resumes_with_more_rounds(slope: CDVAE) -> None:
     whole, short = last(optimize_guided(slope, 3, rounds=3)), last(optimize_guided(slope, 3, rounds=2))
     assert short.finished
     with pytest.raises(SettingError, match="give more rounds"):
@@ -142,7 +156,9 @@ def test_the_callers_mode_is_neither_needed_nor_changed(slope: CDVAE, mode: type
     expected = last(optimize_guided(slope, 2, rounds=1))
     with mode():
         end = last(optimize_guided(slope, 2, rounds=1))
+        log_prob = end.log_prob
     assert torch.equal(end.z, expected.z)
+    assert torch.equal(log_prob, expected.log_prob)
     assert not end.z.requires_grad
     assert all(parameter.grad is None for parameter in slope.parameters())
 
@@ -173,11 +189,17 @@ def test_it_needs_a_learned_prior(slope: CDVAE) -> None:
     with pytest.raises(SettingError, match="needs a learned prior"):
         optimize_guided(slope, 1)
     other = gaussian()
-    assert next(optimize_guided(slope, 1, prior=other)).guidance == Guidance("min", 10.0, 4.0, 20, 0, other)
+    assert next(optimize_guided(slope, 1, prior=other)).guidance == Guidance(other, "min", 10.0, 4.0, 20, 0)
 
 
-def test_a_step_goes_on_only_as_itself(slope: CDVAE) -> None:
+def test_a_step_refuses_other_settings_and_takes_its_own(slope: CDVAE) -> None:
     step = next(optimize_guided(slope, 2, rounds=1))
     for options in ({"target": "max"}, {"guidance": 1.0}, {"noise_level": 1.0}, {"seed": 3}, {"steps_per_round": 7}):
-        with pytest.raises(SettingError, match="its own settings"):
+        with pytest.raises(SettingError, match=f"its own settings, .* differ: {next(iter(options))} \\("):
             optimize_guided(slope, step=step, **options)
+    with pytest.raises(SettingError, match="differ: prior"):
+        optimize_guided(slope, step=step, prior=gaussian())
+    with pytest.raises(SettingError, match="differ: numbers"):
+        optimize_guided(slope, step=step, first_number=1)
+    own = {"target": "min", "guidance": 10.0, "seed": 0, "first_number": 0, "prior": slope.prior}
+    assert_same(next(optimize_guided(slope, step=step, **own)), next(optimize_guided(slope, step=step)))

@@ -17,8 +17,11 @@ from cdvae_lab.explore.interpolation import decode_path, interpolate, latent_pat
 from cdvae_lab.io import assets
 from cdvae_lab.models import cdvae
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise, reconstruct
-from cdvae_lab.sampling.trajectory import Trajectory, last
+from cdvae_lab.models.latents import encode
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, reconstruct
+from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.trajectory import Trajectory
 from tests.small_model import SMALL
 
 
@@ -93,7 +96,7 @@ def test_a_path_leads_from_crystal_to_crystal(model: CDVAE, srtio3: Crystals, di
     assert stops.weights.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert torch.equal(stops.ends.num_atoms, torch.tensor([5, 2]))
     assert torch.equal(stops.z[[0, -1]], model.encode(stops.ends).mu)
-    alone = torch.cat([cdvae.encode(model, srtio3), cdvae.encode(model, diamond)])
+    alone = torch.cat([encode(model, srtio3), encode(model, diamond)])
     torch.testing.assert_close(stops.z[[0, -1]], alone, rtol=0, atol=1e-5)
     back = latent_path(model, diamond, srtio3, 5, path)
     torch.testing.assert_close(back.z.flip(0), stops.z, rtol=0, atol=1e-9)
@@ -220,7 +223,7 @@ def test_ends_that_the_model_cannot_take_are_named(model: CDVAE, srtio3: Crystal
 
 def test_a_path_of_another_model_is_refused(model: CDVAE, srtio3: Crystals, random_dataset: Dataset) -> None:
     other = CDVAE.for_dataset(random_dataset, **{**SMALL, "latent_dim": 4})
-    with pytest.raises(SettingError, match="of 8 numbers and the model 4: it is another model's"):
+    with pytest.raises(SettingError, match="of 8 dimensions and the model 4: it is another model's"):
         decode_path(other, latent_path(model, srtio3, srtio3))
 
 

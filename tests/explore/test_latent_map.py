@@ -20,8 +20,9 @@ from cdvae_lab.errors import CheckpointError, CrystalError, DatasetError, Settin
 from cdvae_lab.explore.latent_map import LatentMap, load_map
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, encode
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
+from cdvae_lab.models.latents import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"hidden_dim": 16, "encoder_blocks": 1, "decoder_blocks": 1, "head_dim": 32, "latent_dim": 12}

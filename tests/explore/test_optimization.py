@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import cdvae_lab
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
-from cdvae_lab.explore.optimization import LatentStep, load_steps, optimize, save_steps
-from cdvae_lab.models import cdvae
+from cdvae_lab.explore.optimization import LatentStep, optimize
+from cdvae_lab.explore.saved_steps import load_steps, save_steps
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.models.latent_prior import StandardNormal
+from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig, StandardNormal
+from cdvae_lab.models.latents import encode
 from cdvae_lab.sampling.denoising import denoise
-from cdvae_lab.sampling.trajectory import every, last
+from cdvae_lab.sampling.frames import every, last
 
 DIM = 4
 SMALL = {
@@ -83,7 +85,7 @@ def test_it_finds_the_minimum(bowl: Bowl) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.1, 1, 4.0])
-def test_with_a_pull_it_ends_between_the_minimum_and_the_prior(bowl: Bowl, weight: float) -> None:
+def test_with_a_penalty_it_ends_between_the_minimum_and_the_prior(bowl: Bowl, weight: float) -> None:
     # (z - c) / std + weight z = 0
     end = last(optimize(bowl, latents(), steps=2000, lr=0.01, prior_weight=weight))
     expected = bowl.center / (1 + weight * STD)
@@ -103,7 +105,7 @@ def test_a_value_is_reached(bowl: Bowl, target: float) -> None:
     assert (end.z - bowl.center).norm(dim=1).min() > 0.5
 
 
-def test_another_prior_pulls_elsewhere(bowl: Bowl) -> None:
+def test_another_prior_penalizes_other_latents(bowl: Bowl) -> None:
     class Shifted(StandardNormal):
         def score(self, z: Tensor) -> Tensor:
             return 7 - z
@@ -154,6 +156,14 @@ def test_the_default_is_the_papers(model: CDVAE) -> None:
     assert (step.objective.target, step.objective.lr, step.objective.prior_weight) == ("min", 1e-3, 0)
 
 
+def test_a_drawn_start_depends_on_the_number_of_the_crystal(model: CDVAE) -> None:
+    whole = list(optimize(model, 6, steps=10, seed=3))
+    alone = last(optimize(model, 2, steps=10, seed=3, first_number=4))
+    for part in (alone, last(optimize(model, step=whole[0].select([4, 5])))):
+        assert part.numbers.tolist() == [4, 5]
+        torch.testing.assert_close(part.z, whole[-1].z[4:])
+
+
 def test_crystals_do_not_know_each_other(model: CDVAE) -> None:
     together = last(optimize(model, latents(), steps=50)).z
     alone = torch.cat([last(optimize(model, latents()[i : i + 1], steps=50)).z for i in range(5)])
@@ -161,7 +171,7 @@ def test_crystals_do_not_know_each_other(model: CDVAE) -> None:
 
 
 @pytest.mark.parametrize("k", [0, 1, 7, 19])
-def test_any_step_goes_on_as_the_run_did(model: CDVAE, k: int) -> None:
+def test_any_step_resumes_as_the_run_did(model: CDVAE, k: int) -> None:
     whole = list(optimize(model, latents(), target=0.1, steps=20, prior_weight=0.1, lr=0.01))
     assert [s.step for s in whole] == list(range(21))
     assert [s.finished for s in whole] == [False] * 20 + [True]
@@ -171,7 +181,7 @@ def test_any_step_goes_on_as_the_run_did(model: CDVAE, k: int) -> None:
         assert_same(again, step)
 
 
-def test_a_finished_run_goes_on_with_more_steps(model: CDVAE) -> None:
+def test_a_finished_run_resumes_with_more_steps(model: CDVAE) -> None:
     longer = list(optimize(model, latents(), steps=20))
     shorter = last(optimize(model, latents(), steps=12))
     with pytest.raises(SettingError, match="number 12 of 12: give more"):
@@ -223,7 +233,7 @@ def test_it_starts_from_the_prior_from_latents_or_from_crystals(random_dataset: 
     crystals = random_dataset.crystals[:4]
     assert torch.equal(next(optimize(model, crystals)).z, model.encode(crystals).mu.detach())
     structures = crystals[2:].to_structures()
-    torch.testing.assert_close(next(optimize(model, structures)).z, cdvae.encode(model, structures))
+    torch.testing.assert_close(next(optimize(model, structures)).z, encode(model, structures))
     with pytest.raises(CrystalError, match="takes 6 atoms"):
         optimize(model, Crystals.cat([nacl, Crystals(torch.rand(1, 7, 3), torch.full((1, 7), 6), torch.eye(3)[None])]))
     with pytest.raises(CrystalError, match="Na"):
@@ -254,11 +264,17 @@ def test_settings_out_of_range_are_refused_at_the_call(model: CDVAE, arguments: 
         optimize(model, **arguments)
 
 
-def test_a_step_goes_on_only_as_itself(model: CDVAE, random_dataset: Dataset) -> None:
+def test_a_step_refuses_other_settings_and_takes_its_own(model: CDVAE, random_dataset: Dataset) -> None:
     step = next(optimize(model, 2, steps=5))
     for options in ({"target": "max"}, {"lr": 0.1}, {"prior_weight": 1.0}, {"seed": 3}):
-        with pytest.raises(SettingError, match="its own settings"):
+        with pytest.raises(SettingError, match=f"its own settings, .* differ: {next(iter(options))} \\("):
             optimize(model, step=step, **options)
+    with pytest.raises(SettingError, match="differ: prior"):
+        optimize(model, step=step, prior=StandardNormal(DIM))
+    with pytest.raises(SettingError, match="differ: numbers"):
+        optimize(model, step=step, first_number=1)
+    own = {"target": "min", "lr": 1e-3, "prior_weight": 0.0, "seed": 0, "first_number": 0}
+    assert_same(next(optimize(model, step=step, **own)), next(optimize(model, step=step)))
     with pytest.raises(SettingError, match="exactly one of start"):
         optimize(model, 2, step=step)
     other = CDVAE.for_dataset(random_dataset, **{**SMALL, "latent_dim": 9})
@@ -270,7 +286,7 @@ def test_a_step_goes_on_only_as_itself(model: CDVAE, random_dataset: Dataset) ->
 
 
 @pytest.mark.parametrize("options", [{}, {"target": "max", "prior_weight": 0.2}, {"target": 0.1 + 0.2, "lr": 0.1 / 3}])
-def test_a_saved_step_goes_on_as_the_run_did(model: CDVAE, tmp_path: Path, options: dict) -> None:
+def test_a_saved_step_resumes_as_the_run_did(model: CDVAE, tmp_path: Path, options: dict) -> None:
     whole = list(optimize(model, latents(), steps=30, **options))
     path = save_steps(every(iter(whole[:18]), 5), tmp_path / "run.safetensors", model)
     kept = load_steps(path, model)
@@ -300,10 +316,27 @@ def test_what_does_not_belong_together_is_refused(model: CDVAE, bowl: Bowl, tmp_
     with pytest.raises(SettingError, match="different runs"):
         save_steps([*steps, *optimize(model, latents(), target="max", steps=3)], path)
     with pytest.raises(SettingError, match="N\\(0, I\\) as prior"):
-        load_steps(path, prior=StandardNormal(DIM))
+        load_steps(path, prior=DiffusionPrior(DiffusionPriorConfig(DIM, hidden_dim=8, blocks=1)))
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     with pytest.raises(CheckpointError, match=r"run\.safetensors"):
+        load_steps(path)
+
+
+def test_another_learned_prior_than_the_runs_is_refused(tmp_path: Path) -> None:
+    model = cdvae_lab.load("perov_5")
+    whole = list(optimize(model, 2, steps=6, prior_weight=0.1))
+    path = save_steps(whole[:3], tmp_path / "run.safetensors", model)
+    assert_same(last(optimize(model, step=load_steps(path, model)[-1])), whole[-1])
+    assert model.prior is not None
+    other = copy.deepcopy(model.prior)
+    other.mean += 1
+    with pytest.raises(CheckpointError, match=r"another prior \(\w{16}\) than this one \(\w{16}\)"):
+        load_steps(path, model, other)
+    model.prior = other  # fitted again
+    with pytest.raises(CheckpointError, match="another prior"):
+        load_steps(path, model)
+    with pytest.raises(SettingError, match="prior of its own"):
         load_steps(path)
 
 

@@ -19,8 +19,9 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import write_tensors
-from cdvae_lab.models import cdvae, checkpoints, painn
+from cdvae_lab.models import checkpoints, painn
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.latents import encode
 from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_of_all
 
 SMALL = {
@@ -217,7 +218,7 @@ def test_a_latent_does_not_know_how_the_crystal_was_given(model: CDVAE, cell: st
     lattice = Lattice.from_parameters(*NEARLY[cell])
     frac = np.array([[0.11, 0.2, 0.37], [0.6, 0.71, 0.9], [0.45, 0.02, 0.66]])
     species = ["Ti", "O", "C"]
-    z = cdvae.encode(model, Structure(lattice, species, frac))
+    z = encode(model, Structure(lattice, species, frac))
     rng = np.random.default_rng(0)
     for transform in UNIMODULAR:
         m = np.array(transform, float)
@@ -228,7 +229,7 @@ def test_a_latent_does_not_know_how_the_crystal_was_given(model: CDVAE, cell: st
             [species[i] for i in order],
             (frac @ np.linalg.inv(m) + rng.uniform(-2, 2, 3))[order],
         )
-        torch.testing.assert_close(cdvae.encode(model, again), z, rtol=0, atol=1e-5)
+        torch.testing.assert_close(encode(model, again), z, rtol=0, atol=1e-5)
 
 
 # Smoothness
@@ -495,13 +496,13 @@ def write(path: Path, species: list[str]) -> Path:
 
 def test_too_many_atoms_and_unseen_elements_are_refused_by_name(trained_on_random: CDVAE, tmp_path: Path) -> None:
     good = write(tmp_path / "good.vasp", ["Ti", "O", "O"])
-    assert cdvae.encode(trained_on_random, good).shape == (1, 8)
+    assert encode(trained_on_random, good).shape == (1, 8)
     big = write(tmp_path / "big.vasp", ["C", "O", "Ti", "O", "C", "C", "O"])
     with pytest.raises(CrystalError, match=r"big\.vasp.*7 atoms.*6"):
-        cdvae.encode(trained_on_random, [good, big])
+        encode(trained_on_random, [good, big])
     strange = write(tmp_path / "strange.vasp", ["Ti", "Xe"])
     with pytest.raises(CrystalError, match=r"strange\.vasp.*Xe.*C, O, Ti"):
-        cdvae.encode(trained_on_random, strange)
+        encode(trained_on_random, strange)
 
 
 def test_all_images_are_those_of_a_long_enough_list(crystals: Crystals) -> None:

@@ -17,7 +17,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.pages.run_report import facts, write_report
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.trajectory import Trajectory
 
 

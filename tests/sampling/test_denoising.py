@@ -1,4 +1,4 @@
-"""Samplers against distributions whose score is known; frames that hold everything; refusals before any work."""
+"""Samplers against distributions of known score; frames that hold the whole state; refusals before any work."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
-from cdvae_lab.models import cdvae
 from cdvae_lab.models.cdvae import CDVAE, Aggregates, CDVAEConfig
 from cdvae_lab.models.latent_prior import StandardNormal
-from cdvae_lab.sampling.denoising import (
-    NAMED,
-    DenoisingFrame,
-    Schedule,
-    assign_types,
-    choose_schedule,
-    denoise,
-    initial_types,
-    reconstruct,
-    start,
-)
+from cdvae_lab.models.latents import encode
+from cdvae_lab.sampling.atom_types import assign_types, initial_types
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, generate, initial_frame, reconstruct
+from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
 from tests.small_model import SMALL
 
 PAPER = CDVAEConfig(max_atoms=5)
-SAMPLERS = {"langevin": {"steps_per_level": 1}, "ancestral": {"steps": 12}, "probability_flow": {"steps": 12}}
+SAMPLERS = {
+    "langevin": {"steps_per_level": 1},
+    "ancestral": {"steps": 12},
+    "renoising": {"steps": 12},
+    "probability_flow": {"steps": 12},
+}
 
 
 # A Gaussian, whose score every textbook has
@@ -57,7 +54,7 @@ class Gaussian(CDVAE):
         length, angle = torch.full((n, 3), LENGTH / ATOMS ** (1 / 3)), torch.full((n, 3), 90.0)
         return Aggregates(sizes, torch.cat([length, angle], 1).to(z), z.new_zeros(n, 100), z.new_zeros(n))
 
-    def score(
+    def predict_noise(
         self, crystals: Crystals, z: Tensor, sigma: Tensor, images: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         away = offset(crystals)
@@ -122,6 +119,32 @@ def test_ancestral_steps_keep_the_variance_of_their_level_exactly() -> None:
     assert offset(frames[-1].crystals).abs().max() < 1e-9
 
 
+def test_renoising_has_the_noise_of_every_level_around_a_point() -> None:
+    schedule = Schedule.renoising(PAPER, 60)
+    frames = sample(0.0, schedule)
+    for step in (20, 40, 59):
+        assert_spread(offset(frames[step].crystals), schedule.sigma[step].item())
+    assert offset(frames[-1].crystals).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("deviation", [0.05, 0.5])
+def test_renoising_has_the_variances_that_its_steps_give_a_gaussian(deviation: float) -> None:
+    # x <- E[x0 | x] + sigma' eps, and E[x0 | x] = x s^2 / (s^2 + sigma^2).
+    schedule = Schedule.renoising(PAPER, 80)
+    frames = sample(deviation, schedule, n=400)
+    variance = LENGTH**2 / 12
+    levels = [*schedule.sigma.tolist()[1:], 0.0]
+    for step, (sigma, then) in enumerate(zip(schedule.sigma.tolist(), levels, strict=True), start=1):
+        variance = variance * (deviation**2 / (deviation**2 + sigma**2)) ** 2 + then**2
+        if step in (40, 60, 79, 80):
+            assert_spread(offset(frames[step].crystals), variance**0.5)
+
+
+def test_many_renoising_steps_keep_half_the_variance_of_a_gaussian() -> None:
+    x = offset(sample(0.5, Schedule.renoising(PAPER, 2000), n=100)[-1].crystals)
+    assert_spread(x, 0.5 / 2**0.5)
+
+
 def test_probability_flow_is_the_deterministic_shrinking_that_it_should_be() -> None:
     frames = sample(0.0, Schedule.probability_flow(PAPER, 100), n=20)
     ratio = (PAPER.sigma_min / PAPER.sigma_max) ** (1 / 99)
@@ -130,7 +153,9 @@ def test_probability_flow_is_the_deterministic_shrinking_that_it_should_be() -> 
     assert offset(frames[-1].crystals).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("maker", [Schedule.langevin, Schedule.ancestral, Schedule.probability_flow])
+@pytest.mark.parametrize(
+    "maker", [Schedule.langevin, Schedule.ancestral, Schedule.renoising, Schedule.probability_flow]
+)
 def test_the_last_step_is_tweedies_formula(maker) -> None:
     schedule, deviation = maker(PAPER, 10), 0.02
     *_, before, after = sample(deviation, schedule, n=5)
@@ -142,7 +167,7 @@ def test_the_last_step_is_tweedies_formula(maker) -> None:
 def test_schedules_have_the_papers_numbers() -> None:
     langevin = Schedule.langevin(PAPER)
     assert len(langevin) == 50 * 100 + 1
-    assert len(Schedule.ancestral(PAPER)) == 200
+    assert len(Schedule.ancestral(PAPER)) == len(Schedule.renoising(PAPER)) == 200
     assert len(Schedule.probability_flow(PAPER)) == 100
     assert langevin.sigma[0] == 10
     assert langevin.sigma[4999].item() == pytest.approx(0.01)
@@ -150,7 +175,7 @@ def test_schedules_have_the_papers_numbers() -> None:
     # a = 1e-4 (sigma / 0.01)^2, and sqrt(2 a) for the noise.
     torch.testing.assert_close(langevin.drift[:-1], 1e-4 * (langevin.sigma[:-1] / 0.01) ** 2)
     torch.testing.assert_close(langevin.diffusion[:-1] ** 2, 2 * langevin.drift[:-1])
-    for schedule in (langevin, Schedule.ancestral(PAPER), Schedule.probability_flow(PAPER)):
+    for schedule in (langevin, *(make(PAPER) for make in (Schedule.ancestral, Schedule.renoising))):
         assert schedule.diffusion[-1] == 0
         assert (schedule.sigma[:-1].diff() <= 0).all()
         assert schedule.drift[-1] == schedule.sigma[-1] ** 2
@@ -191,7 +216,7 @@ def assert_same(a: DenoisingFrame, b: DenoisingFrame) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_frames_count_the_calls_of_the_network(model: CDVAE, sampler: str) -> None:
     frames = list(denoise(model, n=2, sampler=sampler, **SAMPLERS[sampler]))
-    calls = {"langevin": 51, "ancestral": 12, "probability_flow": 12}[sampler]
+    calls = 51 if sampler == "langevin" else 12
     assert [f.step for f in frames] == list(range(calls + 1))
     assert {f.num_steps for f in frames} == {calls}
     assert [f.finished for f in frames] == [False] * calls + [True]
@@ -243,7 +268,7 @@ def test_crystals_stay_possible_all_the_way(model: CDVAE, sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_any_frame_goes_on_as_the_run_did(model: CDVAE, sampler: str) -> None:
+def test_any_frame_resumes_as_the_run_did(model: CDVAE, sampler: str) -> None:
     whole = list(denoise(model, n=3, seed=5, sampler=sampler, **SAMPLERS[sampler]))
     for k in (0, 1, len(whole) // 2, len(whole) - 2):
         rest = list(denoise(model, frame=whole[k]))
@@ -379,11 +404,11 @@ def test_a_start_holds_what_is_given_instead_of_what_z_says(model: CDVAE) -> Non
     numbers, schedule = torch.arange(4), Schedule.ancestral(PAPER, 5)
     aggregates = model.aggregates(z)
     sizes = torch.tensor([1, 8, 3, 5])
-    frame = start(model, z, numbers, 0, schedule, num_atoms=sizes)
+    frame = initial_frame(model, z, numbers, 0, schedule, num_atoms=sizes)
     assert torch.equal(frame.crystals.num_atoms, sizes)
     assert torch.equal(frame.crystals.lattice, model.predict_lattice(aggregates, sizes))
     types = torch.tensor([[3, 8, 0, 0], [8, 8, 22, 0], [56, 0, 0, 0], [3, 3, 3, 0]])
-    frame = start(model, z, numbers, 0, schedule, atomic_numbers=types)
+    frame = initial_frame(model, z, numbers, 0, schedule, atomic_numbers=types)
     assert torch.equal(frame.crystals.atomic_numbers, types[:, :3])
     assert torch.equal(frame.crystals.lattice, model.predict_lattice(aggregates, torch.tensor([2, 3, 1, 3])))
 
@@ -417,6 +442,23 @@ def test_in_float32_hardly_a_crystal_knows_its_batch(model: CDVAE) -> None:
     away = lat.minimum_image(again.frac_coords - together.frac_coords, together.lattice).norm(dim=-1).amax(1)
     same = (away < 1e-3) & (again.atomic_numbers == together.atomic_numbers).all(1)
     assert same.double().mean() >= 0.99
+
+
+@pytest.mark.parametrize("which", [[5, 0, 3], [2], slice(1, 4), [4, 4]])
+def test_a_selection_of_a_frame_has_the_noise_of_its_crystals(model: CDVAE, which: list[int] | slice) -> None:
+    frames = list(denoise(model, n=6, seed=3, steps=12, first_number=2))
+    some = final(denoise(model, frame=frames[2].select(which)))
+    rows = list(range(6))[which] if isinstance(which, slice) else which
+    assert some.numbers.tolist() == [row + 2 for row in rows]
+    assert torch.equal(some.crystals.atomic_numbers, frames[-1].crystals.atomic_numbers[rows])
+    moved = some.crystals.frac_coords - frames[-1].crystals.frac_coords[rows]
+    assert lat.minimum_image(moved, some.crystals.lattice).abs().max() < 1e-8
+
+
+def test_generating_is_the_end_of_denoising(model: CDVAE) -> None:
+    settings = {"seed": 3, "sampler": "renoising", "steps": 5, "first_number": 2, "prior": StandardNormal(8)}
+    crystals, frame = generate(model, 3, **settings), final(denoise(model, 3, **settings))
+    assert torch.equal(crystals.frac_coords, frame.crystals.frac_coords)
 
 
 # Types at the start
@@ -510,8 +552,19 @@ def test_a_file_is_encoded_as_the_crystal_in_it(trained_on_random: CDVAE, tmp_pa
         torch.diag(torch.tensor([4.6, 4.6, 2.96]))[None],
     )
     (path,) = rutile.write_cif(tmp_path)
-    z = cdvae.encode(trained_on_random, rutile)
+    z = encode(trained_on_random, rutile)
     torch.testing.assert_close(next(reconstruct(trained_on_random, path)).z, z, rtol=0, atol=1e-4)
+
+
+def test_elements_that_the_model_never_saw_are_refused_unless_they_are_allowed(
+    trained_on_random: CDVAE, nacl: Crystals
+) -> None:
+    with pytest.raises(CrystalError, match="crystal 0: the model has never seen Na, Cl; it knows C, O, Ti"):
+        reconstruct(trained_on_random, nacl)
+    frame = next(reconstruct(trained_on_random, nacl, allow_unseen=True, steps=2))
+    assert torch.equal(frame.z, trained_on_random.encode(nacl).mu)
+    with pytest.raises(CrystalError, match="never seen Na, Cl"):
+        reconstruct(trained_on_random, nacl.to_structures(), allow_unseen=True)
 
 
 def test_crystals_that_the_model_has_no_room_for_are_refused(trained_on_random: CDVAE, random_dataset: Dataset) -> None:
@@ -565,15 +618,25 @@ def test_settings_out_of_range_are_refused_at_the_call(model: CDVAE, arguments: 
         denoise(model, **arguments)
 
 
-def test_a_frame_goes_on_only_as_itself(model: CDVAE) -> None:
-    frames = list(denoise(model, n=1, steps=3))
+def test_a_frame_refuses_other_settings_and_takes_its_own(model: CDVAE) -> None:
+    frames = list(denoise(model, n=1, steps=3, first_number=4))
     with pytest.raises(SettingError, match="last of its 3 steps"):
         denoise(model, frame=frames[-1])
-    for settings in ({"steps": 9}, {"sampler": "langevin"}, {"first_number": 2}):
-        with pytest.raises(SettingError, match="its own sampler and numbers"):
+    message = r"frame carries its own settings, and these differ: sampler \(ancestral \(3"
+    for settings in (
+        {"steps": 9},
+        {"sampler": "langevin"},
+        {"sampler": "ancestral"},
+        {"types": "assigned", "steps": 3},
+    ):
+        with pytest.raises(SettingError, match=message):
             denoise(model, frame=frames[1], **settings)
+    with pytest.raises(SettingError, match="differ: numbers"):
+        denoise(model, frame=frames[1], first_number=2)
     with pytest.raises(SettingError, match="exactly one"):
         denoise(model, n=2, frame=frames[1])
+    own = {"sampler": "ancestral", "steps": 3, "first_number": 4}
+    assert_same(final(denoise(model, frame=frames[1], **own)), frames[-1])
 
 
 def test_reconstruction_refuses_settings_at_the_call(trained_on_random: CDVAE, random_dataset: Dataset) -> None:
@@ -615,7 +678,7 @@ def test_a_run_may_keep_its_composition(model: CDVAE) -> None:
     schedule = dataclasses.replace(choose_schedule(model, "ancestral", steps=12), keep_composition=True)
     start_types = torch.tensor([[3, 8, 22, 56, 8]]).expand(4, -1)
     z, numbers = torch.zeros(4, 8, dtype=torch.float64), torch.arange(4)
-    begun = start(model, z, numbers, 2, schedule, atomic_numbers=start_types)
+    begun = initial_frame(model, z, numbers, 2, schedule, atomic_numbers=start_types)
     frames = [begun, *denoise(model, frame=begun)]
     first, last = frames[0].crystals.atomic_numbers, frames[-1].crystals.atomic_numbers
     assert torch.equal(first.sort(1).values, last.sort(1).values)

@@ -14,8 +14,10 @@ import torch
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
-from cdvae_lab.sampling.trajectory import Trajectory, every, last, progress, record
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.frames import every, last, progress
+from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.trajectory import Trajectory, record
 
 STEPS = 12
 

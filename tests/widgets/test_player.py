@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 
 import cdvae_lab as lab
 from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.sampling.denoising import Schedule
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets import Pick, Selection, TrajectoryPlayer
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.denoising import Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
 
 
 def arguments(options: Mapping[str, Any]) -> str:

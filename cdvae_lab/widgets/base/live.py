@@ -9,7 +9,7 @@ from typing import Any
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.render import FilmOrigin
 from cdvae_lab.sampling.denoising import DenoisingFrame
-from cdvae_lab.sampling.trajectory import every
+from cdvae_lab.sampling.frames import every
 from cdvae_lab.widgets.base.runner import Runner
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 

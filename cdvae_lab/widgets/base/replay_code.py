@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.denoising import Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
 
 PACKAGE = "import cdvae_lab as lab"
 Thing = TypeVar("Thing")

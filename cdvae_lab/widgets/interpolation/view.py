@@ -18,7 +18,8 @@ from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets.base.legs import Sampler, arguments
 from cdvae_lab.widgets.base.live import Live
 from cdvae_lab.widgets.base.panel import Panel

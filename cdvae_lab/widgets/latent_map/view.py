@@ -16,7 +16,8 @@ from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.legs import Sampler
 from cdvae_lab.widgets.base.live import Live

@@ -12,12 +12,13 @@ import torch
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.explore.optimization import LatentStep, load_steps, optimize, save_steps
+from cdvae_lab.explore.optimization import LatentStep, optimize
+from cdvae_lab.explore.saved_steps import load_steps, save_steps
 from cdvae_lab.io import convert
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import denoise
-from cdvae_lab.sampling.trajectory import every
+from cdvae_lab.sampling.frames import every
 from cdvae_lab.widgets.base import captions as words
 from cdvae_lab.widgets.base.legs import arguments
 from cdvae_lab.widgets.base.panel import Panel

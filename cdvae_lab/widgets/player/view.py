@@ -13,9 +13,11 @@ from torch import Tensor
 from cdvae_lab import pages, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.cdvae import CDVAE, encode
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import encode
 from cdvae_lab.runtime.threads import one_thread
-from cdvae_lab.sampling.denoising import DenoisingFrame, Schedule, denoise
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.trajectory import Trajectory
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.recorded_run import Recording, RunStatus, Throttle

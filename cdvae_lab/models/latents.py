@@ -1,0 +1,128 @@
+"""Latents of anything that a user has: crystals, files, latents themselves, or a number to draw from a prior.
+
+One rule for every function that starts from crystals or latents: what the model cannot encode is refused with the same
+message everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.errors import SettingError
+from cdvae_lab.models import noise
+from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, draw
+from cdvae_lab.models.noise import Stream
+
+
+@torch.no_grad()
+def latents_of(
+    model: CDVAE,
+    source: Any,
+    *,
+    sampled: bool = False,
+    seed: int = 0,
+    first_number: int = 0,
+    prior: LatentPrior | None = None,
+    allow_unseen: bool = False,
+) -> Float[Tensor, "crystals latent"]:
+    """Return the latents of crystals, latents as they are, or latents drawn from a prior, on the model's device.
+
+    Args:
+        source: crystals (files, pymatgen Structures, ASE Atoms, or a list of these, reduced as `cdvae_lab.read` does;
+            or Crystals, which are taken as they are), of which z is the posterior mean; or latents
+            (crystals, latent); or a number of crystals to draw from the prior.
+        sampled: draw z from the posterior of the crystals instead of taking its mean.
+        seed: of what is drawn, from the posterior or from the prior.
+        first_number: number of the first crystal; crystals of other numbers have other noise.
+        prior: what a number of crystals is drawn from; by default `prior_of(model)`.
+        allow_unseen: let Crystals pass with elements that the model never saw, so that one of them does not end the
+            evaluation of a whole test set; they cannot come back from a reconstruction.
+
+    Raises:
+        CrystalError: naming the crystal, for what the model cannot encode.
+        SettingError: for a number below 1, latents of another size, or a seed or first number out of range.
+    """
+    if isinstance(source, int):
+        return draw_latents(model, source, prior, seed, first_number)[0]
+    if isinstance(source, Tensor):
+        check_latents(model, source)
+        return source.detach().to(model.device, model.lattice_mean.dtype)
+    crystals = crystals_of(model, source, allow_unseen=allow_unseen)
+    posterior = model.encode(crystals)
+    if not sampled:
+        return posterior.mu
+    numbers = crystal_numbers(model, len(crystals), seed, first_number)
+    shape = (model.config.latent_dim,)
+    return posterior.sample(noise.normal(seed, Stream.LATENT, numbers, 0, shape, posterior.mu.dtype))
+
+
+def crystals_of(model: CDVAE, source: Any, *, allow_unseen: bool = False) -> Crystals:
+    """Return crystals that the model can encode, on its device; arguments and errors are those of `latents_of`."""
+    if not isinstance(source, Crystals):
+        return read_for(model, source)
+    check_takes(model, source, allow_unseen=allow_unseen)
+    return source.to(model.device, model.lattice_mean.dtype)
+
+
+def encode(model: CDVAE, source: Any) -> Float[Tensor, "crystals latent"]:
+    """Encode crystals: the posterior mean of z, for files, pymatgen Structures, ASE Atoms, Crystals or a list of these.
+
+    Every crystal is reduced to its Niggli cell first, Crystals too.
+
+    Raises:
+        CrystalError: naming the crystal, for what the model cannot encode.
+    """
+    return latents_of(model, read_for(model, source))
+
+
+@torch.no_grad()
+def draw_latents(
+    model: CDVAE, n: int, prior: LatentPrior | None = None, seed: int = 0, first_number: int = 0
+) -> tuple[Float[Tensor, "crystals latent"], Int[Tensor, "crystals sites"] | None]:
+    """Draw latents of n crystals from a prior, with the atoms that they are for where the prior draws a composition.
+
+    Raises:
+        SettingError: for a number below 1, or a seed or first number out of range.
+    """
+    if n < 1:
+        raise SettingError(f"the number of crystals to draw must be at least 1, not {n}")
+    numbers = crystal_numbers(model, n, seed, first_number)
+    z, atoms = draw(prior_of(model, prior), seed, numbers)
+    check_latents(model, z)
+    return z.to(model.lattice_mean.dtype), atoms
+
+
+def prior_of(model: CDVAE, prior: LatentPrior | None = None) -> LatentPrior:
+    """The given prior, or the model's learned one, or N(0, I) if it has none."""
+    return prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
+
+
+def crystal_numbers(model: CDVAE, n: int, seed: int = 0, first_number: int = 0) -> Int[Tensor, " crystals"]:
+    """Number n crystals consecutively, on the model's device.
+
+    Raises:
+        SettingError: for a seed or first number out of range.
+    """
+    noise.check_seed(seed)
+    if first_number < 0:
+        raise SettingError(f"first_number must be 0 or more, not {first_number}")
+    return torch.arange(first_number, first_number + n, device=model.device)
+
+
+def check_latents(model: CDVAE, z: Tensor) -> None:
+    """Refuse latents of another size than the model's.
+
+    Raises:
+        SettingError: naming their shape.
+    """
+    if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] != model.config.latent_dim:
+        raise SettingError(
+            f"z must be (crystals, {model.config.latent_dim}) with at least one, not {tuple(z.shape)}; latents of "
+            "another size are another model's"
+        )

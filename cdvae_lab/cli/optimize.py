@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import claim_folder, coefficients
 from cdvae_lab.cli.reconstruct import read_crystals
-from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.guided import NOISE_LEVEL, ROUNDS, optimize_guided
 from cdvae_lab.explore.optimization import STEPS, LatentStep, optimize
@@ -19,6 +20,7 @@ from cdvae_lab.explore.saved_steps import load_steps, save_steps
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latent_prior import LatentPrior
+from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import decode
 from cdvae_lab.sampling.frames import last, progress
@@ -85,14 +87,16 @@ def run(args: argparse.Namespace) -> int:
     schedule = arguments.schedule(args, model)
     prior, pulls = arguments.prior(args, model)
     crystals, ids, data = read_crystals(args, model, Processes())
+    # Files were refused if they had unseen elements; of a whole data set some crystals may.
+    z = latents_of(model, crystals, allow_unseen=True)
     claim = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule), "prior": pulls}
     claim |= {key: getattr(args, key) for key in ("seed", "target", *(GRADIENT if args.guidance is None else GUIDED))}
     if args.guidance is None:
         claim_folder(args.out, claim)
-        stops = along_the_gradient(args, model, crystals, goal, prior, pulls)
+        stops = along_the_gradient(args, model, z, goal, prior, pulls)
     else:
         leads = {key: getattr(args, key) for key in GUIDED}
-        steps = optimize_guided(model, crystals, target=goal, prior=prior, seed=args.seed, **leads)
+        steps = optimize_guided(model, z, target=goal, prior=prior, seed=args.seed, **leads)
         claim_folder(args.out, claim)
         # Seconds, for hours of decoding, and the same again: not kept.
         stops = [step for step in progress(steps) if step.round_finished]
@@ -122,7 +126,7 @@ def check(args: argparse.Namespace) -> None:
 def along_the_gradient(
     args: argparse.Namespace,
     model: CDVAE,
-    crystals: Crystals,
+    z: Tensor,
     goal: str | float,
     prior: LatentPrior | None,
     pulls: str | None,
@@ -133,7 +137,7 @@ def along_the_gradient(
         return load_steps(path, model, None if pulls is None else prior)
     wanted = decoded_at(args.search_steps, args.decodings)
     search = {"steps": args.search_steps, "lr": args.lr, "prior_weight": args.prior_weight, "prior": prior}
-    stops = [step for step in progress(optimize(model, crystals, target=goal, **search)) if step.step in wanted]
+    stops = [step for step in progress(optimize(model, z, target=goal, **search)) if step.step in wanted]
     save_steps(stops, path, model)
     return stops
 

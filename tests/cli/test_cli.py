@@ -32,6 +32,7 @@ from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
 from cdvae_lab.models.composition_model import atoms_of
+from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.decoding import latent_distance
 from cdvae_lab.sampling.denoising import denoise, reconstruct
 from cdvae_lab.sampling.frames import last
@@ -231,7 +232,7 @@ def test_a_guided_search_is_decoded_after_each_round(tmp_path: Path, capsys: pyt
     assert [file.name for file in files] == [f"decoded_{i:03d}.npz" for i in range(3)]
     assert "step 40: predicted" in capsys.readouterr().err
     model = checkpoints.load("perov_5")
-    start = datasets.load("synthetic_perovskites", "val")[:2].crystals
+    start = latents_of(model, datasets.load("synthetic_perovskites", "val")[:2].crystals, allow_unseen=True)
     z = last(optimize_guided(model, start, guidance=5, rounds=2)).z
     decoded = last(denoise(model, z=z, steps=2)).crystals.trim()
     assert torch.equal(Crystals.load_npz(files[2]).trim().atomic_numbers, decoded.atomic_numbers)
@@ -508,7 +509,7 @@ def test_reconstruction_is_scored_like_the_metric(
     printed = capsys.readouterr().out
     model, truth = checkpoints.load(state), datasets.load("synthetic_perovskites", "val", limit=5)
     schedule = Schedule.ancestral(model.config, 6)
-    predicted = last(reconstruct(model, truth.crystals, sampler=schedule)).crystals
+    predicted = last(reconstruct(model, truth.crystals, sampler=schedule, allow_unseen=True)).crystals
     assert reconstruction(truth.crystals, predicted, jobs=1).table() in printed
     assert "5 crystals from the posterior mean, ancestral sampler, 6 calls" in printed
     with out.open(newline="") as file:

@@ -323,7 +323,7 @@ class TrainingMonitor(Panel):
         model = step.averaged()
         losses = validation_losses(model, self._judged)
         frame = None
-        for frame in reconstruct(model, self._shown, steps=self._decode_steps):  # noqa: B007
+        for frame in reconstruct(model, self._shown, steps=self._decode_steps, allow_unseen=True):  # noqa: B007
             self._record.pause_in_validation()
             yield step  # so that Stop does not wait for the whole
             self._record.resume()

@@ -195,10 +195,9 @@ class App(Panel):
         Raises:
             SettingError: before the first step.
         """
-        monitor = self.monitor
-        model = monitor._between_steps(monitor.averaged)
-        name = f"trained here, step {monitor.step.step:,}"
-        self._change(name, model, None, monitor.code.splitlines()[2:])
+        trained = self.monitor.trained()
+        name = f"trained here, step {self.monitor.step.step:,}"
+        self._change(name, trained.value, None, trained.code.splitlines())
         self._say(f"all tabs now use the model {name}")
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:

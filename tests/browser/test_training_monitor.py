@@ -40,7 +40,7 @@ def test_it_trains_live_stops_and_goes_on(page: LabPage) -> None:
     early = page.shot(CURVES)
     assert page.kernel("print(6 * 7)").strip() == "42"  # other cells are alive
     page.gl_reset()
-    says(page, "as they came back at step 40")
+    says(page, "their reconstructions at step 40")
     assert difference(early, page.shot(CURVES)) > 0.002  # the curves move
     page.wait("() => __gl.frames > 0", 30)  # and so do the crystals
     press(page, "Stop")
@@ -55,7 +55,7 @@ def test_it_trains_live_stops_and_goes_on(page: LabPage) -> None:
         page.sleep(1)
         page.shot(PANEL, ROOT / "out" / "browser" / f"monitor_{'dark' if dark else 'light'}.png")
     page.dark(False)
-    press(page, "Go on")
+    press(page, "Resume")
     page.wait_idle()
     says(page, f"step {stopped // 40 * 40 + 40}")
     steps = page.kernel("print([row['step'] for row in monitor.records if 'lr' in row][:50] == list(range(1, 51)))")
@@ -69,7 +69,7 @@ def test_a_state_is_saved_and_an_error_is_shown(page: LabPage) -> None:
     press(page, "Save state")
     says(page, "written: out/training.safetensors")
     page.kernel("with torch.no_grad(): next(monitor.step.model.parameters()).fill_(float('inf'))")
-    press(page, "Go on")
+    press(page, "Resume")
     says(page, "NonFiniteLossError")
     says(page, "are kept")
     press(page, "Load state and go on")
@@ -81,7 +81,7 @@ def test_a_state_is_saved_and_an_error_is_shown(page: LabPage) -> None:
 def test_it_gives_everything_back(page: LabPage) -> None:
     threads = "import threading; print(threading.active_count())"
     before, contexts = int(page.kernel(threads)), page.gl()["contexts"]
-    press(page, "Go on")
+    press(page, "Resume")
     says(page, "running: step")
     press(page, "Stop")
     says(page, "stopped: step")

@@ -200,8 +200,8 @@ class TestModels:
         app.monitor._config, app.monitor._small = lab.CDVAEConfig(6, **SMALL), False
         with pytest.raises(SettingError, match="no step"):
             app.use_trained()
-        app.monitor._looks.steps.value = 3
-        app.monitor._looks.batch_size.value = 8
+        app.monitor.state.steps = 3
+        app.monitor.state.batch_size = 8
         app.monitor.run(wait=True)
         monitor = app.monitor
         app.use_trained()

@@ -1,4 +1,4 @@
-"""The training monitor without a browser: `fit`'s own numbers, stops that lose nothing, errors with what is kept."""
+"""The training monitor without a browser: the numbers of `fit`, stops that lose nothing, errors, and code."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cdvae_lab.models.checkpoints import read_training_state
 from cdvae_lab.training.loop import TrainingStep
 from cdvae_lab.training.losses import TERMS
 from cdvae_lab.widgets import Selection, TrainingMonitor
-from cdvae_lab.widgets.monitor.training_record import MOST_RECORDS, TrainingRecord, duration
+from cdvae_lab.widgets.monitor.record import MAX_RECORDS, TrainingRecord, duration
 from tests.small_model import SMALL
 
 OPTIONS = {"steps": 12, "batch_size": 5, "warm_up": 2, "seed": 4}
-LOOKS = {"validate_every": 5, "crystals": 3, "decode_steps": 4}
+VIEW = {"validate_every": 5, "crystals": 3, "decode_steps": 4}
 
 
 def new_model(dataset: Dataset) -> CDVAE:
@@ -35,7 +35,7 @@ def new_model(dataset: Dataset) -> CDVAE:
 
 @pytest.fixture
 def monitor(random_dataset: Dataset) -> Iterator[TrainingMonitor]:
-    one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+    one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **VIEW)
     yield one
     one.close()
 
@@ -66,7 +66,7 @@ class TestTheRun:
             assert {name: row[name] for name in TERMS} == step.terms
             assert row["lr"] == step.learning_rate
 
-    def test_stopped_at_every_step_and_gone_on_with_it_is_the_same(
+    def test_a_run_stopped_and_resumed_at_every_step_is_the_same(
         self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep]
     ) -> None:
         monitor.run()
@@ -76,13 +76,13 @@ class TestTheRun:
             assert monitor.wait(20)
             if not monitor.finished:
                 stops += 1
-                monitor.go_on()
+                monitor.resume()
         assert stops > 5
         assert_same_weights(monitor.step, uninterrupted[-1])
         assert [row["step"] for row in monitor.records if "lr" in row] == list(range(1, 13))
-        assert [one.step for one in monitor.looked] == [5, 10, 12]
+        assert [one.step for one in monitor.validations] == [5, 10, 12]
 
-    def test_a_saved_state_goes_on_in_another_monitor(
+    def test_a_saved_state_resumes_in_another_monitor(
         self, monitor: TrainingMonitor, random_dataset: Dataset, uninterrupted: list[TrainingStep], tmp_path: Path
     ) -> None:
         monitor.run()
@@ -91,7 +91,7 @@ class TestTheRun:
         at = monitor.step.step
         assert 1 <= at < 12
         path = monitor.save_state(tmp_path / "state.safetensors")
-        other = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+        other = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **VIEW)
         other.load_state(path, wait=True)
         assert_same_weights(other.step, uninterrupted[-1])
         assert other.model is other.step.model
@@ -115,15 +115,15 @@ class TestTheRun:
 
     def test_a_finished_run_gets_more_steps(self, monitor: TrainingMonitor, random_dataset: Dataset) -> None:
         monitor.run(wait=True)
-        monitor._looks.steps.value = 3
-        monitor.go_on(wait=True)
+        monitor.state.steps = 3
+        monitor.resume(wait=True)
         assert (monitor.step.step, monitor.step.num_steps) == (15, 15)
         assert [row["step"] for row in monitor.records if "lr" in row] == list(range(1, 16))
 
     def test_the_code_does_what_was_done(self, random_dataset: Dataset, tmp_path: Path) -> None:
         torch.manual_seed(0)
         start = new_model(random_dataset).save(tmp_path / "start.safetensors")
-        one = TrainingMonitor(start, random_dataset, **OPTIONS, **LOOKS)
+        one = TrainingMonitor(start, random_dataset, **OPTIONS, **VIEW)
         one.run()
         one.stop()
         assert one.wait(20)
@@ -133,21 +133,122 @@ class TestTheRun:
         one.close()
 
 
+class TestCode:
+    """The code is executed after every kind of action, and must give the same weights."""
+
+    @pytest.fixture
+    def from_file(self, random_dataset: Dataset, tmp_path: Path) -> Iterator[TrainingMonitor]:
+        torch.manual_seed(0)
+        start = new_model(random_dataset).save(tmp_path / "start.safetensors")
+        one = TrainingMonitor(start, random_dataset, **OPTIONS, **VIEW)
+        yield one
+        one.close()
+
+    def replayed(self, one: TrainingMonitor, monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict:
+        monkeypatch.chdir(folder)
+        names: dict = {"data": one.dataset}
+        exec(one.code, names)
+        assert_same_weights(names["step"], one.step)
+        return names
+
+    def stopped(self, one: TrainingMonitor) -> None:
+        one.run()
+        one.stop()
+        assert one.wait(20)
+        assert not one.finished
+
+    def test_nothing_before_the_first_run(self, monitor: TrainingMonitor) -> None:
+        assert "fit" not in monitor.code
+
+    def test_run_stop_resume_and_more_steps(
+        self, from_file: TrainingMonitor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        self.stopped(from_file)
+        self.replayed(from_file, monkeypatch, tmp_path)
+        from_file.resume(wait=True)
+        self.replayed(from_file, monkeypatch, tmp_path)
+        from_file.state.steps = 3
+        from_file.resume(wait=True)
+        self.replayed(from_file, monkeypatch, tmp_path)
+
+    def test_a_loaded_state(self, from_file: TrainingMonitor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.stopped(from_file)
+        from_file.save_state(tmp_path / "state.safetensors")
+        from_file.load_state(tmp_path / "state.safetensors", wait=True)
+        self.replayed(from_file, monkeypatch, tmp_path)
+
+    def test_a_selected_reconstruction(self, from_file: TrainingMonitor) -> None:
+        from_file.run(wait=True)
+        for number in range(3):
+            from_file.state.validation = number
+            pick = from_file.select()
+            names: dict = {"data": from_file.dataset}
+            exec(str(pick.replay), names)
+            assert torch.equal(names["crystal"].frac_coords, pick.crystal.frac_coords)
+
+    def test_a_model_that_is_taken_while_it_is_trained(self, from_file: TrainingMonitor) -> None:
+        self.stopped(from_file)
+        trained = from_file.trained()
+        names: dict = {"lab": lab, "data": from_file.dataset}
+        exec(trained.code, names)
+        assert all(
+            torch.equal(a, b) for a, b in zip(names["model"].parameters(), trained.value.parameters(), strict=True)
+        )
+
+
+class TestFiles:
+    def test_buttons_write_in_the_background_also_while_training_runs(
+        self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep], tmp_path: Path
+    ) -> None:
+        monitor.state.update(
+            {"state_path": str(tmp_path / "s.safetensors"), "model_path": str(tmp_path / "m.safetensors")}
+        )
+        monitor.run()
+        while not monitor.records:
+            monitor.wait(0.02)
+        monitor.controls.save_state.click()
+        monitor.controls.save_model.click()
+        assert monitor.running
+        assert monitor.wait(20)
+        assert "written: " in monitor.status_line.value
+        assert (tmp_path / "s.safetensors").is_file()
+        assert lab.load(tmp_path / "m.safetensors").metadata["data"]["name"] == "random"
+        assert_same_weights(monitor.step, uninterrupted[-1])
+        monitor.state.model_path = "/proc/no/such/place.safetensors"
+        monitor.controls.save_model.click()
+        assert monitor.wait(20)
+        assert "Error" in monitor.status_line.value
+
+    def test_every_field_is_a_trait_and_can_be_saved(
+        self, monitor: TrainingMonitor, random_dataset: Dataset, tmp_path: Path
+    ) -> None:
+        monitor.state.update({"steps": 7, "lr": 2e-3, "kl": 0.5, "validate_every": 3})
+        assert monitor.controls.lr.value == 2e-3
+        other = TrainingMonitor(new_model(random_dataset), random_dataset, **VIEW)
+        other.state.load(monitor.state.save(tmp_path / "state.json"))
+        assert other.controls.steps.value == 7
+        other.run(wait=True)
+        assert other.step.settings.lr == 2e-3
+        assert "weights=lab.LossWeights(kl=0.5)" in other.code
+        assert [one.step for one in other.validations] == [3, 6, 7]
+        other.close()
+
+
 class TestWhatIsShown:
-    def test_crystals_come_back_with_what_the_metric_says(
+    def test_reconstructions_have_the_rms_of_the_metric(
         self, monitor: TrainingMonitor, random_dataset: Dataset
     ) -> None:
         monitor.run(wait=True)
-        assert [one.step for one in monitor.looked] == [5, 10, 12]
+        assert [one.step for one in monitor.validations] == [5, 10, 12]
         assert [row["step"] for row in monitor.records if "val_types" in row] == [5, 10, 12]
-        last = monitor.looked[-1]
+        last = monitor.validations[-1]
         truth = random_dataset.crystals[:3]
         again = lab.last(lab.reconstruct(monitor.averaged(), truth, steps=4)).crystals
         assert torch.equal(again.frac_coords, last.crystals.frac_coords)
         assert lab.metrics.reconstruction.reconstruction(truth, again).rms == last.rms
-        assert len(monitor._looks.view.current() or ()) == 6
-        assert len(monitor._looks.film.items) == 3
-        assert "crystals of the training set" in monitor._looks._caption.value.replace("of the", "of the")
+        assert len(monitor.view.current() or ()) == 6
+        assert len(monitor.controls.film.items) == 3
+        assert "crystals of the training set" in monitor.controls.caption.value
 
     def test_the_curves_have_a_faint_and_a_smooth_line_and_a_learning_rate(self, monitor: TrainingMonitor) -> None:
         monitor.run(wait=True)
@@ -168,28 +269,28 @@ class TestWhatIsShown:
         weights = keep ** np.array([2.0, 1, 0])
         assert smooth(values, span=5)[-1] == pytest.approx((values * weights).sum() / weights.sum())
 
-    def test_a_chosen_crystal_goes_to_the_selection(self, random_dataset: Dataset) -> None:
+    def test_a_selected_crystal_goes_to_the_selection(self, random_dataset: Dataset) -> None:
         selection = Selection()
-        one = TrainingMonitor(new_model(random_dataset), random_dataset, selection=selection, **OPTIONS, **LOOKS)
-        with pytest.raises(SettingError, match="nothing has come back"):
-            one.choose()
+        one = TrainingMonitor(new_model(random_dataset), random_dataset, selection=selection, **OPTIONS, **VIEW)
+        with pytest.raises(SettingError, match="nothing has been reconstructed"):
+            one.select()
         one.run(wait=True)
-        one._looks.crystal.value = 1
-        pick = one.choose()
+        one.state.crystal = 1
+        pick = one.select()
         assert selection.pick is pick
-        n = int(one.looked[-1].crystals[1].num_atoms)
+        n = int(one.validations[-1].crystals[1].num_atoms)
         assert int(pick.crystal.num_atoms) == n
         one.close()
 
     def test_long_runs_are_thinned(self, uninterrupted: list[TrainingStep]) -> None:
         record = TrainingRecord()
         record.resume()
-        settings = dataclasses.replace(uninterrupted[0].settings, steps=4 * MOST_RECORDS)
-        for number in range(1, 4 * MOST_RECORDS + 1):
+        settings = dataclasses.replace(uninterrupted[0].settings, steps=4 * MAX_RECORDS)
+        for number in range(1, 4 * MAX_RECORDS + 1):
             step = dataclasses.replace(uninterrupted[0], step=number, settings=settings)
             record.note(step)
-        assert MOST_RECORDS <= len(record.records) <= 2 * MOST_RECORDS
-        assert record.done == 4 * MOST_RECORDS
+        assert MAX_RECORDS <= len(record.records) <= 2 * MAX_RECORDS
+        assert record.done == 4 * MAX_RECORDS
         assert record.left(step) == 0
         assert record.rate(10) == pytest.approx(10 * record.done / record.training)
 
@@ -198,8 +299,8 @@ class TestWhatIsShown:
 
 
 class TestErrors:
-    def test_a_loss_that_is_not_finite_is_told_with_what_is_kept(self, random_dataset: Dataset, tmp_path: Path) -> None:
-        one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **LOOKS)
+    def test_a_loss_that_is_not_finite_is_shown(self, random_dataset: Dataset, tmp_path: Path) -> None:
+        one = TrainingMonitor(new_model(random_dataset), random_dataset, **OPTIONS, **VIEW)
         one.run()
         while not one.records:
             one.wait(0.02)
@@ -208,13 +309,13 @@ class TestErrors:
         one.wait(20)
         with torch.no_grad():
             next(one.step.model.parameters())[6:9].fill_(torch.inf)
-        one.go_on()
+        one.resume()
         assert one.wait(20)
-        assert isinstance(one._worker.error, NonFiniteLossError)
-        assert "NonFiniteLossError" in one._status.value
-        assert "Save model" in one._status.value
-        assert str(path) in one._status.value
-        assert not one.can_go_on
+        assert isinstance(one.recorded_run.error, NonFiniteLossError)
+        assert "NonFiniteLossError" in one.status_line.value
+        assert "Save model" in one.status_line.value
+        assert str(path) in one.status_line.value
+        assert not one.can_resume
         one.load_state(path, wait=True, lr=1e-4, final_lr=1e-5)
         assert one.step.step == 12
         assert one.step.settings.lr == 1e-4
@@ -227,16 +328,17 @@ class TestErrors:
             patch.setattr("cdvae_lab.widgets.monitor.view.reconstruct", lambda *a, **k: itertools.repeat(1 / 0))
             monitor.run()
             assert monitor.wait(20)
-        assert "ZeroDivisionError" in monitor._status.value
+        assert "ZeroDivisionError" in monitor.status_line.value
         assert monitor.step.step == 5
-        monitor.go_on(wait=True)
+        monitor.resume(wait=True)
         assert_same_weights(monitor.step, uninterrupted[-1])
 
     def test_refused_at_once(self, random_dataset: Dataset, tmp_path: Path) -> None:
         model = new_model(random_dataset)
         for options, message in (
             ({"epochs": 1, "steps": 3}, "not as both"),
-            ({"validate_every": 0}, "at least 1"),
+            ({"validate_every": 0}, "validate_every is 0"),
+            ({"crystals": 0}, "at least 1"),
             ({"final_lr": 5.0}, "final_lr"),
             ({"color": 1}, "no setting color"),
         ):

@@ -23,6 +23,7 @@ from cdvae_lab.widgets.base.replay_code import Segments
 Frame = TypeVar("Frame", bound=Any)
 State = Literal["idle", "running", "stopping", "stopped", "finished", "failed"]
 _END: Any = object()
+_PUMP = 0.1  # s between two looks at a run, at most
 THREAD = "cdvae_lab run"  # name of the worker threads
 
 
@@ -145,8 +146,8 @@ class RecordedRun(Generic[Frame]):
         self.recording: Recording[Frame] = Recording(segments=Segments(name))
         self._draw, self._show, self._report = draw, show, report
         self._name, self._max, self._alone = name, max_frames, alone
-        self._interval, self._share = 1 / fps, share
-        self._throttle = Throttle(self._interval, share)
+        self._interval, self._share = min(1 / fps, _PUMP), share  # s; the end of a run is seen at once
+        self._fps, self._throttle = fps, Throttle(1 / fps, share)
         self._status = RunStatus()
         self._lock = threading.Lock()  # between recording a frame and taking the new ones
         self._new: list[Frame] = []  # frames that have not been drawn
@@ -300,7 +301,7 @@ class RecordedRun(Generic[Frame]):
         self.recording.segments.add(call, len(self.recording.frames), self.recording.thin)
         self._error, self._exhausted, self._taken, self._new, self._changed = None, False, 0, [], False
         self._seen, self._left_out = self.newest, None
-        self._throttle = Throttle(self._interval, self._share)  # the first frame is drawn at once
+        self._throttle = Throttle(1 / self._fps, self._share)  # the first frame is drawn at once
         self._stop.clear()
         worker = threading.Thread(target=self._work, args=(iter(frames), pace, self._alone), name=THREAD, daemon=True)
         self._thread = threading.current_thread() if wait else worker
@@ -361,7 +362,7 @@ class RecordedRun(Generic[Frame]):
 
     async def _pump_in_loop(self) -> None:
         while self.pump():
-            await asyncio.sleep(max(self._interval, self._throttle.wait))
+            await asyncio.sleep(self._interval)
 
     def _draw_new(self) -> None:
         def draw() -> None:

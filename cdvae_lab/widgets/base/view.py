@@ -50,7 +50,8 @@ class View(ipywidgets.VBox):
         selection: Selection | None = None,
     ) -> None:
         known = with_code(model)
-        self.model, self.model_code = (None, "") if known is None else (known.value, known.code)
+        self.model: CDVAE | None = None if known is None else known.value
+        self.model_code = "" if known is None else known.code
         self.state = state
         self.selection = Selection() if selection is None else selection
         self._runs: list[RecordedRun] = []

@@ -1,21 +1,21 @@
-"""Training while one watches: the terms as they fall, the speed, and what the model makes of crystals by now."""
+"""Training live: the terms of the objective, the speed, and reconstructions of a few crystals."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cdvae_lab import datasets
+from cdvae_lab import datasets, figures
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
-from cdvae_lab.errors import NonFiniteLossError, SettingError
+from cdvae_lab.errors import LabError, NonFiniteLossError, SettingError
+from cdvae_lab.figures.style import Theme
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.sampling.denoising import reconstruct
@@ -24,13 +24,20 @@ from cdvae_lab.training.losses import LossWeights
 from cdvae_lab.training.objectives import check_fits
 from cdvae_lab.training.settings import FitSettings
 from cdvae_lab.training.validation import validation_losses
-from cdvae_lab.widgets.base import captions as words
-from cdvae_lab.widgets.base.panel import Panel
+from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
-from cdvae_lab.widgets.monitor.controls import MonitorLooks
-from cdvae_lab.widgets.monitor.training_record import Looked, TrainingRecord
+from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.monitor.controls import MonitorControls
+from cdvae_lab.widgets.monitor.reconstructions import Reconstructions
+from cdvae_lab.widgets.monitor.record import TrainingRecord, Validation, duration
+from cdvae_lab.widgets.monitor.state import MonitorState
 
-# What two CPU cores train while one watches; as in the notebook on training.
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+# What two CPU cores train in a minute or two; as in the notebook on training.
 SMALL: dict[str, Any] = {
     "hidden_dim": 32,
     "latent_dim": 64,
@@ -48,29 +55,32 @@ SMALL_FIT: dict[str, Any] = {
     "ema_decay": 0.99,
     "weights": LossWeights(kl=0.001, composition=5.0),
 }
-VALIDATED = 256  # crystals that the terms are validated on
+MAX_VALIDATED = 256  # crystals that the validation losses are computed on
+_FPS = 3  # drawings of the curves a second: they cost the browser more than crystals do
+_ISLICE = "from itertools import islice"
 
 
-class TrainingMonitor(Panel):
+class TrainingMonitor(View):
     """Runs `fit` in the background and shows it.
 
-    Training can be stopped and gone on with without losing a step: the numbers are those of an uninterrupted run. Every
-    so many steps a few crystals are encoded and decoded again with the moving average of the weights, and shown beside
-    the originals. Space runs and stops. Every button is also a method: `run`, `stop`, `go_on`, `save_state`,
-    `save_model`, `load_state`, `choose`. With `wait=True` a script waits for the end and gets errors raised.
+    Training can be stopped and resumed without losing a step: the numbers are those of an uninterrupted run. Every so
+    many steps a few crystals are encoded and decoded again with the moving average of the weights, and shown beside
+    the originals. Space runs and stops. Every button is also a method: `run`, `stop`, `resume`, `save_state`,
+    `save_model`, `load_state`, `select`; every field is a trait of `state`. With `wait=True` a script waits for the end
+    and gets errors raised.
 
     Args:
         model: a CDVAE, which is trained in place; the settings of a new one; the name or path of one to train further;
             or None for a new, small one that two CPU cores train in a minute or two, with settings to match.
         dataset: its name, a folder of CIF files, a table, or a Dataset. Of the named ones, crystals of the part `val`
-            are kept away and looked at.
-        validation: crystals to look at that are not trained on; without any, those trained on are looked at.
+            are held out and reconstructed.
+        validation: crystals to reconstruct that are not trained on; without any, some of the training set are.
         epochs, steps: the length of the run, one of the two; 1,000 steps by default.
         batch_size: crystals a step.
         validate_every: steps.
-        crystals: how many are decoded and shown.
+        crystals: how many are reconstructed and shown.
         decode_steps: of the decoder's sampler.
-        selection: shared with other widgets.
+        selection: shared with other views.
         device: for a new model; a given one stays where it is.
         settings: of `FitSettings`, as in `fit`.
 
@@ -80,9 +90,11 @@ class TrainingMonitor(Panel):
         CheckpointError: if a model cannot be read.
     """
 
+    state: MonitorState
+
     def __init__(
         self,
-        model: CDVAE | CDVAEConfig | str | Path | None = None,
+        model: CDVAE | WithCode[CDVAE] | CDVAEConfig | str | Path | None = None,
         dataset: Dataset | str | Path = datasets.SYNTHETIC,
         *,
         validation: Dataset | str | Path | None = None,
@@ -96,46 +108,60 @@ class TrainingMonitor(Panel):
         device: str | torch.device | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(None if isinstance(model, CDVAEConfig) else model, selection)
-        if validate_every < 1 or crystals < 1:
-            raise SettingError(f"validate_every and crystals must be at least 1, not {validate_every} and {crystals}")
+        if crystals < 1:
+            raise SettingError(f"crystals is {crystals}; reconstruct at least 1")
         if epochs is not None and steps is not None:
             raise SettingError("give the length of the run as epochs or as steps, not as both")
-        self.dataset, self._data_line = _read(dataset, "train")
-        self._config = model if isinstance(model, CDVAEConfig) else CDVAEConfig(1, **SMALL) if model is None else None
-        self._small = model is None
         self._settings = {**(SMALL_FIT if model is None else {}), **settings}
-        self._device = device
-        self.validation = self._validation(dataset, validation)
-        self._shown = (self.validation or self.dataset).crystals[:crystals]
-        self._judged = (self.validation or self.dataset)[:VALIDATED]
-        self._decode_steps = decode_steps
+        weights = self._settings.get("weights") or LossWeights()
+        state = MonitorState(
+            batch_size=batch_size, validate_every=validate_every, lr=self._settings.get("lr", 1e-3), kl=weights.kl
+        )
+        super().__init__(None if isinstance(model, CDVAEConfig) else model, state, selection)
+        self.dataset, self._data_code = _read(dataset, "train")
+        self._config = model if isinstance(model, CDVAEConfig) else CDVAEConfig(1, **SMALL) if model is None else None
+        self._small, self._device, self._decode_steps = model is None, device, decode_steps
+        self.validation, self._validation_code = self._held_out(dataset, validation)
+        self._originals = (self.validation or self.dataset).crystals[:crystals]
+        self._validated = (self.validation or self.dataset)[:MAX_VALIDATED]
         self._record = TrainingRecord()
         self._fit: Any = None  # the generator itself: it stands still while training is stopped
+        self._begun: Any = None  # the generator whose first step has been noted
         self._stream: Generator[TrainingStep] | None = None
         self._last: TrainingStep | None = None
-        self._before_call, self._call, self._before = list[str](), "", 0  # what `code` tells
+        self._prelude: tuple[str, ...] = ()  # code before the call of `fit`
+        self._call, self._before = "", 0  # that call, and the step that it starts after
         self._saved: tuple[int, Path] | None = None
-        self._due = 0.0
-        self._worker = self._runner(self._show_new, self._ended, fps=8)
+        self._requests: list[Callable[[], Any]] = []  # to be done between two steps
+        self._notice = ""  # result of the last request
         if epochs is not None:
             batch = min(max(batch_size, 1), len(self.dataset))
             steps = max(1, round(epochs * (len(self.dataset) // batch)))
-        self._looks = MonitorLooks(self, steps or 1000, batch_size, validate_every)
+        if steps is not None:
+            state.steps = steps
         if self.model is None:
             self.model = self._new_model()
-        check_fits(self.model, self._judged)
+        check_fits(self.model, self._validated)
         self._options()  # refuses now what it would refuse later
-        self._show(*self._looks.rows())
-        self._looks.refresh()
+        self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=1, fps=_FPS, share=0.25)
+        self._writer = self.new_run(show=self._show_written, max_frames=1)
+        names = [captions.formula(self._originals[k]) for k in range(len(self._originals))]
+        held_out = self.validation is not None
+        self.controls = MonitorControls(state, self, self._figure, names, held_out)
+        self._reconstructions = Reconstructions(self.controls, state, self._originals, held_out, decode_steps)
+        self.view = self.controls.view
+        self.show_rows(self.controls.rows(), self.controls)
+        self.listen(state, "crystal", lambda change: self._reconstructions.draw(self._record.validations))
+        self.listen(state, "validation", lambda change: self._reconstructions.draw_pair(self._record.validations))
+        self._show_run(self.recorded_run.status)
 
-    # --- what can be done, by buttons and from code ---------------------------------------------------
+    # --- what can be done, by buttons and from code -----------------------------------------------------
 
     @property
     def step(self) -> TrainingStep:
-        """The last step that was done. Raises SettingError if there is none yet."""
+        """The last step that was taken. Raises SettingError if there is none yet."""
         if self._last is None:
-            raise SettingError("no step has been done yet; press Run, or call run()")
+            raise SettingError("no step has been taken yet; press Run, or call run()")
         return self._last
 
     @property
@@ -144,9 +170,9 @@ class TrainingMonitor(Panel):
         return tuple(self._record.records)
 
     @property
-    def looked(self) -> tuple[Looked, ...]:
-        """What came back of the shown crystals at each validation."""
-        return tuple(self._record.looked)
+    def validations(self) -> tuple[Validation, ...]:
+        """The reconstructions of each validation, in order."""
+        return tuple(self._record.validations)
 
     @property
     def finished(self) -> bool:
@@ -154,231 +180,363 @@ class TrainingMonitor(Panel):
         return self._last is not None and self._last.step >= self._last.num_steps and not _alive(self._stream)
 
     @property
-    def can_go_on(self) -> bool:
+    def can_resume(self) -> bool:
         """Whether there is a run that was stopped, or that has reached its end, but not one that failed."""
         return self._last is not None and (_alive(self._fit) or self.finished)
 
+    @property
+    def replay_code(self) -> ReplayCode:
+        """The code that gives `step` and the trained `model`; of a stopped run, as far as it has come."""
+        if not self._call:
+            return ReplayCode()
+        stopped = self._last is not None and self._last.step < self._last.num_steps and not self.running
+        return self._code_until(self._last.step if stopped and self._last is not None else None)
+
     def run(self, wait: bool = False) -> None:
-        """A new run with the settings of the fields: of a new model, or of the given one as it is by now."""
-        self._stop_first()
+        """Begin a new run with the settings of `state`: of a new model, or of the given one as it is by now.
+
+        Args:
+            wait: return at the end, and raise what goes wrong.
+        """
         options = self._options()
+        self.recorded_run.cancel()
         if self._config is not None:
             self.model = self._new_model()
-        assert self.model is not None
         if self._device is not None:
             options |= {"device": self._device}
-        self._fit = fit(self.model, self.dataset, **options)
-        self._record, self._last, self._saved = TrainingRecord(), None, None
-        self._before_call, self._call = [self._data_line, *self._make_line()], f"lab.fit(model, data{_told(options)})"
-        self._stream = self._watched()
+        self._fit = fit(self._need_model(), self.dataset, **options)
+        self._record, self._last, self._saved, self._notice = TrainingRecord(), None, None, ""
+        self._prelude, self._call = (self._model_code(),), f"lab.fit(model, data{_arguments(options)})"
+        self._before, self._stream = 0, self._watched(self._fit)
         self._begin(wait)
 
     def stop(self) -> None:
-        """End the run after the step that it is in; `go_on` continues."""
-        self._worker.stop()
+        """End the run after the current step; `resume` continues."""
+        self.recorded_run.stop()
 
-    def go_on(self, wait: bool = False) -> None:
-        """Continue exactly as the run would have gone; at its end it gets as many steps more as the field says."""
-        self._stop_first()
-        if not self.can_go_on:
-            raise SettingError("there is no run to go on with; press Run, or load a state")
+    def run_or_stop(self) -> None:
+        """Stop if training goes on; or else resume, or begin a run."""
+        if self.recorded_run.running:
+            self.stop()
+        elif self.can_resume:
+            self.resume()
+        else:
+            self.run()
+
+    def resume(self, wait: bool = False) -> None:
+        """Continue exactly as the run would have continued; a finished run gets `state.steps` more.
+
+        Args:
+            wait: return at the end, and raise what goes wrong.
+
+        Raises:
+            SettingError: if there is no run to resume.
+        """
+        self.recorded_run.cancel()
+        if not self.can_resume:
+            raise SettingError("there is no run to resume; press Run, or load a state")
         step = self.step
         if self.finished:
             with tempfile.TemporaryDirectory() as folder:
-                steps = step.step + self._looks.steps.value
-                self._resume(step.save(Path(folder) / "state.safetensors"), {"steps": steps})
-                self._before_call += [f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')"]
-                self._call = f"lab.fit(path, data, steps={steps})"
+                steps = step.step + self.state.steps
+                path = step.save(Path(folder) / "state.safetensors")
+                self._load(path, {"steps": steps})
+                self._prelude += (f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')")
+                self._call, self._before = f"lab.fit(path, data, steps={steps})", step.step
         elif not _alive(self._stream):
-            self._stream = self._watched()  # after an error that was not the training's
+            self._stream = self._watched(self._fit)  # after an error that was not the training's
         self._begin(wait)
 
-    def save_state(self, path: str | Path | None = None) -> Path:
-        """Write everything that it takes to go on later, with `load_state` or `fit`; also while it runs.
+    def save_state(self, path: str | Path | None = None, *, wait: bool = True) -> Path:
+        """Write everything that is needed to resume later, with `load_state` or `fit`; also while training runs.
+
+        Args:
+            path: by default `state.state_path`.
+            wait: False: write in the background; the status line says when.
 
         Raises:
             SettingError: before the first step.
             LabError: if the file cannot be written.
         """
-        path = Path(self._looks.state_path.value if path is None else path)
-        written = self._between_steps(lambda: self.step.save(path))
-        self._saved = (self.step.step, written)
-        return written
+        path = Path(self.state.state_path if path is None else path)
 
-    def save_model(self, path: str | Path | None = None) -> Path:
-        """Write a model with the moving average of the weights, to generate with; also while it runs.
+        def save() -> Path:
+            written = self.step.save(path)
+            self._saved = (self.step.step, written)
+            return written
+
+        return self._write(save, path, wait)
+
+    def save_model(self, path: str | Path | None = None, *, wait: bool = True) -> Path:
+        """Write a model with the moving average of the weights, to generate with; also while training runs.
+
+        Args:
+            path: by default `state.model_path`.
+            wait: False: write in the background; the status line says when.
 
         Raises:
             SettingError: before the first step.
             LabError: if the file cannot be written.
         """
-        path = Path(self._looks.model_path.value if path is None else path)
-        return self._between_steps(lambda: self.averaged().save(path, steps=self.step.step))
+        path = Path(self.state.model_path if path is None else path)
+        return self._write(lambda: self.averaged().save(path, steps=self.step.step), path, wait)
 
     def averaged(self) -> CDVAE:
-        """A copy of the model with the moving average of its weights. Raises SettingError before the first step."""
+        """Copy the model with the moving average of its weights. Raises SettingError before the first step."""
         model = self.step.averaged()
         data = {name: getattr(self.dataset, name) for name in ("name", "split", "source", "license")}
         data |= {"crystals": len(self.dataset), "property": self.dataset.label_name}
         model.metadata = {**model.metadata, "data": data | {"property_unit": self.dataset.label_unit}}
         return model
 
+    def trained(self) -> WithCode[CDVAE]:
+        """Copy the model as `averaged` does, with the code that trains it; also while training runs."""
+
+        def copy() -> WithCode[CDVAE]:
+            code = self._code_until(self.step.step if self.step.step < self.step.num_steps else None)
+            return WithCode(self.averaged(), "\n".join([*code.imports, *code.setup.values(), *code.body]))
+
+        return self._between_steps(copy)
+
     def load_state(self, path: str | Path | None = None, wait: bool = False, **settings: Any) -> None:
-        """Go on from a saved state.
+        """Resume from a saved state.
 
         Args:
-            path: of the state; by default what the field says.
-            wait: return at the end.
+            path: by default `state.state_path`; then `state.new_rate` says whether `state.lr` is taken.
+            wait: return at the end, and raise what goes wrong.
             settings: of `FitSettings`, instead of those that it was saved with: a smaller lr, more steps.
 
         Raises:
             CheckpointError: for a file that is no state.
             DatasetError: if it was begun with other data.
         """
-        self._stop_first()
-        path = Path(self._looks.state_path.value if path is None else path)
-        self._resume(path, settings)
-        self._before_call, self._call = [self._data_line], f"lab.fit({str(path)!r}, data{_told(settings)})"
-        self._saved = None
+        if path is None and self.state.new_rate:
+            settings = {"lr": self.state.lr, **settings}
+        path = Path(self.state.state_path if path is None else path)
+        self.recorded_run.cancel()
+        self._load(path, settings)
+        self._prelude, self._call = (), f"lab.fit({str(path)!r}, data{_arguments(settings)})"
+        self._saved, self._notice = None, ""
         self._begin(wait)
 
-    def choose(self) -> Pick:
-        """Make the crystal that is shown, as it came back, the selection's, for other widgets."""
-        looked = self._looks.looked()
-        if looked is None:
-            raise SettingError("nothing has come back yet; the first crystals do after the first validation")
-        k = self._looks.crystal.value
-        pick = Pick(
-            f"{words.formula(looked.crystals[k])}, decoded at step {looked.step} of a training", looked.crystals[k]
-        )
+    def select(self) -> Pick:
+        """Select the reconstruction that is shown, for all views that share the selection.
+
+        Raises:
+            SettingError: before the first validation.
+        """
+        validations, k = self._record.validations, self.state.crystal
+        if not validations:
+            raise SettingError("nothing has been reconstructed yet; the first validation does it")
+        one = validations[max(0, self.state.validation)]
+        code = None
+        if one.step > self._before:
+            originals = f"{'data' if self.validation is None else 'validation'}.crystals[:{len(self._originals)}]"
+            code = self._code_until(one.step).then(
+                f"crystal = lab.last(lab.reconstruct(model, {originals}, steps={self._decode_steps}, allow_unseen=True)"
+                f").crystals[{k}]"
+            )
+            if self.validation is not None:
+                code = dataclasses.replace(code, setup={**code.setup, "validation": self._validation_code})
+        name = f"{captions.formula(one.crystals[k])}, decoded at step {one.step} of a training"
+        pick = Pick(name, one.crystals[k], replay=code)
         self.selection.choose(pick)
+        self.show_message(f"selected: {name}")
         return pick
 
     # --- the run ----------------------------------------------------------------------------------------
 
-    def _validation(self, dataset: Dataset | str | Path, given: Dataset | str | Path | None) -> Dataset | None:
-        if given is not None:
-            return _read(given, "val")[0]
-        if isinstance(dataset, str) and (dataset in datasets.PUBLIC or dataset == datasets.SYNTHETIC):
-            return datasets.load(dataset, "val")
-        return None
+    def _need_model(self) -> CDVAE:
+        assert self.model is not None
+        return self.model
+
+    def _held_out(
+        self, dataset: Dataset | str | Path, given: Dataset | str | Path | None
+    ) -> tuple[Dataset | None, str]:
+        """The crystals that are not trained on, and the statement that reads them."""
+        named = isinstance(dataset, str) and (dataset in datasets.PUBLIC or dataset == datasets.SYNTHETIC)
+        source = dataset if given is None and named else given
+        if source is None:
+            return None, ""
+        found, code = _read(source, "val")
+        return found, code.replace("data =", "validation =").replace("`data`", "`validation`")
 
     def _new_model(self) -> CDVAE:
+        model = CDVAE.for_dataset(self.dataset, **self._own_config())
+        return model if self._device is None else model.to(self._device)
+
+    def _own_config(self) -> dict[str, Any]:
         assert self._config is not None
         own = dataclasses.asdict(self._config)
         if self._small:
-            del own["max_atoms"]  # what the data need
-        model = CDVAE.for_dataset(self.dataset, **own)
-        return model if self._device is None else model.to(self._device)
+            del own["max_atoms"]  # as the data need
+        return own
 
-    def _make_line(self) -> list[str]:
-        if self._small:
-            return [f"model = lab.CDVAE.for_dataset(data{_told(SMALL)})"]
-        if self._config is not None:
-            return [f"model = lab.CDVAE.for_dataset(data{_told(dataclasses.asdict(self._config))})"]
-        return [self._model_line()]
+    def _model_code(self) -> str:
+        if self._config is None:
+            return self.model_code
+        return f"model = lab.CDVAE.for_dataset(data{_arguments(SMALL if self._small else self._own_config())})"
+
+    def _code_until(self, step: int | None) -> ReplayCode:
+        """The code that trains until a step of the current call of `fit`, or until its end."""
+        call = self._call if step is None else f"islice({self._call}, {step - self._before})"
+        return ReplayCode(
+            () if step is None else (_ISLICE,),
+            {"data": self._data_code},
+            (*self._prelude, f"step = lab.last(lab.progress({call}))", "model = step.averaged()"),
+        )
 
     def _options(self) -> dict[str, Any]:
-        """Of `fit`, as the fields have them."""
-        looks = self._looks
-        weights = dataclasses.replace(self._settings.get("weights", LossWeights()), kl=looks.kl.value)
-        options = {**self._settings, "steps": looks.steps.value, "batch_size": looks.batch_size.value}
-        options |= {"lr": looks.lr.value, "weights": weights}
+        """The settings of `fit`."""
+        state = self.state
+        weights = dataclasses.replace(self._settings.get("weights") or LossWeights(), kl=state.kl)
+        options = {**self._settings, "steps": state.steps, "batch_size": state.batch_size}
+        options |= {"lr": state.lr, "weights": weights}
         known = {one.name for one in dataclasses.fields(FitSettings)} | {"weights"}
         if strange := sorted(set(options) - known):
             raise SettingError(f"fit has no setting {', '.join(strange)}; there are {', '.join(sorted(known))}")
         FitSettings(**{name: value for name, value in options.items() if name != "weights"})
         return options
 
-    def _resume(self, path: Path, settings: dict[str, Any]) -> None:
+    def _load(self, path: Path, settings: dict[str, Any]) -> None:
         self._fit = fit(path, self.dataset, device=self._device, **settings)
-        self._stream = self._watched()
+        self._stream = self._watched(self._fit)
 
     def _begin(self, wait: bool) -> None:
         assert self._stream is not None
         self._record.resume()
-        if wait:
-            self._looks.refresh()
-            self._worker.run_blocking(self._stream)
-        else:
-            self._worker.start(self._stream)
-            self._looks.refresh()
+        self.recorded_run.start(self._stream, wait=wait)
 
-    def _watched(self) -> Generator[TrainingStep]:
+    def _watched(self, steps: Iterator[TrainingStep]) -> Generator[TrainingStep]:
         """In the worker: note every step, and validate where it is time to. Suspended while training is stopped."""
-        assert self._fit is not None
-        for step in self._fit:
-            if self._last is None or step.model is not self._last.model or step.step != self._last.step + 1:
-                self.model, self._before = step.model, step.step - 1
+        first, self._begun = steps is not self._begun, steps
+        for step in steps:
+            if first:
+                first = False
+                self.model, self._before = step.model, step.step - 1  # of a saved state, a new model
                 self._record.until(self._before)
             self._last = step
             self._record.note(step)
             yield step
+            while self._requests:
+                self._requests.pop(0)()
             self._record.resume()  # whoever looked, or stopped it, has taken time
-            if step.step % self._looks.validate_every.value == 0 or step.step == step.num_steps:
+            if step.step % self.state.validate_every == 0 or step.step == step.num_steps:
                 yield from self._validate(step)
                 self._record.resume()
 
     def _validate(self, step: TrainingStep) -> Iterator[TrainingStep]:
         model = step.averaged()
-        losses = validation_losses(model, self._judged)
+        losses = validation_losses(model, self._validated)
         frame = None
-        for frame in reconstruct(model, self._shown, steps=self._decode_steps, allow_unseen=True):  # noqa: B007
+        for frame in reconstruct(model, self._originals, steps=self._decode_steps, allow_unseen=True):  # noqa: B007
             self._record.pause_in_validation()
             yield step  # so that Stop does not wait for the whole
             self._record.resume()
         assert frame is not None
-        rms = reconstruction(self._shown, frame.crystals, jobs=1).rms
-        self._record.validated(step.step, losses, Looked(step.step, frame.crystals.to("cpu"), rms))
+        rms = reconstruction(self._originals, frame.crystals, jobs=1).rms
+        self._record.validated(losses, Validation(step.step, frame.crystals.to("cpu"), rms))
         yield step
 
     def _between_steps(self, act: Callable[[], Any]) -> Any:
-        """While no weight moves."""
-        running = self.running
-        self._stop_first()
+        """Do something in this thread while no weight moves."""
+        running = self.recorded_run.running
+        self.recorded_run.cancel()
         try:
             return act()
         finally:
-            if running and self.can_go_on and not self.finished:
-                self.go_on()
+            if running and self.can_resume and not self.finished:
+                self.resume()
 
-    def _show_new(self, newest: TrainingStep | None = None) -> None:
-        if time.monotonic() >= self._due:
-            started = time.monotonic()
-            self._looks.draw()
-            # At most three times a second, and no more than a quarter of the time.
-            self._due = started + max(0.33, 4 * (time.monotonic() - started))
+    # --- files ------------------------------------------------------------------------------------------
 
-    def _ended(self) -> None:
-        self._looks.refresh()
-        self._looks.draw()
+    def _write(self, save: Callable[[], Path], path: Path, wait: bool) -> Path:
+        self.step  # noqa: B018 - raises if there is none
+        if wait:
+            written = self._between_steps(save)
+            self._notice = f"written: {written}"
+            self._show_run(self.recorded_run.status)
+            return written
 
-    def _lines(self) -> list[str]:
-        """The Python that does the same; of a run that was stopped, the steps that there are."""
-        if not self._call:
-            return []
-        done = 0 if self._last is None else self._last.step - self._before
-        stopped = self._last is not None and self._last.step < self._last.num_steps and not self.running
-        call = f"islice({self._call}, {done})" if stopped else self._call
-        return [
-            *(["from itertools import islice"] if stopped else []),
-            *self._before_call,
-            f"step = lab.last(lab.progress({call}))",
-            "model = step.averaged()",
-        ]
+        def in_worker() -> None:
+            try:
+                self._notice = f"written: {save()}"
+            except (LabError, OSError) as error:  # training goes on without the file
+                self._notice = f"{type(error).__name__}: {error}"
 
-    def _kept(self) -> str:
+        if self.recorded_run.running:
+            self._requests.append(in_worker)
+        else:
+            self._writer.start(_once(in_worker))
+        return path
+
+    def _show_written(self, status: RunStatus) -> None:
+        if not status.running:
+            self._show_text(self.recorded_run.status)
+
+    # --- the screen -------------------------------------------------------------------------------------
+
+    def _draw(self, new: Sequence[TrainingStep]) -> None:
+        self.controls.curves.redraw()
+        self._reconstructions.draw(self._record.validations)
+
+    def _show_run(self, status: RunStatus) -> None:
+        self.controls.enable(status.running, self._last is not None, self.can_resume, bool(self._record.validations))
+        self._show_text(status)
+        if not status.running:
+            while self._requests:
+                self._requests.pop(0)()
+            self._draw([])
+            self.draw_code()
+
+    def _show_text(self, status: RunStatus) -> None:
+        step, record = self._last, self._record
+        if status.error is not None:
+            self.show_error(status.error, status.traceback, self._kept(status.error))
+        elif step is None:
+            n, kept = len(self.dataset), len(self.validation or ())
+            size = sum(p.numel() for p in self._need_model().parameters())
+            away = f", {kept:,} more held out" if kept else ""
+            ready = f"{size:,} parameters, {n:,} crystals to train on{away}"
+            self.show_message("starting" if status.running else f"press Run (or Space): {ready}")
+        else:
+            state = status.state if status.running else "finished" if self.finished else "stopped"
+            text = f"{state}: step {step.step:,} of {step.num_steps:,}, epoch {step.epoch:.1f}"
+            self.show_message("; ".join(filter(None, [text, self._notice])))
+        if step is not None:
+            rate = record.rate(step.batch_size)
+            said = [f"loss {step.loss:.3g}", f"{rate:,.0f} structures/s"]
+            if step.step < step.num_steps:
+                said.append(f"about {duration(record.left(step))} left")
+            self.controls.show_speed(", ".join(said))
+
+    def _figure(self, theme: Theme) -> Figure:
+        records = self._record.records
+        figure: Any = figures.training_curve(records, theme, rate=True)
+        if not records:  # an empty logarithmic axis goes from 0.1 to a million
+            figure.update_yaxes(range=[-2, 1])
+            figure.update_xaxes(range=[0, self.state.steps])
+        figure.update_layout(width=None, autosize=True, height=470, margin={"l": 44, "r": 10, "t": 30, "b": 40})
+        return figure
+
+    def _kept(self, error: BaseException) -> str:
         """What is not lost after an error."""
         if self._last is None:
             return "Nothing was trained yet."
         kept = f"The curves and the weights of step {self._last.step} are kept: Save model writes them."
-        if isinstance(self._worker.error, NonFiniteLossError):
-            kept += " This run cannot go on: train again with a smaller learning rate"
+        if isinstance(error, NonFiniteLossError):
+            kept += " This run cannot be resumed: train again with a smaller learning rate"
             kept += f", or load the state of step {self._saved[0]} with it ({self._saved[1]})." if self._saved else "."
         return kept
 
-    def _picture(self) -> Crystals | None:
-        return self._looks.view.current() if self._record.looked else None
+    def picture(self) -> Crystals | None:
+        """The originals and their reconstructions, for a page that cannot run widgets."""
+        return self.view.current() if self._record.validations else None
+
+
+def _once(act: Callable[[], None]) -> Iterator[bool]:
+    act()
+    yield True
 
 
 def _alive(generator: Any) -> bool:
@@ -386,21 +544,21 @@ def _alive(generator: Any) -> bool:
 
 
 def _read(source: Dataset | str | Path, split: str) -> tuple[Dataset, str]:
-    """A data set, and the line of Python that reads it."""
+    """A data set, and the statement that reads it as `data`."""
     if isinstance(source, Dataset):
-        return source, "# `data` is the data set that the widget was given"
+        return source, "# `data` is the data set that the view was given"
     own = "" if Path(source).is_dir() else f", {split!r}"
     return datasets.load(source, split), f"data = lab.datasets.load({str(source)!r}{own})"
 
 
-def _told(options: dict[str, Any]) -> str:
+def _arguments(options: dict[str, Any]) -> str:
     """Settings as a call has them; of the weights those that are not the default."""
-    told = []
+    words = []
     for name, value in options.items():
         if isinstance(value, LossWeights):
             changed = {k: v for k, v in dataclasses.asdict(value).items() if v != getattr(LossWeights(), k)}
             if changed:
-                told.append(f"{name}=lab.LossWeights({', '.join(f'{k}={v!r}' for k, v in changed.items())})")
+                words.append(f"{name}=lab.LossWeights({', '.join(f'{k}={v!r}' for k, v in changed.items())})")
         else:
-            told.append(f"{name}={value!r}")
-    return "".join(f", {word}" for word in told)
+            words.append(f"{name}={value!r}")
+    return "".join(f", {word}" for word in words)

@@ -1,4 +1,4 @@
-"""The report card of a set of crystals: every number with what it means and how it was made, the paper's beside it."""
+"""Report card of a set of crystals: every number with its definition, and the published ones for comparison."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ WIDTH = 118
 
 @dataclass(frozen=True)
 class Score:
-    """One number.
+    """Number of a report card.
 
     Attributes:
-        key: its name in files; published numbers have the same.
-        name: for people.
-        value: in `unit`; a share in per cent. NaN where it could not be computed.
+        key: name in files, the same as that of published numbers.
+        name: name in tables.
+        value: in `unit`, a share in per cent; NaN if it could not be computed.
         unit: "%" or the unit; empty for none.
-        definition: what it is, with its thresholds.
-        counted: of how many crystals.
+        definition: definition, with its thresholds.
+        counted: number of crystals it is based on, as text.
     """
 
     key: str
@@ -42,26 +42,34 @@ class Score:
 
     @property
     def text(self) -> str:
-        """The value as it is printed."""
+        """Value as it is printed."""
         return written(self.value, self.unit)
 
 
 @dataclass(frozen=True)
 class ReportCard:
-    """How good a set of crystals is, as far as it is known at this step.
+    """Scores of a set of crystals, as far as they are known at this step of `evaluate`.
 
     Attributes:
-        step, num_steps: pieces of work done, and in all.
-        doing: what is being done.
-        task: "generation", "reconstruction" or "optimization".
-        data: the reference set's name; published numbers are found by it.
+        step, num_steps: pieces of work done, and of all.
+        doing: name of the present piece of work.
+        task: "generation", "reconstruction", "optimization" or "validity".
+        data: name of the reference set, by which published numbers are found; empty without a reference.
         split: of the reference set.
-        crystals: how many are judged.
+        crystals: number of evaluated crystals.
         scores: in the order in which they are printed.
         settings: seed, thresholds, versions, counts.
         notes: what a reader must know.
-        rows: for each crystal, by column; None where there is nothing to say.
+        rows: table of the crystals, by column; None for an empty cell.
         samples: numbers behind the figures, by name.
+
+    >>> import cdvae_lab as lab
+    >>> crystals = lab.read(sorted(lab.asset_path("examples").glob("*.cif")))
+    >>> card = lab.last(lab.evaluate(crystals, task="validity"))
+    >>> card.title
+    'validity: 8 crystals'
+    >>> card.scores[0].name, card.scores[0].text, card.scores[0].counted
+    ('structure valid', '100.00 %', '8 of 8')
     """
 
     step: int
@@ -77,12 +85,23 @@ class ReportCard:
     rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"ReportCard({self.title}, {'finished' if self.finished else f'step {self.step} of {self.num_steps}'})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show the table in Jupyter."""
+        return {"text/plain": self.table()}
+
     @property
     def finished(self) -> bool:
         return self.step >= self.num_steps
 
     def __getitem__(self, key: str) -> float:
-        """The value of a score. Raises KeyError, with those that there are."""
+        """Return the value of a score by its key.
+
+        Raises:
+            KeyError: for an unknown key; the message lists the known ones.
+        """
         for score in self.scores:
             if score.key == key:
                 return score.value
@@ -90,12 +109,12 @@ class ReportCard:
 
     @property
     def published(self) -> list[dict[str, Any]]:
-        """The rows of the papers for this task and data: the system's name and its numbers by key."""
+        """Published rows for this task and data: the system's name and its numbers by key."""
         return published_scores().get(self.task, {}).get(self.data, [])
 
     @property
     def bundled(self) -> list[dict[str, Any]]:
-        """The rows of the bundled models for this task and data, as `published`; means over seeds."""
+        """Rows of the bundled models for this task and data, as `published`; means over seeds."""
         keys = {key for row in self.published for key in row}
         return [
             {key: mean_of(value) for key, value in row.items() if key in keys and key != "system"}
@@ -105,7 +124,7 @@ class ReportCard:
 
     @property
     def columns(self) -> list[Score]:
-        """The scores that a paper has too."""
+        """Scores that a published system has too."""
         keys = {key for row in self.published for key in row}
         return [score for score in self.scores if score.key in keys]
 
@@ -116,10 +135,10 @@ class ReportCard:
         return f"{self.task}{data}: {self.crystals:,} crystals"
 
     def table(self) -> str:
-        """All of it as plain text."""
+        """Format the report card as plain text."""
         lines = [self.title, "=" * len(self.title)]
         if not self.finished:
-            lines.append(f"not finished: {self.step:,} of {self.num_steps:,} pieces of work, {self.doing}")
+            lines.append(f"not finished: {self.step:,} of {self.num_steps:,} pieces of work ({self.doing})")
         if self.columns:
             lines += ["", *self._compared()]
         lines.append("")
@@ -155,7 +174,7 @@ class ReportCard:
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it: all but the rows and samples; NaN as None."""
+        """Return a dict for JSON: all but rows and samples, NaN as None."""
         return {
             "task": self.task,
             "data": self.data,
@@ -196,7 +215,7 @@ class ReportCard:
         return folder
 
     def write_rows(self, path: str | Path) -> Path:
-        """Write the table of crystals, one a row, as CSV; an empty cell is nothing to say.
+        """Write the table of crystals as CSV, one crystal a row.
 
         Raises:
             LabError: if it cannot be written.
@@ -218,7 +237,7 @@ def _cell(value: Any) -> Any:
 
 
 def written(value: float | int | None, unit: str) -> str:
-    """A number with its unit; a dash where there is none."""
+    """Format a number with its unit; a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
     if unit == "%":
@@ -227,7 +246,7 @@ def written(value: float | int | None, unit: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that the numbers depend on."""
+    """Return the versions of the libraries that the numbers depend on."""
     from importlib.metadata import version
 
     import cdvae_lab

@@ -243,7 +243,7 @@ def _missing_notes(options: Options, training: Crystals | None, reference: np.nd
     if options.predictor is None:
         notes.append("no predictor was given, so there is no statistic of a predicted property.")
     if options.novelty and training is None:
-        notes.append("no training set was given, so novelty is not known.")
+        notes.append("no training set was given, so novelty was not measured.")
     if without := int(np.isnan(reference).any(1).sum()):
         notes.append(f"{without:,} reference crystals have no structure fingerprint and count as not covered.")
     return tuple(notes)

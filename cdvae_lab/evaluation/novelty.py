@@ -17,7 +17,7 @@ from cdvae_lab.metrics.novelty import Comparison, members, nearest_formulas
 
 
 def relevant_training(formulas: list, training: Crystals | None) -> tuple[np.ndarray, dict]:
-    """The training crystals whose formula is the nearest to some generated one, and those formulas."""
+    """Find the training crystals whose formula is the nearest to some generated one, and those formulas."""
     if training is None or not any(formulas):
         return np.array([], int), {}
     theirs = reduced_compositions(training)
@@ -31,7 +31,7 @@ def relevant_training(formulas: list, training: Crystals | None) -> tuple[np.nda
 def closest_training(
     formulas: list, nearest: dict, training: Crystals | None, prints: np.ndarray | None, own: np.ndarray
 ) -> list[int | None]:
-    """The nearest training crystal of each: the nearest formula, and of that the nearest structure fingerprint."""
+    """Find the nearest training crystal of each: of the nearest formula, the one with the nearest fingerprint."""
     if training is None or prints is None:
         return [None] * len(formulas)
     groups = members(reduced_compositions(training), is_usable(training).tolist())

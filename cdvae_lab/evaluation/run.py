@@ -93,7 +93,7 @@ def evaluate(
         DatasetError: if the reference cannot be read.
 
     >>> import cdvae_lab as lab
-    >>> crystals = lab.read("assets/examples")
+    >>> crystals = lab.read(sorted(lab.asset_path("examples").glob("*.cif")))
     >>> card = lab.last(lab.evaluate(crystals, task="validity"))
     >>> card["structure_valid"]
     100.0

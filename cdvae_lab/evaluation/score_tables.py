@@ -200,7 +200,7 @@ def score_table(task: str) -> ScoreTable:
 
     >>> import cdvae_lab as lab
     >>> table = lab.score_table("reconstruction")
-    >>> table.dataframe().loc[("MP-20", "CDVAE"), "match rate, %"]
+    >>> float(table.dataframe().loc[("MP-20", "CDVAE"), "match rate, %"])
     45.43
     """
     if task not in METRICS:

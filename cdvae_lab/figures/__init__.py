@@ -1,4 +1,4 @@
-"""plotly figures from records: no widgets, nothing computed here that a script could want without the figure.
+"""plotly figures of runs, maps and report cards; no widgets.
 
 Every figure comes in a light and a dark theme, in colors that color-blind readers tell apart.
 """

@@ -1,4 +1,4 @@
-"""Figures of a report card: histograms against the reference, what makes crystals invalid, how near the sets are."""
+"""Figures of a report card: histograms against the reference, reasons of invalidity, distances between the sets."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from cdvae_lab.figures.style import THEMES, Theme, dress, with_unit
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Of a statistic: its name and its unit; a property's unit is its score's.
+# Name and unit of each statistic; the unit of a property is that of its score.
 STATISTICS = {"density": ("density", "g/cm³"), "elements": ("number of elements", ""), "property": ("property", "")}
 _BINS = 40
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 
 def evaluation_figures(card: ReportCard, theme: Theme = "light") -> dict[str, Figure]:
-    """Every figure that the card has numbers for, by its caption."""
+    """Draw every figure that the report card has numbers for, by its caption."""
     figures = {}
     for key, (name, _) in STATISTICS.items():
         if f"{key} generated" in card.samples:
             figures[f"Generated against reference: {name}"] = statistic_histogram(card, key, theme)
     if "recall_structure" in card.samples:
         figures[
-            "Distance to the nearest crystal of the other set; what lies left of the dashed line counts as covered"
+            "Distance to the nearest crystal of the other set; crystals left of the dotted line count as covered"
         ] = distance_curves(card, theme)
     if any(card.rows.get("reason", ())):
-        figures["What is wrong with the invalid crystals"] = invalid_reasons_chart(card, theme)
+        figures["Reasons why crystals are invalid"] = invalid_reasons_chart(card, theme)
     if len(card.samples.get("rms", ())):
         figures["RMS displacement of the matched crystals, in units of (volume / atom)^(1/3)"] = one_histogram(
             card.samples["rms"], "RMS displacement", "", theme
         )
     if len(card.samples.get("best", ())):
-        figures["Best judged property of each starting point"] = one_histogram(
+        figures["Best predicted property of each starting point"] = one_histogram(
             card.samples["best"], "best property", "", theme
         )
     return figures
 
 
 def statistic_histogram(card: ReportCard, key: str, theme: Theme = "light", height: int = 300) -> Figure:
-    """A property of generated and reference crystals, each as shares of its own set.
+    """Draw histograms of a property of generated and reference crystals, each as shares of its own set.
 
     Args:
         key: "density", "elements" or "property".
@@ -57,7 +57,7 @@ def statistic_histogram(card: ReportCard, key: str, theme: Theme = "light", heig
 
     if f"{key} generated" not in card.samples:
         there = [name for name in STATISTICS if f"{name} generated" in card.samples]
-        raise SettingError(f"the report has no statistic {key!r}; it has {', '.join(there) or 'none'}")
+        raise SettingError(f"key: {key!r}; the report has {', '.join(there) or 'no statistics'} (yet)")
     sets = {
         side: values[np.isfinite(values)]
         for side in ("reference", "generated")
@@ -91,8 +91,9 @@ def statistic_histogram(card: ReportCard, key: str, theme: Theme = "light", heig
 
 
 def distance_curves(card: ReportCard, theme: Theme = "light", height: int = 320) -> Figure:
-    """How many crystals have their nearest one within a distance: COV-R and COV-P at any cutoff, structure and
-    composition each for itself.
+    """Draw the share of crystals whose nearest one of the other set is within a distance: coverage at any cutoff.
+
+    Structure and composition have an axis each.
 
     Raises:
         SettingError: if the card has no coverage (yet).
@@ -110,7 +111,7 @@ def distance_curves(card: ReportCard, theme: Theme = "light", height: int = 320)
         for color, dash, (side, label) in zip(palette.series, ("solid", "dash"), sides.items(), strict=False):
             distance = np.sort(card.samples[f"{side}_{kind}"])
             seen = distance[np.isfinite(distance)]
-            # No more points than a screen shows.
+            # As many points as a screen can show.
             which = np.unique(np.linspace(0, max(len(seen) - 1, 0), min(len(seen), 500)).astype(int))
             figure.add_trace(
                 Scatter(
@@ -132,7 +133,7 @@ def distance_curves(card: ReportCard, theme: Theme = "light", height: int = 320)
 
 
 def invalid_reasons_chart(card: ReportCard, theme: Theme = "light", height: int = 0) -> Figure:
-    """How often each reason made a crystal invalid.
+    """Draw how many crystals are invalid for each reason.
 
     Args:
         height: pixels; 0 for as many as the reasons need.
@@ -155,7 +156,7 @@ def invalid_reasons_chart(card: ReportCard, theme: Theme = "light", height: int 
 
 
 def one_histogram(values: np.ndarray, name: str, unit: str = "", theme: Theme = "light", height: int = 300) -> Figure:
-    """The distribution of one set of numbers."""
+    """Draw a histogram of one set of numbers."""
     from plotly.graph_objects import Figure, Histogram
 
     figure = Figure(

@@ -1,4 +1,4 @@
-"""The latent map as a figure: crystals, layers and paths on it, and a net beneath that catches clicks."""
+"""Figure of a latent map: crystals, layers and paths, over a grid of invisible points that receive clicks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cdvae_lab.figures.style import THEMES, Theme, dress, floats, with_unit
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scattergl
 
-# Names of traces, for who listens to clicks. Points carry their number on the map as `customdata`, in both traces.
+# Names of traces, for handlers of clicks. Points have their number on the map as `customdata`, in both traces.
 POINTS = "crystals"
 WITHOUT = "crystals without a value"
 GRID = "empty places"
-CELLS = 80  # of the net, along the longer side
+CELLS = 80  # of the grid, along the longer side
 MARGIN = 0.06  # of the map's extent, on each side
-WRAP = 62  # characters in a line of the caption: what fits beside another figure, on half a page
+WRAP = 62  # characters in a line of the caption, which fit half a page
 SYMBOLS = ("diamond", "star", "square", "triangle-up", "cross", "hexagram")
 
 Places = Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -40,21 +40,21 @@ def latent_map(
     theme: Theme = "light",
     height: int = 620,
 ) -> Figure:
-    """The map's crystals as points, colored, with further crystals as layers and paths drawn on it.
+    """Draw the crystals of a latent map as colored points, with further crystals as layers and paths.
 
-    The trace named `GRID` is invisible and lies under the others: plotly reports no click on an empty place, but it
-    reports one on the nearest point of that trace, whose x and y are the place. A lasso selects its points too; what
-    is meant are those of `POINTS` and `WITHOUT`, with their number on the map as `customdata`.
+    The trace named `GRID` is invisible and beneath the others: plotly reports no click on an empty place, but it does
+    on the nearest point of that trace, whose x and y are the place. A lasso selects its points too; the crystals are
+    those of `POINTS` and `WITHOUT`, with their number on the map as `customdata`.
 
     Args:
-        color: "label" (the map's property), "num_atoms", "density", an element's symbol (its share of the atoms),
+        color: "label" (the label of the map), "num_atoms", "density", an element's symbol (its share of the atoms),
             or (name, unit, one value for each point). Points whose value is NaN are gray.
         layers: (name, xy), or (name, xy, a text for each point), for instance of generated crystals.
         paths: the same, joined by a line in the order of the points.
         height: pixels.
 
     Raises:
-        SettingError: for a color that the map does not have, or of another length.
+        SettingError: for an unknown color, or values of another length than the map's.
     """
     from plotly.graph_objects import Figure, Scattergl
 
@@ -84,7 +84,7 @@ def latent_map(
         for layer in group:
             figure.add_trace(layer_trace(layer, joined, number, theme))
             number += 1
-    # Both keep to their range, or one would reach beyond the net in a wide or a narrow window.
+    # Both axes keep their range; otherwise one would extend beyond the grid in a wide or a narrow window.
     figure.update_xaxes(visible=False, range=[low[0], high[0]], constrain="domain")
     figure.update_yaxes(visible=False, range=[low[1], high[1]], scaleanchor="x", constrain="domain")
     dress(figure, theme, height)
@@ -103,7 +103,7 @@ def latent_map(
 
 
 def _color(map: LatentMap, color: str | tuple[str, str, Tensor]) -> tuple[str, str, Float[np.ndarray, " points"]]:
-    """Name, unit and values."""
+    """Name, unit and values of a color."""
     if isinstance(color, tuple):
         name, unit, values = color
         if values.shape != (len(map),):
@@ -126,7 +126,7 @@ def _color(map: LatentMap, color: str | tuple[str, str, Tensor]) -> tuple[str, s
 
 
 def _colorscale(theme: Theme) -> list[tuple[float, str]]:
-    """Cividis; without its darkest part where the paper is dark, too."""
+    """Cividis; in the dark theme without its darkest part."""
     from plotly.colors import sample_colorscale
 
     start = 0.0 if theme == "light" else 0.3
@@ -136,7 +136,7 @@ def _colorscale(theme: Theme) -> list[tuple[float, str]]:
 
 
 def _range(values: Float[np.ndarray, " values"]) -> dict[str, float]:
-    """The color scale's ends: all but the outermost 1 %, lest a few extremes take the colors from the rest."""
+    """Limits of the color scale: without the outermost 1 %, so that a few extremes do not use up the colors."""
     if not len(values):
         return {}
     low, high = np.percentile(values, [0.5, 99.5]).tolist()
@@ -152,12 +152,12 @@ def _extent(map: LatentMap) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, 
 def empty_places(
     map: LatentMap, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "places 2"]:
-    """The places of `GRID`: a square net over a part of the map, without the knots next to a crystal.
+    """Compute the points of `GRID`: a square grid over a part of the map, without those next to a crystal.
 
-    Those would take clicks from it. Whoever comes closer to the map needs a finer net: the same over what is seen.
+    Points next to a crystal would receive its clicks. A zoomed map needs a finer grid: the same over the visible part.
 
     Args:
-        low, high: the part's corners.
+        low, high: corners of the part.
     """
     spacing = (high - low).max() / CELLS
     sides = [np.arange(start, end + spacing, spacing) for start, end in zip(low, high, strict=True)]
@@ -177,19 +177,19 @@ def _points(map: LatentMap, name: str, which: np.ndarray, texts: np.ndarray, mar
 
 
 def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light") -> Scattergl:
-    """Points in a shape of their own with an outline, and on a path the line between them, with its end marked.
+    """Make the trace of a layer: outlined points of one shape; a path also has a line and a marked end.
 
     Args:
         layer: (name, xy), or (name, xy, a text for each point).
-        joined: whether it is a path.
-        number: of the layer; decides on its color and shape.
+        joined: whether the layer is a path.
+        number: of the layer; determines its color and shape.
     """
     from plotly.graph_objects import Scattergl
 
     name, places, texts = (*layer, ())[:3]
     xy = floats(places).reshape(-1, 2)
     palette = THEMES[theme]
-    # Vermillion first: cividis, beneath, runs from blue to yellow.
+    # Vermillion first, since cividis runs from blue to yellow.
     color = ("#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00")[number % 5]
     hover = [f"<b>{name}</b>" + (f"<br>{text}" if text else "") for text in [*texts, *[""] * len(xy)][: len(xy)]]
     size = np.full(len(xy), 7.0 if joined else 12.0)
@@ -203,12 +203,12 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
             "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": color,
             "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
         },
-        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso is for the map's crystals
+        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso selects map crystals
     )  # fmt: skip
 
 
 def _hover_texts(map: LatentMap, name: str, unit: str, values: Float[np.ndarray, " points"] | None) -> list[str]:
-    """Formula, property with its unit, size, density, id; and the values, where they are none of these."""
+    """Texts on hover: formula, label with its unit, size, density, id, and the values if they are none of these."""
     shown = [
         f"{_subscripts(formula)}<br>{map.label_name or 'label'}: {_number(label, map.label_unit)}<br>"
         f"{count} atoms, {density:.2f} g/cm³<br>id {identity}"
@@ -236,7 +236,7 @@ def _title(map: LatentMap) -> str:
 
 
 def _caption(map: LatentMap, color: object) -> str:
-    """What a reader must know to read the map right, and what the labels are, where the map has a note on that."""
+    """Caption: how to read the map, and the map's note on its labels, if it has one."""
     lines = textwrap.wrap("UMAP of the latents: neighbors are alike; axes and far distances have no meaning.", WRAP)
     if color == "label" and (note := map.metadata.get("notes", {}).get("labels")):
         lines += textwrap.wrap(note, WRAP)

@@ -1,4 +1,4 @@
-"""A property along a path through latent space: between two crystals, or up a gradient."""
+"""Figure of a property along a path through latent space."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def along_path(
     theme: Theme = "light",
     height: int = 300,
 ) -> Figure:
-    """A property at every stop of a path; one line, or several by name (the model's prediction, another judge's).
+    """Draw a property at every stop of a path: one line, or several by name, such as two predictions.
 
     Args:
         values: NaN (or None) leaves a gap.
         name, unit: of the property.
-        at: where the stops are on the x axis; 0, 1, 2, ... by default.
-        at_name: what the x axis counts.
-        texts: for the hover, one a stop: formulas, for instance.
-        valid: structure validity of each stop's crystal: a filled point if it is, an open one if not.
-        reference: values worth a horizontal line, by name: a target, the true values of the ends.
-        current: the stop that is shown elsewhere; marked by a vertical line.
+        at: places of the stops on the x axis; 0, 1, 2, ... by default.
+        at_name: name of the x axis.
+        texts: shown on hover, one a stop, such as formulas.
+        valid: structure validity of each stop's crystal: filled points are valid, open ones not.
+        reference: values with a horizontal line, by name: a target, the true values of the ends.
+        current: stop to mark by a vertical line.
         height: pixels.
 
     Raises:
@@ -95,7 +95,7 @@ def along_path(
     figure.update_xaxes(title={"text": at_name, "standoff": 6})
     shown = np.concatenate([*lines.values(), floats(list((reference or {}).values()))])
     if np.isfinite(shown).any():
-        # Written out, as plotly would leave a reference line on the very edge.
+        # Set explicitly, since plotly would put a reference line on the edge.
         low, high = np.nanmin(shown), np.nanmax(shown)
         room = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         figure.update_yaxes(range=[low - room, high + room])

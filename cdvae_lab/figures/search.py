@@ -1,4 +1,4 @@
-"""The course of a search in latent space: what is predicted, what is decoded, and how far z is from the prior."""
+"""Figure of a search in latent space: predicted property, decoded crystals, and the distance of z from the prior."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PREDICTED, LENGTH, OTHERS = "predicted for z", "length of z", "the other crystals"
-MOST_POINTS = 4000  # that are drawn for the crystals that are not meant
+MOST_POINTS = 4000  # that are drawn for the other crystals
 
 Decodings = Sequence[tuple[int, Float[Tensor, " crystals"]]]
 Range = tuple[float | int, float | int]
@@ -39,17 +39,17 @@ def search_course(
 ) -> Figure:
     """Draw the course of a search: the property over the steps of `optimize` above, and the length of z below.
 
-    |z| is the distance from the middle of the prior N(0, I): log p(z) = -|z|^2 / 2 and a constant. Gray bands show
-    where the training crystals are: what lies outside was never seen by the network.
+    The length |z| is the distance from the center of the prior N(0, I): log p(z) = -|z|^2 / 2 + const. Gray bands show
+    the range of the training crystals, outside of which the network has seen nothing.
 
     Args:
         steps: of one run, in order; at least one.
         name, unit: of the property.
-        crystal: the one that is drawn strongly.
+        crystal: number of the crystal that is emphasized.
         decoded: (step, value for each decoded crystal), by the name of the predictor.
         labels: lowest and highest label of the training crystals.
         lengths: smallest and largest |z| of the training crystals.
-        current: the step that is shown elsewhere; marked by a vertical line.
+        current: step to mark by a vertical line.
         height: pixels.
 
     Raises:
@@ -136,7 +136,7 @@ def _band(figure: Figure, row: int, band: Range, text: str, color: str) -> None:
 
 
 def _fit_range(figure: Figure, row: int, values: Float[np.ndarray, " values"], from_zero: bool) -> None:
-    """Written out, as plotly leaves bands out of account."""
+    """Set the range explicitly, since plotly ignores bands."""
     values = values[np.isfinite(values)]
     if len(values):
         low, high = (0.0 if from_zero else values.min()), values.max()

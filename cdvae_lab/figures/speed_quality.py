@@ -1,4 +1,4 @@
-"""What a sampler costs and how well it decodes, for every setting that was measured."""
+"""Figure of speed against quality of samplers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cdvae_lab.sampling.schedules import NAMED
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Of a sampler: its symbol, and its place among the theme's colors. Assigned types have the open symbol.
+# Symbol and color number of each sampler. Assigned types have the open symbol.
 LOOKS = {"ancestral": ("circle", 0), "langevin": ("square", 1), "probability_flow": ("diamond", 2)}
 RING = "a named setting"
 WRAP = 150  # characters in a line of the caption
 
 
 def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: int = 460) -> Figure:
-    """Seconds per 1,000 crystals against match rate and RMSE; those settings are ringed that have a name.
+    """Draw seconds per 1,000 crystals against match rate and RMSE; named settings have a ring.
 
     Args:
         measured: `rows`, one for each setting: its `sampler`, the sampler's `settings`, `calls` of the network,
@@ -47,7 +47,7 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
             values, errors = (
                 [math.nan if row[k] is None else factor * row[k] for row in mine] for k in (key, f"{key}_error")
             )
-            # Labels lie on the outer side of their line: ancestral sampling is the best for its time.
+            # Labels are on the outer side of their line; ancestral sampling is the best for its time.
             inner = sampler != "ancestral"
             side = (
                 ("bottom right" if inner else "top left") if column == 1 else ("top right" if inner else "bottom left")
@@ -101,12 +101,12 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
 
 
 def types_of(row: Mapping[str, Any]) -> str:
-    """What a measured setting does with types."""
+    """Return how a measured setting chooses types."""
     return row["settings"].get("types", "argmax")
 
 
 def name_of(row: Mapping[str, Any]) -> str | None:
-    """The name in `NAMED` of a measured setting, if it has one."""
+    """Return the name in `NAMED` of a measured setting, if it has one."""
     mine = (row["sampler"], row["settings"])
     return next((name for name, setting in NAMED.items() if setting == mine), None)
 
@@ -120,7 +120,7 @@ def _caption(about: Mapping[str, Any]) -> str:
 
 
 def _logarithmic(values: Sequence[float], room: float = 0.1) -> dict[str, Any]:
-    """A logarithmic axis with 1, 2 and 5 written out, and so many decades of room at either end, for labels."""
+    """Set a logarithmic axis with ticks at 1, 2 and 5, and room for labels at either end, in decades."""
     seen = [math.log10(value) for value in values if value > 0]
     low, high = (min(seen), max(seen)) if seen else (0.0, 0.0)
     ticks = [digit * 10.0**power for power in range(math.floor(low) - 1, math.ceil(high) + 2) for digit in (1, 2, 5)]

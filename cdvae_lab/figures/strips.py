@@ -1,4 +1,4 @@
-"""What happens along a denoising run, as strips over its steps."""
+"""Figure of a denoising run: strips over its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: the two themes and the colors."""
+"""Themes and colors of all figures."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
 Theme = Literal["light", "dark"]
 
-# Okabe and Ito's colors, told apart by color-blind readers; black and yellow left out, which one theme would swallow.
+# Okabe and Ito's colors, which color-blind readers can distinguish; without black and yellow, which are invisible in
+# one of the themes.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colors of a theme.
+    """Colors of a theme.
 
     Attributes:
         ink: for text and outlines.
-        muted: for what is there but not meant: captions, points without a value.
-        paper: behind everything.
-        series: Okabe and Ito's, those first that stand out on the paper.
+        muted: for captions and points without a value.
+        paper: background.
+        series: Okabe and Ito's colors, those with the best contrast first.
     """
 
     ink: str
@@ -53,17 +54,17 @@ def translucent(color: str, alpha: float) -> str:
 
 
 def floats(values: Sequence | np.ndarray | Tensor) -> np.ndarray:
-    """Numbers of any kind, wherever they are, as plotly takes them; None becomes NaN."""
+    """Convert numbers of any kind and device to floats for plotly; None becomes NaN."""
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=float)
 
 
 def with_unit(name: str, unit: str) -> str:
-    """The title of an axis: "heat_ref (eV/atom)", or the name alone."""
+    """Make the title of an axis: "heat_ref (eV/atom)", or the name alone."""
     return f"{name} ({unit})" if unit else name
 
 
 def dress(figure: Figure, theme: Theme, height: int) -> None:
-    """Give a figure the theme's colors, a hover label that can be read on them, and room for its axes' titles."""
+    """Apply a theme: its colors, a readable hover label, and room for the titles of the axes."""
     palette = THEMES[theme]
     figure.update_xaxes(gridcolor=palette.grid, zeroline=False, tickfont={"size": 10}, linecolor=palette.grid)
     figure.update_yaxes(gridcolor=palette.grid, zeroline=False, tickfont={"size": 10}, linecolor=palette.grid)

@@ -1,4 +1,4 @@
-"""The course of a training run: every term of the objective over the steps."""
+"""Figure of a training run: every term of the objective over the steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LABELS = {
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a training log, as `cdvae-lab train` writes it: one JSON object a line.
+    """Read a training log of `cdvae-lab train`: one JSON object a line.
 
     Raises:
         CheckpointError: naming the line that is not one. A last line that was cut off in writing is left out.
@@ -53,7 +53,7 @@ SPAN = 20  # records that the smooth line is a mean over, the newest counting mo
 def training_curve(
     records: Sequence[Mapping[str, Any]], theme: Theme = "light", columns: int = 4, *, rate: bool | None = None
 ) -> Figure:
-    """Every term of the objective over the optimizer's steps, on logarithmic axes.
+    """Draw every term of the objective over the optimizer's steps, on logarithmic axes.
 
     Training is a faint line for what the batches gave and a strong one for their (geometric) moving average; validation
     is points.
@@ -111,7 +111,7 @@ def training_curve(
 
 
 def smooth(values: Float[np.ndarray, " records"], span: int = SPAN) -> Float[np.ndarray, " records"]:
-    """An exponential moving average whose weights add up to 1 from the start; what is not finite is passed over.
+    """Compute an exponential moving average with weights that add up to 1 from the start; skips non-finite numbers.
 
     Args:
         span: of about so many values.
@@ -127,5 +127,5 @@ def smooth(values: Float[np.ndarray, " records"], span: int = SPAN) -> Float[np.
 
 
 def smooth_log(values: Float[np.ndarray, " records"]) -> Float[np.ndarray, " records"]:
-    """`smooth` of the logarithm, for an axis that is one: an arithmetic mean would stay up where values fall fast."""
+    """Smooth the logarithm, for a logarithmic axis: an arithmetic mean would lag where values fall fast."""
     return np.exp(smooth(np.log(np.where(values > 0, values, np.nan))))

@@ -1,3 +1,4 @@
-"""How good are the crystals: validity, coverage, reconstruction and optimization as the CDVAE paper measures them, and
-uniqueness and novelty beside; `evaluation.evaluate` makes a report card of them.
+"""Measures of crystals, one a file: validity, coverage, reconstruction, optimization, uniqueness and novelty.
+
+They follow the CDVAE paper; `evaluation.evaluate` makes a report card of them.
 """

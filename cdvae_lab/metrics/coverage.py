@@ -1,7 +1,7 @@
-"""Does a set of generated crystals look like the test set: coverage and property statistics.
+"""Coverage of a reference set by generated crystals: COV-R (recall) and COV-P (precision).
 
-Both as in the CDVAE paper's code (`eval_utils.compute_cov`, `compute_metrics.GenEval`), so that numbers compare;
-coverage after Xu et al., ICLR 2021 (for molecules) and Ganea et al., NeurIPS 2021.
+As in the CDVAE paper's code (`eval_utils.compute_cov`), so that numbers compare; after Xu et al., ICLR 2021 (for
+molecules) and Ganea et al., NeurIPS 2021.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from cdvae_lab.metrics.fingerprints import standardized
 
 # Rows of a distance matrix at a time; bounds its memory.
 _ROWS = 1000
-# Atomic mass units per Å^3, in g/cm^3.
 
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """How near is covered, in the units of the fingerprints.
+    """Largest distances that count as covered, in the units of the fingerprints.
 
     Attributes:
         structure: d_s, Euclidean distance of the means of CrystalNN fingerprints.
@@ -38,7 +37,7 @@ CUTOFFS = {"perov_5": Cutoffs(0.2, 4.0), "carbon_24": Cutoffs(0.2, 4.0), "mp_20"
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of a set of crystals, row by row; NaN in the structure's where a crystal has none."""
+    """Fingerprints of a set of crystals, one a row; NaN for a structure without one."""
 
     structure: Float[np.ndarray, "crystals 61"]
     composition: Float[np.ndarray, "crystals 132"]
@@ -48,19 +47,19 @@ class Fingerprints:
 
     @property
     def there(self) -> Bool[np.ndarray, " crystals"]:
-        """True where both can be compared."""
+        """True for crystals that can be compared."""
         return np.isfinite(self.structure.sum(1))
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Distances to the nearest crystal of the other set, and what follows from them.
+    """Distances to the nearest crystal of the other set, and COV-R and COV-P from them.
 
-    Structure and composition look for their nearest one each for itself. Crystals without a fingerprint are infinitely
-    far away and nobody's nearest.
+    The nearest structure and the nearest composition may be those of different crystals. A crystal without a
+    fingerprint is infinitely far from all others.
 
     Attributes:
-        cutoffs: what counts as near.
+        cutoffs: largest distances that count as covered.
         recall_structure, recall_composition: from each reference crystal to the generated ones.
         precision_structure, precision_composition: from each generated crystal to the reference.
     """
@@ -76,12 +75,12 @@ class Coverage:
 
     @property
     def recalled(self) -> Bool[np.ndarray, " reference"]:
-        """The reference crystals that are covered."""
+        """True for the reference crystals that are covered."""
         return self._near(self.recall_structure, self.recall_composition)
 
     @property
     def precise(self) -> Bool[np.ndarray, " generated"]:
-        """The generated crystals that are near the reference."""
+        """True for the generated crystals that are near the reference."""
         return self._near(self.precision_structure, self.precision_composition)
 
     @property
@@ -96,7 +95,7 @@ class Coverage:
 
 
 def coverage(generated: Fingerprints, reference: Fingerprints, cutoffs: Cutoffs) -> Coverage:
-    """Coverage of a reference set by generated crystals, from the raw fingerprints of both."""
+    """Compute the coverage of a reference set by generated crystals, from the raw fingerprints of both."""
     structure = _nearest(generated.structure, reference.structure, generated.there, reference.there)
     scaled = standardized(generated.composition), standardized(reference.composition)
     composition = _nearest(*scaled, generated.there, reference.there)
@@ -106,7 +105,7 @@ def coverage(generated: Fingerprints, reference: Fingerprints, cutoffs: Cutoffs)
 def _nearest(
     a: np.ndarray, b: np.ndarray, a_there: np.ndarray, b_there: np.ndarray
 ) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]]:
-    """From each row of a the distance to the nearest of b, and the other way round."""
+    """Distance from each row of a to the nearest of b, and from each row of b to the nearest of a."""
     from scipy.spatial.distance import cdist
 
     from_a, from_b = np.full(len(a), math.inf), np.full(len(b), math.inf)

@@ -1,11 +1,11 @@
-"""Fingerprints by which crystals are compared: 61 numbers for the structure and 132 for the composition.
+"""Fingerprints of crystals: 61 numbers for the structure and 132 for the composition.
 
 They are matminer's `CrystalNNFingerprint.from_preset("ops")`, averaged over the sites, and `ElementProperty` with the
-preset "magpie", as in the CDVAE paper's code (`eval_utils.py`). What takes the time there is not the geometry but
-Python objects for every image of an atom and Python loops over every triple of neighbors; here the same tessellation
-is read as arrays. Where a crystal is symmetric, a Voronoi cell has faces without area whose solid angle is rounding
-noise and is then divided by that area; so the same numbers go through the same operations in the same order, and
-a site with an unusual tessellation (an open cell, a face without area) goes to pymatgen's own CrystalNN.
+preset "magpie", as in the CDVAE paper's code (`eval_utils.py`). Most of the time goes there into Python objects for
+every image of an atom and Python loops over every triple of neighbors; here the same tessellation is read as arrays. In
+a symmetric crystal a Voronoi cell has faces without area, whose solid angle is rounding noise that is then divided by
+that area. So the same numbers pass through the same operations in the same order, and a site with an unusual
+tessellation (an open cell, a face without area) goes to pymatgen's own CrystalNN.
 
 matminer itself is not needed: its table of Magpie's element properties is `data/magpie.csv`, and the tests compare with
 matminer.
@@ -27,7 +27,7 @@ from cdvae_lab.crystals.formulas import Composition
 from cdvae_lab.io import assets
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
 
-# Part of the keys of cached results: raise it when the same crystal would get other numbers.
+# Part of the keys of cached results: raise it when the same crystal gets other numbers.
 VERSION = 1
 STRUCTURE_LENGTH = 61
 COMPOSITION_LENGTH = 132
@@ -46,16 +46,19 @@ MAGPIE = (
 
 
 class UnusualSiteError(Exception):
-    """A site whose tessellation is left to pymatgen."""
+    """Site whose tessellation is left to pymatgen."""
 
 
 def structure_fingerprint(
     numbers: Int[np.ndarray, " atoms"], frac_coords: Float[np.ndarray, "atoms 3"], lattice: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, " 61"]:
-    """Mean over the sites of matminer's CrystalNNFingerprint("ops") of one crystal; lattice in Å, rows.
+    """Compute the mean over the sites of matminer's CrystalNNFingerprint("ops") of one crystal.
+
+    Args:
+        lattice: rows are the vectors, Å.
 
     Raises:
-        Exception: whatever pymatgen raises where the crystal has no Voronoi tessellation.
+        Exception: any error of pymatgen for a crystal without a Voronoi tessellation.
     """
     from pymatgen.core import Lattice
 
@@ -71,7 +74,7 @@ def structure_fingerprint(
 
 
 def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[float]:
-    """One site, as `CrystalNNFingerprint.featurize`."""
+    """Compute the fingerprint of one site, as `CrystalNNFingerprint.featurize` does."""
     center = np.dot(frac_coords[site], matrix)
     images, distances, indices, _ = cell.get_points_in_sphere(frac_coords, center, _CUTOFF, zip_results=False)
     order = np.argsort(distances, kind="stable")
@@ -83,23 +86,23 @@ def _site_fingerprint(numbers, frac_coords, matrix, cell, site: int) -> list[flo
     chemical, weights = _weights(
         int(numbers[site]), elements[neighbors], solid_angles, areas, points[neighbors] - center
     )
-    # The order of equal weights matters to the body-centerd cubic parameter: pymatgen sorts twice and rounds then.
+    # The order of equal weights matters to the body-centered cubic parameter: pymatgen sorts twice and rounds then.
     order = np.argsort(-chemical, kind="stable")
     order = order[np.argsort(-weights[order], kind="stable")]
     # Python's rounding, which numpy's differs from in the last digit.
     weights = np.array([round(float(weight), 3) for weight in weights[order]])
     neighbors, weights = neighbors[order][weights > 0], weights[weights > 0]
-    # Each distinct weight is a border: the neighbors at or above it are one possible coordination.
+    # Each distinct weight is a threshold: the neighbors at or above it are one possible coordination.
     borders = [float(w) for w in np.unique(weights)[::-1]] + [0.0]
     coordination = {int((weights >= w).sum()): _between(w, below) for w, below in pairwise(borders)}
     return _weighted(coordination, lambda count: points[neighbors[:count]] - center)
 
 
 def _voronoi_faces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The faces of the first point's Voronoi cell: the point beyond, the solid angle, and the area of each.
+    """Compute the faces of the first point's Voronoi cell: the point beyond, the solid angle, and the area of each.
 
-    The sums run over the triangles of a face in pymatgen's order. numpy's products of a stack of vectors round as its
-    products of two vectors do, so that triangles without area are without area for both.
+    The sums run over the triangles of a face in pymatgen's order. numpy rounds the products of a stack of vectors as
+    those of two vectors, so that a triangle without area is one for both.
     """
     from scipy.spatial import QhullError, Voronoi
 
@@ -145,7 +148,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _weights(element: int, others: np.ndarray, angles: np.ndarray, areas: np.ndarray, vectors: np.ndarray):
-    """CrystalNN's weight of each face, without and with its fading by distance."""
+    """Compute CrystalNN's weight of each face, without and with its decay by distance."""
     weights = angles / angles.max() * (angles / areas)
     difference = np.abs(_electronegativity()[element] - _electronegativity()[others])
     chemical = 1 + _X_DIFF_WEIGHT * np.sqrt(difference / 3.3)
@@ -160,7 +163,7 @@ def _weights(element: int, others: np.ndarray, angles: np.ndarray, areas: np.nda
 
 
 def _between(upper: float, lower: float) -> float:
-    """Share of a quarter of the unit circle between two weights."""
+    """Compute the share of a quarter of the unit circle between two weights."""
 
     def area(x: float) -> float:
         if x == 1:
@@ -173,7 +176,7 @@ def _between(upper: float, lower: float) -> float:
 
 @cache
 def _electronegativity() -> np.ndarray:
-    """Pauling's, by atomic number; NaN where there is none."""
+    """Pauling electronegativity by atomic number; NaN for an element without one."""
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
@@ -183,7 +186,7 @@ def _electronegativity() -> np.ndarray:
 
 @cache
 def _radius() -> np.ndarray:
-    """Covalent radius in Å, else the atomic one, by atomic number; NaN where there is neither."""
+    """Covalent radius in Å, or else the atomic one, by atomic number; NaN for an element with neither."""
     from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
     from pymatgen.core import Element
 
@@ -198,7 +201,7 @@ def _radius() -> np.ndarray:
 def _by_pymatgen(
     numbers: Int[np.ndarray, " atoms"], frac_coords: Float[np.ndarray, "atoms 3"], lattice: np.ndarray, site: int
 ) -> list[float]:
-    """The fingerprint of one site with the neighbors that pymatgen's own CrystalNN finds."""
+    """Compute the fingerprint of one site with the neighbors that pymatgen's own CrystalNN finds."""
     from pymatgen.analysis.local_env import CrystalNN
     from pymatgen.core import Lattice, Structure
 
@@ -212,7 +215,7 @@ def _by_pymatgen(
 
 
 def _weighted(weights: Mapping[int, float], vectors: Callable[[int], np.ndarray]) -> list[float]:
-    """The 61 numbers of a site: for each coordination number its weight and its weighted order parameters.
+    """List the 61 numbers of a site: for each coordination number its weight and its weighted order parameters.
 
     Args:
         weights: of each possible coordination number; 0 where there is none.
@@ -243,10 +246,10 @@ def _magpie() -> Float[np.ndarray, "119 22"]:
 
 @cache
 def composition_fingerprint(formula: Composition) -> Float[np.ndarray, " 132"]:
-    """matminer's ElementProperty("magpie", impute_nan=False) of a formula, ((atomic number, count), ...).
+    """Compute matminer's ElementProperty("magpie", impute_nan=False) of a formula, ((atomic number, count), ...).
 
-    Of each of 22 properties the minimum, maximum, range, mean, mean deviation and mode; NaN where an element has no
-    value. The fingerprints in the paper were made before matminer filled such gaps by default.
+    Minimum, maximum, range, mean, mean deviation and mode of each of 22 properties; NaN where an element has no value.
+    The fingerprints of the paper were made before matminer filled such gaps by default.
     """
     numbers, counts = (np.array(column) for column in zip(*formula, strict=True))
     values = _magpie()[numbers]
@@ -266,6 +269,6 @@ def _scaler() -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardized(fingerprints: Float[np.ndarray, "crystals 132"]) -> Float[np.ndarray, "crystals 132"]:
-    """Composition fingerprints by the reference's fixed means and deviations, NaN to 0: the coordinates of COV."""
+    """Standardize composition fingerprints by the paper's fixed means and deviations, as COV does; NaN becomes 0."""
     means, deviations = _scaler()
     return np.nan_to_num((fingerprints - means) / deviations, nan=0.0, posinf=np.inf, neginf=-np.inf)

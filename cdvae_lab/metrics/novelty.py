@@ -1,9 +1,9 @@
-"""Is a generated crystal new: different from those generated before it, and from those that the model was trained on.
+"""Uniqueness and novelty: is a crystal another one than those generated before it and those of the training set?
 
 Two crystals are the same if pymatgen's StructureMatcher, with its own default tolerances (stol 0.3, ltol 0.2,
-angle_tol 5°, primitive cells, volumes scaled), says so; they then have one reduced formula. Crystals are reduced once
-and compared only where their primitive cells have the same number of atoms, without which the matcher refuses anyhow.
-Of a formula with very many crystals (all of Carbon-24) only those with the nearest structure fingerprints are compared.
+angle_tol 5°, primitive cells, volumes scaled), says so; they then have the same reduced formula. Crystals are reduced
+once and compared only where their primitive cells have the same number of atoms, since the matcher refuses others. Of a
+formula with very many crystals (all of Carbon-24) only those with the nearest structure fingerprints are compared.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _CHUNK = 16
 
 @dataclass(frozen=True)
 class Candidates:
-    """Whom each generated crystal is compared with.
+    """Crystals that each generated crystal is compared with.
 
     Attributes:
-        earlier: for each generated crystal the numbers of those generated before it, nearest first.
-        training: for each generated crystal numbers of training crystals, nearest first.
-        cut: how many had more of either than are compared.
+        earlier: for each generated crystal, numbers of those generated before it, nearest first.
+        training: for each generated crystal, numbers of training crystals, nearest first.
+        cut: number of crystals with more candidates of either kind than are compared.
     """
 
     earlier: tuple[tuple[int, ...], ...]
@@ -47,11 +47,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One generated crystal among the others; -1 for no crystal.
+    """Result of comparing one generated crystal; -1 for no crystal.
 
     Attributes:
-        duplicate_of: the first generated crystal before it that is the same.
-        known_as: the training crystal that is the same, with the smallest RMS.
+        duplicate_of: number of the first generated crystal that is the same.
+        known_as: number of the training crystal that is the same, with the smallest RMS.
         rms: displacement from that one, in units of (volume / atom)^(1/3); NaN without one.
     """
 
@@ -71,7 +71,7 @@ class Comparison:
 def nearest_formulas(
     generated: Sequence[Composition], training: Sequence[Composition]
 ) -> tuple[dict[Composition, Composition], dict[Composition, float]]:
-    """For each generated formula the training formula with the nearest standardized Magpie fingerprint, and how far."""
+    """Find the training formula nearest to each generated one by standardized Magpie fingerprint, and its distance."""
     from scipy.spatial.distance import cdist
 
     ours, theirs = sorted(set(generated) - {()}), sorted(set(training))
@@ -86,7 +86,7 @@ def nearest_formulas(
 
 
 def members(formulas: Sequence[Composition], chosen: Sequence[bool] | np.ndarray) -> dict[Composition, np.ndarray]:
-    """The numbers of the chosen crystals by formula."""
+    """Group the numbers of the chosen crystals by formula."""
     found: dict[Composition, list[int]] = {}
     for number, (formula, ok) in enumerate(zip(formulas, chosen, strict=True)):
         if ok:
@@ -102,13 +102,13 @@ def candidates(
     training_fingerprints: Float[np.ndarray, "training 61"] | None = None,
     most: int = MOST_CANDIDATES,
 ) -> Candidates:
-    """Who is worth comparing: crystals of the same reduced formula, the nearest by structure fingerprint first.
+    """Choose the crystals to compare: those of the same reduced formula, nearest by structure fingerprint first.
 
     Args:
-        considered: the generated crystals that are looked at: those that are valid.
+        considered: True for the generated crystals that are compared: those that are valid.
         fingerprints: of their structures.
-        training_fingerprints: rows of NaN where there is none; without any, the order is that of the training set.
-        most: candidates of either kind; what is beyond is counted in `cut`.
+        training_fingerprints: NaN for a structure without one; if None, the order is that of the training set.
+        most: largest number of candidates of either kind; crystals with more are counted in `cut`.
     """
     formulas = reduced_compositions(generated)
     ours = members(formulas, considered)
@@ -142,11 +142,11 @@ def compare(
     cache: ResultCache,
     jobs: int = -1,
 ) -> Iterator[tuple[int, Comparison]]:
-    """Yield (number, comparison) for each considered crystal, as they come and in no order."""
+    """Yield (number, comparison) for each considered crystal, in any order."""
     from joblib import delayed
 
     rows = considered.nonzero()[0]
-    # Neighbors in this order share candidates, which a task reduces once.
+    # Neighbors in this order have the same candidates, which a task reduces once.
     formulas = reduced_compositions(generated)
     rows = np.array(sorted(rows.tolist(), key=lambda row: formulas[row]), dtype=int)
     own = keys(generated)
@@ -191,7 +191,11 @@ def _pymatgen() -> str:
 
 
 def _compare(pool: Crystals, tasks: list[tuple[int, list[int], list[int]]]) -> list[Float[np.ndarray, " 3"]]:
-    """For each task (crystal, earlier, training): place of the first same one in either list, and the RMS."""
+    """Compare the crystals of each task (crystal, earlier, training).
+
+    Returns:
+        for each the place of the first same crystal in `earlier` and of the best in `training`, and the latter's RMS.
+    """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
     matcher = StructureMatcher(stol=STOL, ltol=LTOL, angle_tol=ANGLE_TOL)
@@ -207,7 +211,7 @@ def _compare(pool: Crystals, tasks: list[tuple[int, list[int], list[int]]]) -> l
 
     found = []
     for own, earlier, training in tasks:
-        # The first in time, so that all copies of one crystal name the same original.
+        # The first one generated, so that all copies of a crystal name the same original.
         duplicates = [place for place, other in enumerate(earlier) if same(own, other)]
         duplicate = min(duplicates, key=lambda place: earlier[place], default=-1)
         known, best = -1, math.nan

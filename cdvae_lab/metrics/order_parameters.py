@@ -1,9 +1,9 @@
-"""How much the neighbors of an atom look like an octahedron, a tetrahedron, ...: the order parameters of matminer.
+"""Local order parameters: how much the neighbors of an atom resemble an octahedron, a tetrahedron, and so on.
 
 These are the local order parameters of Zimmermann and Jain (RSC Adv. 10, 6063 (2020)), with Steinhardt's bond
 orientational ones, in the choice and with the constants of matminer's `CrystalNNFingerprint.from_preset("ops")`. Their
-values are those of pymatgen's `LocalStructOrderParams`, which walks through all triples of neighbors in Python; here
-the triples are array axes.
+values are those of pymatgen's `LocalStructOrderParams`, which loops over all triples of neighbors in Python; here the
+triples are array axes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float
 
-# Shorter than this, the part of a neighbor's direction off an axis counts as none.
+# A shorter component of a neighbor's direction off an axis counts as 0.
 _COLLINEAR = 1e-12
-_POLE = 0.75 * math.pi  # from here on a neighbor stands opposite to another
+_POLE = 0.75 * math.pi  # from this angle on, a neighbor is opposite to another
 _TETRAHEDRON = 0.6081734479693927  # its angle / π
 
 
 @dataclass(frozen=True)
 class Around:
-    """The neighbors of an atom as angles, in radians; neighbor j is put at the north pole, k gives the meridian.
+    """Neighbors of an atom as angles, in radians; neighbor j is the north pole, k defines the meridian.
 
     Attributes:
         theta: between two neighbors.
@@ -42,7 +42,7 @@ class Around:
 
     @classmethod
     def of(cls, vectors: Float[np.ndarray, "n 3"]) -> Around:
-        """From the vectors to the neighbors."""
+        """Compute the angles from the vectors to the neighbors."""
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         cosine = unit @ unit.T
         off_axis = unit[None] - (cosine / np.diagonal(cosine)[:, None])[..., None] * unit[:, None]
@@ -72,11 +72,11 @@ def _mean(around: Around, value: np.ndarray) -> float:
 
 
 def _best(around: Around, pair: np.ndarray, *of_third: tuple[np.ndarray, np.ndarray], weight: float = 1.0) -> float:
-    """The best meridian: its own value (NaN for none) and those of third neighbors, as an average.
+    """Find the best meridian by the average of its own value (NaN for none) and those of third neighbors.
 
     Args:
-        pair: value of each pair, which counts `weight` times.
-        of_third: values [j, k, m] and where they count.
+        pair: value of each pair, with weight `weight`.
+        of_third: values [j, k, m], and a mask of those that count.
     """
     there = around.pair & ~np.isnan(pair)
     total, count = weight * np.where(there, pair, 0.0), weight * there
@@ -90,7 +90,7 @@ def _bent(around: Around, angle: float, sharpness: float) -> float:
 
 
 def _at_angle(around: Around, angle: float, sharpness: float, folds: float) -> float:
-    """Trigonal plane and tetrahedron: all neighbors at one angle, in equal sectors around each."""
+    """Order parameter of trigonal plane and tetrahedron: neighbors at one angle, in equal sectors around each."""
     near = _gauss(sharpness * (around.theta / math.pi - angle))
     return _best(around, near, (near[:, None] * np.cos(folds * around.phi) ** 2, around.azimuth))
 
@@ -102,7 +102,7 @@ def _pentagon(around: Around, border: float, sharpness: float) -> float:
 
 
 def _pyramid(around: Around, sharpness: float, folds: float) -> float:
-    """A pole, and the others on the equator in equal sectors."""
+    """Order parameter of a pole with the others on the equator in equal sectors."""
     near = _gauss(sharpness * (around.theta / math.pi - 0.5))
     return _best(around, near, (near[:, None] * np.cos(folds * around.phi) ** 2, around.azimuth))
 
@@ -116,11 +116,11 @@ def _two_poles(
     off_equator: float = 0.0,
     widest: float = math.inf,
 ) -> float:
-    """Two poles, and the others on the equator in equal sectors.
+    """Order parameter of two poles with the others on the equator in equal sectors.
 
     Args:
         pole: angle from which a neighbor counts as the other pole.
-        off_equator: how far from the equator (in units of π) the others are wanted, to either side.
+        off_equator: ideal distance of the others from the equator, to either side, in units of π.
         widest: largest azimuth that counts.
     """
     near = _gauss(sharpness * (np.abs(around.theta / math.pi - 0.5) - off_equator))
@@ -135,7 +135,7 @@ def _two_poles(
     )
 
 
-def _body_centerd(around: Around, sharpness_pole: float, pole: float, weight: float) -> float:
+def _body_centered(around: Around, sharpness_pole: float, pole: float, weight: float) -> float:
     n, theta = len(around.theta), around.theta
     at_pole = theta >= pole
     once = np.triu(np.ones((n, n), bool), 1)  # pymatgen counts each pair in one order only
@@ -167,7 +167,10 @@ def _cuboctahedron(around: Around) -> float:
 
 
 def _steinhardt(around: Around, l: int) -> float:  # noqa: E741
-    """q_l of Steinhardt et al. (Phys. Rev. B 28, 784 (1983)), by the addition theorem of spherical harmonics."""
+    """Order parameter q_l of Steinhardt et al., Phys. Rev. B 28, 784 (1983).
+
+    Computed by the addition theorem of spherical harmonics.
+    """
     coefficients = [0] * l + [1]
     return float(np.sqrt(max(np.polynomial.legendre.legval(np.cos(around.theta), coefficients).mean(), 0)))
 
@@ -213,7 +216,7 @@ PARAMETERS: dict[int, list[Parameter]] = {
         partial(_two_poles, sharpness=14.75, sharpness_pole=12.5, folds=2.5),
     ],
     8: [
-        partial(_body_centerd, sharpness_pole=15.0, pole=2.5261129449194057, weight=6.0),
+        partial(_body_centered, sharpness_pole=15.0, pole=2.5261129449194057, weight=6.0),
         partial(_two_poles, sharpness=13.6, sharpness_pole=14.1, folds=3.0),
     ],
     9: _STEINHARDT,
@@ -224,6 +227,6 @@ PARAMETERS: dict[int, list[Parameter]] = {
 
 
 def order_parameters(vectors: Float[np.ndarray, "n 3"]) -> list[float]:
-    """The order parameters for this many neighbors, given by the vectors to them (Å); none for 13 and more."""
+    """Compute the order parameters for this many neighbors, given by the vectors to them (Å); none for 13 and more."""
     around = Around.of(vectors)
     return [parameter(around) for parameter in PARAMETERS.get(len(vectors), [])]

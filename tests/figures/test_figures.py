@@ -282,7 +282,7 @@ def test_a_course_describes_the_frames(run):
             [structure] = frame.crystals[crystal].to_structures()
             everybody = structure.get_all_neighbors(min(structure.lattice.abc) + 1e-3)  # own images too
             assert distance == pytest.approx(min(n.nn_distance for some in everybody for n in some), abs=1e-4)
-    with pytest.raises(SettingError, match="crystal 3"):
+    with pytest.raises(SettingError, match="crystal: 3"):
         course(run, 3)
     with pytest.raises(SettingError, match="at least one"):
         course([])

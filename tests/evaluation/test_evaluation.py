@@ -82,7 +82,7 @@ def test_a_set_covers_itself_and_nothing_far_away() -> None:
     assert coverage(prints, far, CUTOFF).recall == coverage(prints, far, CUTOFF).precision == 0
 
 
-def test_coverage_by_hand_and_both_parts_look_for_their_own_nearest() -> None:
+def test_coverage_of_a_small_example_has_its_own_nearest_in_structure_and_composition() -> None:
     structure, composition = np.zeros((3, 61)), np.zeros((3, 132))
     structure[:, 0] = [0.0, 0.15, 1.0]  # the first two within 0.2 of the reference at 0
     reference = Fingerprints(np.zeros((2, 61)), np.zeros((2, 132)))
@@ -94,7 +94,7 @@ def test_coverage_by_hand_and_both_parts_look_for_their_own_nearest() -> None:
     np.testing.assert_allclose(found.recall_structure, [0, 0.3])
 
 
-def test_crystals_without_a_fingerprint_count_but_are_near_nobody() -> None:
+def test_crystals_without_a_fingerprint_count_and_are_far_from_all() -> None:
     prints = Fingerprints(np.zeros((4, 61)), np.zeros((4, 132)))
     prints.structure[1:] = np.nan
     found = coverage(prints, Fingerprints(np.zeros((1, 61)), np.zeros((1, 132))), CUTOFF)
@@ -196,7 +196,7 @@ def test_success_is_the_best_valid_decoding_against_each_threshold(srtio3: Cryst
     assert score.success == (0, 0.25, 0.5, 0.75)
 
 
-def test_the_published_percentiles_are_in_place_and_inclusive(srtio3: Crystals) -> None:
+def test_the_published_percentiles_are_inclusive_thresholds(srtio3: Crystals) -> None:
     for name, thresholds in PERCENTILES.items():
         for reached, threshold in enumerate(thresholds):
             found = success_rates([srtio3], lambda c, t=threshold: torch.full((len(c),), t, dtype=torch.float64), name)
@@ -361,7 +361,7 @@ def test_the_published_numbers_are_the_papers() -> None:
     assert (CUTOFFS["mp_20"].structure, CUTOFFS["mp_20"].composition) == (0.4, 10)
 
 
-def test_what_is_written_can_be_read_and_the_page_stands_alone(crowd: Crystals, tmp_path: Path) -> None:
+def test_written_reports_can_be_read_and_the_page_needs_no_network(crowd: Crystals, tmp_path: Path) -> None:
     card = last(evaluate(crowd, dataset(crowd[:6]), predictor=volume_per_atom, jobs=1, cache=tmp_path / "cache"))
     page = pages.write_evaluation(card, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
@@ -415,7 +415,7 @@ def test_npz_brings_cells_and_atoms_back(random_dataset: Dataset, tmp_path: Path
         np.testing.assert_allclose(ours.distance_matrix, theirs.distance_matrix, atol=1e-4)
 
 
-def test_the_reference_s_layout_is_read_with_its_first_axis_and_its_failures(tmp_path: Path) -> None:
+def test_the_layout_of_the_papers_code_is_read_with_its_first_axis_and_its_failures(tmp_path: Path) -> None:
     arrays = {
         "frac_coords": np.array([[[0.0, 0, 0], [0.5, 0.5, 0.5], [0.1, 0.2, 0.3]]], np.float32),
         "atom_types": np.array([[55, 17, 6]], np.int32),

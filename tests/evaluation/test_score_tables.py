@@ -102,7 +102,7 @@ def test_equal_systems_are_all_named_and_unpublished_numbers_are_blank() -> None
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_directions_are_those_in_which_the_best_lies(task: str) -> None:
+def test_the_best_of_a_column_is_in_its_direction(task: str) -> None:
     """The best of each column is at least as good as every published number, by an independent list of directions."""
     lower = {"rmse", "wasserstein_density", "wasserstein_property", "wasserstein_elements"}
     numbers = score_table(task).dataframe()
@@ -130,7 +130,7 @@ def test_the_ways_to_show_a_table_agree(task: str) -> None:
             assert text == "" or float(text.replace("*", "").split()[0]) == pytest.approx(float(metric.text(value)))
 
 
-def test_what_html_would_read_is_escaped() -> None:
+def test_names_are_escaped_in_html() -> None:
     row = our_row("ours <b>", match_rate=1.0)
     page = compare("reconstruction", PUBLISHED, {"mp_20": [row]})._repr_html_()
     assert "ours &lt;b&gt;" in page

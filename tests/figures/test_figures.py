@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from cdvae_lab.explore.latent_map import LatentMap, load_map
 from cdvae_lab.figures import GRID, POINTS, THEMES, strips
 from cdvae_lab.figures.maps import WITHOUT
 from cdvae_lab.metrics.course import Course, course
-from cdvae_lab.metrics.validity import structure_validity
+from cdvae_lab.metrics.validity import composition_validity, structure_validity
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.trajectory import Trajectory
@@ -115,7 +116,7 @@ def test_every_figure_takes_its_themes_colors(theme, small_map, run, measured):
 # The latent map
 
 
-def test_the_maps_points_say_who_they_are(small_map):
+def test_points_of_a_map_name_their_crystals(small_map):
     figure = figures.latent_map(small_map)
     points, without = trace(figure, POINTS), trace(figure, WITHOUT)
     assert points.type == without.type == "scattergl"
@@ -143,7 +144,7 @@ def test_the_caption_of_a_map_fits_on_half_a_page():
     assert figure.layout.margin.b >= 14 * len(lines)
 
 
-def test_the_map_is_colored_by_what_is_asked_for(small_map):
+def test_the_map_has_the_requested_colors(small_map):
     def bar(color):
         points = trace(figures.latent_map(small_map, color), POINTS)
         return points.marker.colorbar.title.text, np.asarray(points.marker.color), points
@@ -178,7 +179,7 @@ def test_a_map_without_any_value_is_all_gray(small_map):
     assert not trace(figure, POINTS).visible
 
 
-def test_the_net_under_the_map_catches_clicks_everywhere(bundled):
+def test_the_grid_under_the_map_receives_clicks_everywhere(bundled):
     figure = figures.latent_map(bundled)
     net = trace(figure, GRID)
     assert figure.data[0] is net, "it lies beneath"
@@ -224,9 +225,9 @@ def test_layers_and_paths_lie_on_the_map(small_map):
 # Along a path
 
 
-def test_a_path_shows_every_judge_and_the_target():
+def test_a_path_shows_every_prediction_and_the_target():
     figure = figures.along_path(
-        {"model": [1.0, 2.0, 3.0], "judge": torch.tensor([1.5, math.nan, 2.5])},
+        {"model": [1.0, 2.0, 3.0], "independent": torch.tensor([1.5, math.nan, 2.5])},
         "heat_ref",
         "eV/atom",
         texts=["O3SrTi", "O3Ti", "BaO3Ti"],
@@ -234,12 +235,12 @@ def test_a_path_shows_every_judge_and_the_target():
         reference={"target": -4.0},
         current=1,
     )
-    model, judge = trace(figure, "model"), trace(figure, "judge")
+    model, other = trace(figure, "model"), trace(figure, "independent")
     assert list(model.y) == [1, 2, 3]
     assert list(model.x) == [0, 1, 2]
-    assert math.isnan(judge.y[1])
+    assert math.isnan(other.y[1])
     assert list(model.marker.symbol) == ["circle", "circle-open", "circle"]
-    assert (model.line.color, model.line.dash) != (judge.line.color, judge.line.dash)
+    assert (model.line.color, model.line.dash) != (other.line.color, other.line.dash)
     assert "O3Ti" in model.text[1]
     assert "not valid" in model.text[1]
     assert "eV/atom" in model.hovertemplate
@@ -308,6 +309,15 @@ def test_the_strips_of_a_run(run):
     assert any(shape.y0 == shape.y1 == 0.5 for shape in figure.layout.shapes), "the limit of validity"
 
 
+def test_the_strip_of_validity_names_the_test_it_shows(run, srtio3):
+    """Structure alone: Sr2O3 has its atoms apart, and no oxidation states that balance."""
+    unbalanced = srtio3.replace(atomic_numbers=torch.tensor([[38, 38, 8, 8, 8]]))
+    frame = replace(run[0], crystals=unbalanced)
+    valid = figures.trajectory_strips([frame]).data[3]
+    assert (valid.name, valid.text[0][0], valid.z[0][0]) == ("structure valid", "structure valid", 1)
+    assert not composition_validity(unbalanced).item()
+
+
 def test_strips_of_frames_of_a_course_and_of_a_recording_are_the_same(run):
     ways = [run, list(run), iter(run), course(run)]
     assert isinstance(ways[-1], Course)
@@ -324,7 +334,7 @@ def test_strips_of_the_first_frame_alone(run):
 # Speed at quality
 
 
-def test_speed_at_quality_says_what_was_measured(measured):
+def test_speed_at_quality_shows_the_measured_numbers(measured):
     figure = figures.speed_quality(measured)
     left, right = ([t for t in figure.data if t.xaxis == axis] for axis in ("x", "x2"))
     names = ["ancestral", "ancestral, types assigned", "langevin", "a named setting"]

@@ -155,7 +155,9 @@ def test_rows_of_impossible_crystals_are_empty_and_the_others_are_kept(
     assert np.isfinite(composition_rows(batch)).all()
 
 
-def test_nothing_is_computed_twice(known_crystals: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_fingerprints_are_not_computed_again(
+    known_crystals: Crystals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = list(structure_rows(known_crystals, jobs=1, cache=ResultCache(tmp_path)))
     monkeypatch.setattr(fingerprints, "_site_fingerprint", None)
     monkeypatch.setattr("cdvae_lab.evaluation.batch_fingerprints.structure_fingerprint", None)
@@ -168,7 +170,7 @@ def test_nothing_is_computed_twice(known_crystals: Crystals, tmp_path: Path, mon
             np.testing.assert_array_equal(again[row + 3], value)
 
 
-def test_a_damaged_cache_is_set_aside(known_crystals: Crystals, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_renamed_and_replaced(known_crystals: Crystals, tmp_path: Path) -> None:
     (tmp_path / "results.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.warns(UserWarning, match="is damaged"):
         cache = ResultCache(tmp_path)
@@ -177,7 +179,7 @@ def test_a_damaged_cache_is_set_aside(known_crystals: Crystals, tmp_path: Path) 
     assert (tmp_path / "results.damaged").is_file()
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_without_a_writable_cache_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be used"):
         cache = ResultCache(tmp_path / "file" / "cache")

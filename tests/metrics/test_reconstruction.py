@@ -27,7 +27,7 @@ def crystals_of(*structures: Structure) -> Crystals:
 
 PEROVSKITE_SITES = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 STRONTIUM_TITANATE = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE_SITES)
-# Neutral only with mixed valence, so the paper's judge does not admit it, and cannot even in the truth.
+# Neutral only with mixed valence, so the paper's criterion counts it as invalid, in the truth too.
 MAGNETITE_LIKE = Structure(
     Lattice.from_parameters(5, 5.5, 6, 80, 95, 100),
     ["Fe"] * 3 + ["O"] * 4,
@@ -41,7 +41,7 @@ def moved(structure: Structure, atom: int, by: float) -> Structure:
     return copy
 
 
-def test_identical_crystals_match_perfectly_and_both_ceilings_are_told():
+def test_identical_crystals_match_perfectly_and_both_ceilings_are_reported():
     truth = crystals_of(STRONTIUM_TITANATE, MAGNETITE_LIKE)
     score = reconstruction(truth, truth, jobs=1)
     assert score.structure.match_rate == 1
@@ -53,7 +53,7 @@ def test_identical_crystals_match_perfectly_and_both_ceilings_are_told():
 
 @pytest.mark.parametrize("atom", [0, 1, 3])
 @pytest.mark.parametrize("by", [0.1, 0.4])
-def test_rms_of_one_moved_atom_is_what_the_hand_gives(atom, by):
+def test_rms_of_one_moved_atom_equals_the_closed_form(atom, by):
     # The matcher removes the mean displacement d/n, which leaves d(1 - 1/n) on one atom and -d/n on the others:
     # rms = d sqrt(n - 1) / n, in units of (volume / n)^(1/3).
     score = reconstruction(crystals_of(STRONTIUM_TITANATE), crystals_of(moved(STRONTIUM_TITANATE, atom, by)), jobs=1)
@@ -96,7 +96,7 @@ def test_invalid_predictions_are_no_match_and_no_crash():
     assert score.structure.ceiling == 1
 
 
-def test_what_stands_in_the_padding_does_not_matter():
+def test_padding_does_not_change_the_result():
     truth = crystals_of(STRONTIUM_TITANATE).pad(8)
     predicted = truth.replace(frac_coords=truth.frac_coords.clone())
     predicted.frac_coords[:, 5:] = 0.3
@@ -128,7 +128,7 @@ def distorted(count: int) -> tuple[list[Structure], list[Structure]]:
     return truth, predicted
 
 
-def test_processes_give_the_matchers_own_numbers_in_order():
+def test_processes_return_the_matchers_numbers_in_order():
     truth, predicted = distorted(70)
     matcher = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
     expected = [matcher.get_rms_dist(p, t) for t, p in zip(truth, predicted, strict=True)]
@@ -156,7 +156,7 @@ def test_tolerances_reach_the_matcher():
     assert reconstruction(truth, predicted, jobs=1).structure.matched == 1
 
 
-def test_the_table_shows_both_judges():
+def test_the_table_shows_both_criteria():
     truth = crystals_of(STRONTIUM_TITANATE, MAGNETITE_LIKE)
     lines = reconstruction(truth, truth, jobs=1).table().splitlines()
     assert len(lines) == 3

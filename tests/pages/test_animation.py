@@ -52,7 +52,7 @@ class TestFilmOrigin:
             at = [n for n, x in zip(numbers, one, strict=True) if wrapped(x).max() < 1e-5]
             assert any(numbers.count(n) == fewest for n in at)
 
-    def test_nothing_jumps_that_does_not_jump_by_itself(self, run: list[DenoisingFrame]) -> None:
+    def test_atoms_do_not_jump_with_the_origin(self, run: list[DenoisingFrame]) -> None:
         shown = steady(run)
         for k in range(1, len(run)):
             own = wrapped(run[k].crystals.frac_coords - run[k - 1].crystals.frac_coords).max((1, 2))
@@ -75,7 +75,7 @@ class TestFilmOrigin:
         assert wrapped(places[-1]).max() < 1e-6
         assert wrapped(FilmOrigin.of(before).then(after, last=True).move(after).frac_coords[0, 1]).max() < 1e-6
 
-    def test_alone_is_as_in_a_batch_with_padding(self, known_crystals: Crystals) -> None:
+    def test_a_crystal_alone_equals_one_in_a_padded_batch(self, known_crystals: Crystals) -> None:
         together = FilmOrigin.of(known_crystals).move(known_crystals)
         assert (together.frac_coords[~together.mask] == 0).all()
         for k in range(len(known_crystals)):
@@ -85,7 +85,7 @@ class TestFilmOrigin:
 
 
 class TestPacked:
-    def test_numbers_come_back(self, run: list[DenoisingFrame]) -> None:
+    def test_packed_numbers_are_read_back(self, run: list[DenoisingFrame]) -> None:
         (batch,) = packed(run)
         frac, numbers = unpacked(batch)
         assert wrapped(frac - np.stack([f.crystals.frac_coords.numpy() for f in run])).max() < 2**-16
@@ -95,7 +95,7 @@ class TestPacked:
         short = np.linalg.norm(late, axis=-1) < 30
         assert np.abs(way - late)[short].max() < 6e-4
 
-    def test_what_is_not_finite_and_what_is_far(self, run: list[DenoisingFrame]) -> None:
+    def test_numbers_that_are_not_finite_or_far_are_packed(self, run: list[DenoisingFrame]) -> None:
         frame = run[-1]
         broken = frame.crystals.replace(frac_coords=torch.full_like(frame.crystals.frac_coords, torch.nan))
         score = torch.zeros_like(frame.score)
@@ -128,7 +128,7 @@ class TestWriteHtml:
         assert data["sigmas"] == pytest.approx([frame.sigma for frame in run], rel=1e-3)
         assert {int(n) for n in np.unique(numbers)} == {int(n) for n in data["elements"]}
 
-    def test_it_is_small_and_asks_for_nothing(self, run: list[DenoisingFrame], tmp_path: Path) -> None:
+    def test_the_page_is_small_and_needs_no_network(self, run: list[DenoisingFrame], tmp_path: Path) -> None:
         path = write_html(run, tmp_path / "run.html", title="<b>mine</b> & yours")
         text = path.read_text(encoding="utf-8")
         assert path.stat().st_size < 200_000

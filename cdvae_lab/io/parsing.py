@@ -35,14 +35,8 @@ def read_file(path: Path) -> list[tuple[Structure, str]]:
     """
     if not path.is_file():
         raise CrystalError(f"{path}: no such file; check the path")
-    lower = path.name.lower()
-    if lower.endswith(".cif"):
-        fmt = "cif"
-    elif lower.endswith((".vasp", ".poscar")) or lower.startswith(("poscar", "contcar")):
-        fmt = "poscar"
-    elif lower.endswith((".xyz", ".extxyz")):
-        fmt = "extxyz"
-    else:
+    fmt = format_of(path.name)
+    if fmt is None:
         raise CrystalError(
             f"{path}: its name does not tell the format; use .cif, .vasp, .poscar, .xyz or .extxyz, or call it POSCAR"
         )
@@ -55,8 +49,23 @@ def read_file(path: Path) -> list[tuple[Structure, str]]:
     return parse(text, str(path), fmt)
 
 
+def format_of(name: str) -> str | None:
+    """The format ("cif", "poscar" or "extxyz") that a file's name tells; None if it tells none."""
+    lower = Path(name).name.lower()
+    if lower.endswith(".cif"):
+        return "cif"
+    if lower.endswith((".vasp", ".poscar")) or lower.startswith(("poscar", "contcar")):
+        return "poscar"
+    return "extxyz" if lower.endswith((".xyz", ".extxyz")) else None
+
+
 def parse(text: str, name: str, fmt: str | None = None) -> list[tuple[Structure, str]]:
-    """The structures in a file's text, each with its name; the format ("cif", "poscar", "extxyz") is guessed if None.
+    """The structures in a file's text, each with its name.
+
+    Args:
+        text: content of the file.
+        name: of the file, for errors.
+        fmt: "cif", "poscar" or "extxyz"; None: what the name tells, or else what the text looks like.
 
     Raises:
         CrystalError: names the file, what is wrong, and the remedy.
@@ -64,7 +73,8 @@ def parse(text: str, name: str, fmt: str | None = None) -> list[tuple[Structure,
     if not text.strip():
         raise CrystalError(f"{name}: the file is empty; give one with a crystal in it")
     if fmt is None:
-        fmt = "cif" if "_cell_length_a" in text else "extxyz" if "Lattice=" in text else "poscar"
+        guess = "cif" if "_cell_length_a" in text else "extxyz" if "Lattice=" in text else "poscar"
+        fmt = format_of(name) or guess
     parsers = {"cif": _parse_cif, "poscar": _parse_poscar, "extxyz": _parse_extxyz}
     try:
         structures = parsers[fmt](text, name)

@@ -405,3 +405,14 @@ def test_steps_cover_what_can_be_shorter():
     listed = {tuple(s) for s in reduction.STEPS.tolist()}
     assert listed | {tuple(-x for x in s) for s in listed} == everything
     assert len(listed) == 13
+
+
+@pytest.mark.parametrize("name", ["broken.cif", "BROKEN.CIF"])
+def test_text_of_a_broken_cif_is_reported_as_a_cif(name: str) -> None:
+    """An uploaded file has a name and a text but no path; without a cell its text does not look like a CIF."""
+    from cdvae_lab.io.parsing import parse
+
+    with pytest.raises(CrystalError) as caught:
+        parse("data_broken\n_cell_length 3.9\n", name)
+    assert name in str(caught.value)
+    assert "POSCAR" not in str(caught.value)

@@ -73,9 +73,12 @@ def test_departures_are_numbered_in_order_and_citations_lead_to_one() -> None:
     numbers = [int(number) for number in re.findall(r"^\*\*D(\d+)\.", ALGORITHM, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
     sections = {int(number) for number in re.findall(r"^## (\d+)\.", ALGORITHM, re.MULTILINE)}
+    cited = 0
     for file in [*(ROOT / "cdvae_lab").rglob("*.py"), *PAGES]:
-        text = file.read_text(encoding="utf-8")
-        for cited in re.findall(r"\bdeparture D(\d+)|\(D(\d+)\)|\[D(\d+)\]", text):
-            assert int(next(filter(None, cited))) in numbers, f"{file}: cites a departure that is not there"
-        for cited in re.findall(r"explanation/algorithm\.md,? section (\d+)", text):
-            assert int(cited) in sections, f"{file}: cites a section that is not there"
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if "algorithm.md" in line or "(D" in line:
+                found = re.findall(r"\bD(\d+)\b", line), re.findall(r"algorithm\.md,? section (\d+)", line)
+                assert {int(number) for number in found[0]} <= set(numbers), f"{file}: {line}"
+                assert {int(number) for number in found[1]} <= sections, f"{file}: {line}"
+                cited += len(found[0]) + len(found[1])
+    assert cited > 30

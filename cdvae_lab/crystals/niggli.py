@@ -4,6 +4,8 @@ Libraries were measured on 1,500 lattices with near ties (a ≈ b, angles near 6
 three cells, with relative rounding noise of 0, 1e-8 and 1e-6. Lattices whose cells came out different: pymatgen 146,
 157 and 868 (it ends by taking any cell with the right lengths whose angles agree within one degree); spglib with its
 default tolerance 0, 116 and 916, and now and then no cell at all; what is here 0, 0 and 9.
+
+See docs/explanation/algorithm.md, section 1.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ of that density, each a little further from the crystal of the start: likely lat
     for step in optimize_guided(model, start=crystals, target="min"):
         if step.round_finished:
             crystals = last(denoise(model, z=step.z)).crystals
+
+See docs/explanation/algorithm.md, departure D21.
 """
 
 from __future__ import annotations

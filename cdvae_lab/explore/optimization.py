@@ -8,6 +8,8 @@ property that the model predicts from z. Nothing is decoded here; a step's z is 
 
 Evaluate those crystals with another predictor than the one whose gradient was followed: a gradient soon leads to where
 a predictor was never trained. The penalty `prior_weight` keeps z at latents that are likely under the prior.
+
+See docs/explanation/algorithm.md, section 4; departure D20.
 """
 
 from __future__ import annotations

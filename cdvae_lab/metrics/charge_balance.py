@@ -11,6 +11,8 @@ Two versions of SMACT differ (`Rules`):
 - "paper": SMACT 2.2.1, which the CDVAE paper's code requires, as its `eval_utils.smact_validity` calls it. Iridium has
   the state -2 instead of -3, zirconium the electronegativity 0.33 instead of 1.33, and an element without an
   electronegativity (promethium) can pass. 13 of the 8,534 formulas of MP-20's test file differ.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

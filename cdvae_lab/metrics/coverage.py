@@ -2,6 +2,8 @@
 
 As in the CDVAE paper's code (`eval_utils.compute_cov`), so that numbers compare; after Xu et al., ICLR 2021 (for
 molecules) and Ganea et al., NeurIPS 2021.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ tessellation (an open cell, a face without area) goes to pymatgen's own CrystalN
 
 matminer itself is not needed: its table of Magpie's element properties is `data/magpie.csv`, and the tests compare with
 matminer.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 As in the CDVAE paper's code (`compute_metrics.GenEval`): the 1-D Wasserstein distance between 1,000 valid generated
 crystals and all reference crystals.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

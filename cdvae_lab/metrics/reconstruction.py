@@ -3,6 +3,8 @@
 Two criteria say which matches count. The CDVAE paper's also asks that the prediction pass SMACT's composition test. Not
 all true crystals pass it, so that its match rate cannot reach 100 %. Structure validity alone has no such ceiling. Both
 are always reported, each with its ceiling.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

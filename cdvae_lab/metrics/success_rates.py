@@ -2,6 +2,8 @@
 
 For each starting point the best (lowest) predicted property over its valid decodings is compared with percentiles of
 the training set's property. The predictor should not be the network whose gradient was followed.
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

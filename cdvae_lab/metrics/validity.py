@@ -3,6 +3,8 @@
 Both tests are the CDVAE paper's (`eval_utils.py` of its code), so that numbers compare. Structure validity looks at
 distances and volume. Composition validity is SMACT's test of charge neutrality and electronegativities
 (`metrics.charge_balance`).
+
+See docs/explanation/algorithm.md, section 5.
 """
 
 from __future__ import annotations

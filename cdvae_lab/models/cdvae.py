@@ -3,6 +3,8 @@
 Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencoder for Periodic Material Generation"
 (ICLR 2022, arXiv 2110.06197). The three networks of the paper are `CDVAE.encode` (PGNN_ENC), `CDVAE.aggregates`
 (MLP_AGG) and `CDVAE.predict_noise` (PGNN_DEC).
+
+See docs/explanation/algorithm.md, section 2; departures D1, D2, D6.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ learned one is a small diffusion model of the encoded training set, as Karras, A
 Where the data are of many compositions, a continuous density blurs them; a prior that carries a `CompositionModel`
 draws the composition first and z given it, p(z) = sum_c p(c) p(z | c).
 Both fulfil one protocol: `denoise` draws from it, `optimize` is pulled towards it.
+
+See docs/explanation/algorithm.md, departure D5.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Random numbers are a pure function of (seed, stream, crystal, step, atom, component), computed with a
 counter-based generator in integer arithmetic, so that they are bitwise the same for every batching, on every device
 and in every process, and nothing of a generator's state has to be kept to go on from a frame.
+
+See docs/explanation/algorithm.md, section 3, and Reproducibility.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ molecular spectra" (ICML 2021), with three changes:
   list; the radial basis and the directions are computed once per call and shared by all layers.
 * Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that a list of k neighbors is smooth.
 * Every block can be conditioned on a vector per crystal (FiLM: Perez et al. 2018), here z and the noise level.
+
+See docs/explanation/algorithm.md, departures D3, D4.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 It judges generated crystals, for the energy statistic and for the success rates of property optimization, and must not
 be the network whose gradient was followed. Called with crystals it gives the property in its own unit, so it serves
 wherever a judge is asked for.
+
+See docs/explanation/algorithm.md, departure D3 and section 7.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ mends it. But such a crystal encodes to another z. By Bayes' rule p(x | z) is pr
 decodings of one z the best is the one to which the encoder gives this z the highest likelihood: the one at the smallest
 `latent_distance`. `refine` then moves its atoms and cell along the gradient of that likelihood: a right crystal comes
 very near to its z, a wrong one does not, and the two are easier to tell apart.
+
+See docs/explanation/algorithm.md, departure D17.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ with the coefficients of its `Schedule`; the loop does not know which sampler it
 
 Random numbers are a function of (seed, crystal number, atom, step) alone, so that a crystal has the same noise in
 every batch, on every device and in a resumed run.
+
+See docs/explanation/algorithm.md, section 4; departures D15, D16, D18, D19.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Schedules: the coefficients that make the one denoising step a sampler, and samplers by name."""
+"""Schedules: the coefficients that make the one denoising step a sampler, and samplers by name.
+
+See docs/explanation/algorithm.md, section 4; departures D13, D14.
+"""
 
 from __future__ import annotations
 

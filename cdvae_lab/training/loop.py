@@ -1,4 +1,7 @@
-"""Training as a generator: `fit` updates the model in place and yields a `TrainingStep` after every optimizer step."""
+"""Training as a generator: `fit` updates the model in place and yields a `TrainingStep` after every optimizer step.
+
+See docs/explanation/algorithm.md, section 3; departures D9, D10.
+"""
 
 from __future__ import annotations
 

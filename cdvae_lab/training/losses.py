@@ -1,6 +1,8 @@
 """Loss terms of a CDVAE, one function per term (paper, section 4 and appendix B).
 
 Each term is a mean over a crystal's atoms and then over the crystals; the property's is over labeled crystals.
+
+See docs/explanation/algorithm.md, section 3; departures D7, D8, D11, D12.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Settings of a training run, and the schedule of its learning rate."""
+"""Settings of a training run, and the schedule of its learning rate.
+
+See docs/explanation/algorithm.md, departure D10.
+"""
 
 from __future__ import annotations
 

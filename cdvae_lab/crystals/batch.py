@@ -8,25 +8,44 @@ a data-dependent shape; that is what makes CUDA graphs possible.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cdvae_lab.crystals.indexing import Index, chosen_rows
 from cdvae_lab.errors import CrystalError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ase import Atoms
+    from nglview import NGLWidget
     from pymatgen.core import Structure
+    from torch_geometric.data import Data
+
+SHOWN_FORMULAS = 4  # of a batch, in its text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Crystals:
     """A batch of periodic crystals, padded to a common number of sites.
+
+    Example:
+        >>> import torch
+        >>> from cdvae_lab import Crystals
+        >>> caesium_chloride = Crystals(
+        ...     frac_coords=torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]]),
+        ...     atomic_numbers=torch.tensor([[55, 17]]),
+        ...     lattice=4.12 * torch.eye(3)[None],
+        ... )
+        >>> caesium_chloride
+        Crystals(1 of 2 atoms: CsCl)
+        >>> caesium_chloride.to_structures()[0].get_space_group_info()
+        ('Pm-3m', 221)
 
     Attributes:
         frac_coords: fractional coordinates; 0 at padded sites.
@@ -62,7 +81,7 @@ class Crystals:
 
     @classmethod
     def cat(cls, batches: Sequence[Crystals]) -> Crystals:
-        """One batch of all the crystals, in order."""
+        """Concatenate batches into one, in order."""
         if not batches:
             raise CrystalError("cannot concatenate an empty sequence of batches")
         sites = max(b.num_sites for b in batches)
@@ -76,25 +95,64 @@ class Crystals:
     def __len__(self) -> int:
         return self.atomic_numbers.shape[0]
 
-    def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> Crystals:
-        """Some of the crystals, always as a batch: one number gives a batch of one."""
-        if isinstance(which, int):
-            if not -len(self) <= which < len(self):
-                raise IndexError(f"crystal {which} of a batch of {len(self)}")
-            which = slice(which, which + 1) if which != -1 else slice(-1, None)
-        elif not isinstance(which, slice | Tensor):
-            which = torch.as_tensor(which, device=self.device)
-        elif isinstance(which, Tensor) and which.ndim == 0:
-            which = which[None]
-        return Crystals(self.frac_coords[which], self.atomic_numbers[which], self.lattice[which])
+    def __getitem__(self, which: Index) -> Crystals:
+        """Choose some of the crystals, always as a batch: one number gives a batch of one, an empty list an empty one.
+
+        Raises:
+            IndexError: for a number that no crystal has, or a mask of another length.
+            TypeError: for what is neither a number, a slice, a sequence of numbers nor a mask.
+        """
+        rows = chosen_rows(which, len(self), self.device)
+        return Crystals(self.frac_coords[rows], self.atomic_numbers[rows], self.lattice[rows])
+
+    def __eq__(self, other: object) -> bool:
+        """Compare crystal by crystal, exactly; padding and device do not count, the float type does.
+
+        A crystal with a number that is not finite is equal to none.
+        """
+        if not isinstance(other, Crystals):
+            return NotImplemented
+        ours, theirs = self._comparable(), other._comparable()
+        same_kind = all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(ours, theirs, strict=True))
+        return same_kind and all(bool((a == b).all()) for a, b in zip(ours, theirs, strict=True))
+
+    def __hash__(self) -> int:
+        _, numbers, _ = self._comparable()
+        return hash((tuple(numbers.shape), numbers.numpy().tobytes()))
+
+    def _comparable(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The tensors without padding, on the CPU."""
+        trimmed = self.to("cpu").trim()
+        frac_coords = trimmed.frac_coords.masked_fill(~trimmed.mask[..., None], 0.0)
+        return frac_coords.detach(), trimmed.atomic_numbers.long(), trimmed.lattice.detach()
+
+    def __repr__(self) -> str:
+        from cdvae_lab.crystals.formulas import reduced_formulas
+
+        if len(self) == 0:
+            return "Crystals(none)"
+        few = min(len(self), SHOWN_FORMULAS)
+        formulas = ", ".join(reduced_formulas(self[:few])) + (", ..." if len(self) > few else "")
+        atoms = self.num_atoms
+        least, most = int(atoms.min()), int(atoms.max())
+        size = f"{most} atom{'s' * (most != 1)}" if least == most else f"{least} to {most} atoms"
+        where = "" if self.device.type == "cpu" else f", on {self.device}"
+        return f"Crystals({len(self):,} of {size}: {formulas}{where})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Text and, for notebooks, pictures of the first crystals."""
+        from cdvae_lab.render import notebook
+
+        return {"text/plain": repr(self), "text/html": notebook.pictures_html(self)}
 
     @property
     def device(self) -> torch.device:
+        """Device of all tensors of the batch."""
         return self.lattice.device
 
     @property
     def num_sites(self) -> int:
-        """The padded number of sites that the crystals of this batch share."""
+        """Number of sites, padding included, that the crystals of this batch share."""
         return self.atomic_numbers.shape[1]
 
     @property
@@ -109,15 +167,15 @@ class Crystals:
 
     @property
     def crystal_index(self) -> Int[Tensor, " atoms"]:
-        """The crystal that each atom belongs to, for flat layouts (reads sizes: a synchronization on a GPU)."""
+        """Number of the crystal that each atom belongs to, for flat layouts (a synchronization on a GPU)."""
         return self.mask.nonzero()[:, 0]
 
     def replace(self, **fields: Tensor) -> Crystals:
-        """The same batch with other fields."""
+        """Copy the batch with other fields."""
         return replace(self, **fields)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Crystals:
-        """The same batch on another device or with another float type."""
+        """Move the batch to another device or convert it to another float type."""
         return Crystals(
             self.frac_coords.to(device=device, dtype=dtype),
             self.atomic_numbers.to(device=device),
@@ -125,7 +183,7 @@ class Crystals:
         )
 
     def pad(self, sites: int) -> Crystals:
-        """The same crystals padded to at least `sites` sites."""
+        """Pad the crystals to at least `sites` sites."""
         extra = sites - self.num_sites
         if extra <= 0:
             return self
@@ -135,11 +193,24 @@ class Crystals:
         )
 
     def trim(self) -> Crystals:
-        """The same crystals with no more sites than the largest needs (a synchronization on a GPU)."""
-        sites = int(self.num_atoms.max())
+        """Remove the sites that no crystal needs (a synchronization on a GPU)."""
+        sites = int(self.num_atoms.max()) if len(self) else 0
         return self.replace(frac_coords=self.frac_coords[:, :sites], atomic_numbers=self.atomic_numbers[:, :sites])
 
-    # Leaving the lab: `convert` does the work; these are here because that is where users look for them.
+    # Conversion: `cdvae_lab.io.convert` does the work; the methods are here because users look for them here.
+
+    @classmethod
+    def from_structures(cls, structures: Iterable[Structure], *, primitive: bool = False) -> Crystals:
+        """Crystals of pymatgen Structures, checked and Niggli-reduced; see `cdvae_lab.io.convert.from_structures`."""
+        from cdvae_lab.io import convert
+
+        return convert.from_structures(structures, primitive=primitive)
+
+    def to_nglview(self, which: int = 0) -> NGLWidget:
+        """Show one crystal in an nglview widget; see `cdvae_lab.io.convert.to_nglview`."""
+        from cdvae_lab.io import convert
+
+        return convert.to_nglview(self, which)
 
     def to_structures(self) -> list[Structure]:
         """pymatgen Structures, one per crystal; see `cdvae_lab.io.convert.to_structures`."""
@@ -147,13 +218,13 @@ class Crystals:
 
         return convert.to_structures(self)
 
-    def to_ase(self) -> list:
+    def to_ase(self) -> list[Atoms]:
         """ASE Atoms, one per crystal; see `cdvae_lab.io.convert.to_ase`."""
         from cdvae_lab.io import convert
 
         return convert.to_ase(self)
 
-    def to_pyg(self) -> list:
+    def to_pyg(self) -> list[Data]:
         """torch-geometric Data, one per crystal; see `cdvae_lab.io.convert.to_pyg`."""
         from cdvae_lab.io import convert
 
@@ -185,7 +256,7 @@ class Crystals:
 
     @classmethod
     def load_npz(cls, path: str | Path) -> Crystals:
-        """Crystals from such a file, as they are; see `cdvae_lab.io.npz.load`."""
+        """Read crystals from an .npz file of that layout, unchanged; see `cdvae_lab.io.npz.load`."""
         from cdvae_lab.io import npz
 
         return npz.load(path)

@@ -7,6 +7,7 @@ the table every time, so that another property needs no parsing.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals import formulas
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.indexing import Index, chosen_rows
 from cdvae_lab.datasets import public as download
 from cdvae_lab.datasets import synthetic
 from cdvae_lab.datasets.cache import LeftOut, read_texts
@@ -72,7 +74,7 @@ SYNTHETIC_PROPERTY = "electrostatic_energy_per_atom"
 Reader = Callable[[Sequence[str], Sequence[str], str], tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Crystals with their labels and where they come from.
 
@@ -103,17 +105,49 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.crystals)
 
-    def __getitem__(self, which: slice | Tensor | Sequence[int]) -> Dataset:
-        """Some of the crystals: a slice, indices, or a mask."""
-        if not isinstance(which, slice | Tensor):
-            which = torch.as_tensor(which)
-        chosen = np.arange(len(self))[which if isinstance(which, slice) else which.cpu().numpy()]
+    def __getitem__(self, which: Index) -> Dataset:
+        """Choose some of the crystals, always as a data set: by a number, a slice, several numbers, or a mask.
+
+        Raises:
+            IndexError: for a number that no crystal has, or a mask of another length.
+            TypeError: for what is neither a number, a slice, a sequence of numbers nor a mask.
+        """
+        rows = chosen_rows(which, len(self), self.labels.device)
+        chosen = np.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu().numpy()]
         return replace(
-            self,
-            crystals=self.crystals[which],
-            ids=tuple(self.ids[i] for i in chosen),
-            labels=self.labels[which],
+            self, crystals=self.crystals[rows], labels=self.labels[rows], ids=tuple(self.ids[i] for i in chosen)
         )
+
+    def __repr__(self) -> str:
+        label = f", label {self.label_name}" if self.label_name else ""
+        label += f" ({self.label_unit})" if self.label_unit else ""
+        return f"Dataset({self.name}, {self.split}: {len(self):,} crystals of {len(self.elements)} elements{label})"
+
+    def _repr_html_(self) -> str:
+        """A table of facts for notebooks."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(text)}"
+            "</td></tr>"
+            for name, text in self._facts()
+        )
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Facts about the data set as (name, text)."""
+        atoms = self.crystals.num_atoms
+        size = f"{int(atoms.min())} to {int(atoms.max())} atoms, " if len(self) else ""
+        facts = [
+            ("data set", f"{self.name} ({self.split})"),
+            ("crystals", f"{len(self):,}, {size}{len(self.elements)} elements"),
+        ]
+        if self.label_name:
+            labeled = self.labels[torch.isfinite(self.labels)]
+            text = f"{len(labeled):,} labeled"
+            if len(labeled):
+                text += f", {labeled.min():.3f} to {labeled.max():.3f}, mean {labeled.mean():.3f} {self.label_unit}"
+            facts.append((self.label_name, text.strip()))
+        facts += [("source", self.source), ("license", self.license)]
+        return [*facts, ("left out", f"{len(self.left_out):,} rows or files")] if self.left_out else facts
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on another device."""

@@ -30,6 +30,7 @@ from cdvae_lab.io.storage import atomic_path
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from nglview import NGLWidget
     from pymatgen.core import Structure
     from torch_geometric.data import Batch, Data
 
@@ -263,7 +264,8 @@ def _arrays(crystals: Crystals) -> list[tuple[np.ndarray, np.ndarray, np.ndarray
         bad = (~usable).nonzero()[:, 0].tolist()
         raise CrystalError(
             f"crystal {bad[0]}: cannot be exported: its cell is flat or not finite, or its atoms are none (in all "
-            f"{len(bad)} of {len(crystals)} crystals); keep the others: crystals[cdvae_lab.convert.is_usable(crystals)]"
+            f"{len(bad)} of {len(crystals)} crystals); keep the others: "
+            "crystals[cdvae_lab.io.convert.is_usable(crystals)]"
         )
     numbers, frac_coords, lattice = (
         t.detach().cpu().numpy()
@@ -289,6 +291,20 @@ def to_ase(crystals: Crystals) -> list[Atoms]:
     from ase import Atoms
 
     return [Atoms(numbers=n, scaled_positions=x, cell=cell, pbc=True) for n, x, cell in _arrays(crystals)]
+
+
+def to_nglview(crystals: Crystals, which: int = 0) -> NGLWidget:
+    """Show one crystal of a batch, with its cell, in an nglview widget.
+
+    Raises:
+        CrystalError: if the crystal is not usable (see `is_usable`).
+        IndexError: if there is no crystal of this number.
+    """
+    import nglview
+
+    view = nglview.show_ase(to_ase(crystals[which])[0])
+    view.add_unitcell()  # pyright: ignore[reportAttributeAccessIssue] (made as the widget is)
+    return view
 
 
 def to_pyg(crystals: Crystals) -> list[Data]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.indexing import Index, chosen_rows
 from cdvae_lab.errors import CrystalError
 
 FIELDS = ("frac_coords", "atomic_numbers", "lattice")
@@ -62,22 +63,86 @@ def test_crystal_index_says_where_each_atom_belongs(batch: Crystals) -> None:
         (torch.tensor([-1, 0]), [4, 0]),
         (torch.tensor([True, False, False, True, False]), [0, 3]),
         ([False, True, False, False, False], [1]),
+        (np.int64(2), [2]),
+        (np.array(2), [2]),
+        (np.uint8(3), [3]),
+        (torch.tensor(-1, dtype=torch.int16), [4]),
+        (np.array([3, 1]), [3, 1]),
+        (torch.tensor([3, 1], dtype=torch.uint8), [3, 1]),
+        (np.array([True, False, False, False, True]), [0, 4]),
+        (range(1, 3), [1, 2]),
+        ([], []),
+        (np.array([], dtype=bool)[:0].nonzero()[0], []),
     ],
 )
-def test_every_way_to_choose_gives_a_batch(
-    batch: Crystals, which: int | slice | Tensor | list[int], expected: list[int]
-) -> None:
+def test_every_way_to_choose_gives_a_batch(batch: Crystals, which: Index, expected: list[int]) -> None:
     chosen = batch[which]
     assert len(chosen) == len(expected)
     for name in FIELDS:
-        rows = [getattr(batch, name)[i] for i in expected]
-        assert torch.equal(getattr(chosen, name), torch.stack(rows)), name
+        assert torch.equal(getattr(chosen, name), getattr(batch, name)[torch.tensor(expected, dtype=torch.int64)]), name
 
 
 @pytest.mark.parametrize("which", [5, -6])
 def test_a_crystal_that_is_not_there_is_an_index_error(batch: Crystals, which: int) -> None:
-    with pytest.raises(IndexError, match="batch of 5"):
+    with pytest.raises(IndexError, match="of 5 crystals"):
         batch[which]
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "message"),
+    [
+        ([1, 7], IndexError, "number 7 of 5 crystals"),
+        (torch.tensor([-6]), IndexError, "number -6 of 5 crystals; give one from -5 to 4"),
+        (np.int64(5), IndexError, "number 5 of 5"),
+        (torch.tensor([True, False]), IndexError, r"a mask of shape \(2,\) for 5 crystals"),
+        (True, IndexError, "a mask of shape"),
+        ([0.5], TypeError, r"\[0\.5\] chooses no crystals; give a number"),
+        (1.0, TypeError, "chooses no crystals"),
+        ("a", TypeError, "'a' chooses no crystals"),
+        (None, TypeError, "None chooses no crystals"),
+        ([[0, 1]], TypeError, "chooses no crystals"),
+        (["a"], TypeError, "chooses no crystals"),
+    ],
+)
+def test_what_chooses_no_crystal_is_a_clear_error(which: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        chosen_rows(which, 5, torch.device("cpu"))
+
+
+def test_equality_is_exact_and_ignores_padding(batch: Crystals) -> None:
+    assert batch == batch.pad(9)
+    assert hash(batch) == hash(batch.pad(9))
+    assert batch[[]] == batch[:0]
+    assert batch[[]] != batch
+    assert batch[0] != batch[1]
+    assert batch[:2] != batch[:3]
+    assert batch != batch.to(dtype=torch.float64)
+    assert batch != "batch"
+    moved = batch.frac_coords.clone()
+    moved[1, 0, 2] += 1e-6
+    assert batch != batch.replace(frac_coords=moved)
+    assert batch != batch.replace(lattice=batch.lattice * torch.nan)
+    assert len({batch, batch.pad(12), batch[:2]}) == 2
+
+
+def test_text_is_short_and_notebooks_get_pictures(known_crystals: Crystals) -> None:
+    assert repr(known_crystals) == "Crystals(3 of 2 to 5 atoms: SrTiO3, NaCl, C)"
+    assert repr(known_crystals[[]]) == "Crystals(none)"
+    many = Crystals.cat([known_crystals] * 500)
+    assert repr(many) == "Crystals(1,500 of 2 to 5 atoms: SrTiO3, NaCl, C, SrTiO3, ...)"
+    shown = many._repr_mimebundle_()
+    assert shown["text/plain"] == repr(many)
+    assert shown["text/html"].count("data:image/png;base64,") == 6
+    broken = known_crystals.replace(lattice=torch.zeros_like(known_crystals.lattice))
+    assert "no picture" in broken._repr_mimebundle_()["text/html"]
+
+
+def test_structures_of_pymatgen_come_in_and_one_crystal_goes_to_nglview(known_crystals: Crystals) -> None:
+    back = Crystals.from_structures(known_crystals.to_structures())
+    assert [s.composition for s in back.to_structures()] == [s.composition for s in known_crystals.to_structures()]
+    assert known_crystals.to_nglview(1)._ngl_component_ids
+    with pytest.raises(IndexError, match="number 3 of 3"):
+        known_crystals.to_nglview(3)
 
 
 def test_iterating_ends(batch: Crystals) -> None:

@@ -325,6 +325,11 @@ def test_selection(load, table, tmp_path):
         assert (part.ids, len(part)) == (("c", "d"), 2)
         torch.testing.assert_close(part.labels, torch.tensor([0.3, 0.4]))
         torch.testing.assert_close(part.crystals.lattice[:, 0, 0], torch.tensor([4.0, 4.1]))
+    assert [found[which].ids for which in (0, np.int64(-1), [], torch.tensor(2))] == [("a",), ("f",), (), ("d",)]
+    with pytest.raises(IndexError, match="number 5 of 5 crystals"):
+        found[5]
+    assert repr(found) == "Dataset(mine.csv, all: 5 crystals of 4 elements, label gap)"
+    assert "5 labeled" in found._repr_html_()
     assert found.elements == (8, 20, 22, 38)
     assert found.formulas == ["SrTiO3", *["CaTiO3"] * 4]
     assert found[:1].elements == (8, 22, 38)

@@ -22,7 +22,7 @@ from cdvae_lab.sampling.schedules import NAMED, SAMPLERS, TYPES, Schedule, choos
 
 
 def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:
-    """One flag for every field of a dataclass that has a text; fields that are not given stay out of the namespace."""
+    """Add a flag for every field of a dataclass that has a help text; flags that are not given set nothing."""
     for field in dataclasses.fields(cls):
         if field.name not in texts:
             continue
@@ -38,13 +38,13 @@ def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str =
 
 
 def given(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass for which a flag was given."""
+    """Collect the fields of a dataclass for which a flag was given."""
     names = [field.name for field in dataclasses.fields(cls)]
     return {name: getattr(args, prefix + name) for name in names if hasattr(args, prefix + name)}
 
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:
-    """The flags that say where a data set is read from."""
+    """Add the flags that say where a data set is read from."""
     group = parser.add_argument_group("data")
     group.add_argument("--folder", type=Path, help="where DATA/<split>.csv or .csv.gz lies; left out: downloaded")
     group.add_argument("--split", choices=(*datasets.SPLITS, datasets.JOINED), default=split, help=(
@@ -63,7 +63,7 @@ def read_data(
     limit: int | None = None,
     processes: Processes | None = None,
 ) -> Dataset:
-    """The data set that the flags of `add_data` describe, or another split of it.
+    """Read the data set that the flags of `add_data` describe, or another split of it.
 
     Of several processes on a machine the first downloads and parses, and the others read its cache.
     """
@@ -90,7 +90,7 @@ def read_data(
 
 
 def add_device(parser: Any) -> None:
-    """Where to compute."""
+    """Add the flags that choose the device and compiling."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
         "--compile",
@@ -100,10 +100,10 @@ def add_device(parser: Any) -> None:
 
 
 def device(args: argparse.Namespace, processes: Processes | None = None) -> torch.device:
-    """The device of `add_device`, or of several processes this one's.
+    """The device that `--device` names, or this process's one of several.
 
     Raises:
-        SettingError: if this machine has none such.
+        SettingError: if this machine has no such device.
     """
     if processes is not None and processes.fabric is not None:
         return processes.fabric.device
@@ -119,7 +119,7 @@ def device(args: argparse.Namespace, processes: Processes | None = None) -> torc
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """How many devices compute together."""
+    """Add the flags that say how many devices compute together."""
     parser.add_argument("--devices", type=int, default=1, metavar="N", help=(
         "GPUs of a machine that compute together, with --device cpu processes (default 1)"
     ))  # fmt: skip
@@ -129,19 +129,27 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Processes]:
-    """The processes of `add_processes`, as of `parallel.launched`."""
+    """Start the processes that `--devices` and `--nodes` ask for (`runtime.distributed.launched`)."""
     return launched(device(args), args.devices, args.nodes)
 
 
 def add_prior(parser: Any, what: str) -> None:
-    """The flag that chooses a prior over z, and what it is for."""
+    """Add the flag that chooses a prior over z.
+
+    Args:
+        what: the prior's use, for the help text.
+    """
     parser.add_argument("--prior", choices=("learned", "normal"), help=(
         f"{what}: the model's learned prior, or N(0, I) (default: learned, where the model has one)"
     ))  # fmt: skip
 
 
 def prior(args: argparse.Namespace, model: CDVAE) -> tuple[LatentPrior, str | None]:
-    """The prior of `add_prior`, and its fingerprint, None of N(0, I). Raises SettingError if none was learned."""
+    """The prior that `--prior` names, and its fingerprint (None for N(0, I)).
+
+    Raises:
+        SettingError: if a learned prior is asked for and the model has none.
+    """
     if args.prior == "learned" and model.prior is None:
         raise SettingError(
             f"{args.model}: has no learned prior; fit one with `cdvae-lab prior`, or give --prior normal"
@@ -152,7 +160,7 @@ def prior(args: argparse.Namespace, model: CDVAE) -> tuple[LatentPrior, str | No
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
-    """The flags that make a `Schedule`."""
+    """Add the flags that make a `Schedule`."""
     group = parser.add_argument_group("sampler")
     named = [
         f"{name} is {sampler} with {' and '.join(f'{key} {value}' for key, value in fixed.items())}"
@@ -172,18 +180,23 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "of Langevin dynamics at the last level, Å^2 (default 1e-4)"
     ))  # fmt: skip
     group.add_argument("--types", choices=TYPES, default=TYPES[0], help=(
-        "elements at every step: argmax, the likeliest at every site, as in the paper; assigned, the composition that "
-        "z says, assigned anew to the sites (default %(default)s)"
+        "elements at every step: argmax, the most likely at every site, as in the paper; assigned, the composition "
+        "predicted from z, assigned to the sites again at every step (default %(default)s)"
     ))  # fmt: skip
     group.add_argument("--without-last", action="store_true", help="leave out the last, noise-free step")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     group.add_argument("--batch-size", type=int, default=64, metavar="N", help=(
-        "crystals at a time (default 64; the results do not depend on it, a GPU likes 1024)"
+        "crystals at a time (default 64; a GPU likes 1024). Noise does not depend on it; rounding does, which Langevin "
+        "dynamics can amplify into another crystal"
     ))  # fmt: skip
 
 
 def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
-    """The schedule of `add_sampler`'s flags. Raises SettingError for what is out of range."""
+    """The schedule that the flags of `add_sampler` describe.
+
+    Raises:
+        SettingError: for settings out of range.
+    """
     if args.batch_size < 1 or args.seed < 0:
         raise SettingError(
             f"--batch-size must be at least 1 and --seed 0 or more, not {args.batch_size} and {args.seed}"

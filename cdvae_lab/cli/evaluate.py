@@ -1,4 +1,4 @@
-"""`cdvae-lab evaluate`: the report card of anybody's crystals, thin over `evaluate`."""
+"""`cdvae-lab evaluate`: the report card of any crystals, thin over `evaluate`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cdvae_lab.sampling.trajectory import Trajectory
 def add(commands: Any) -> None:
     """Add the parser of `evaluate`."""
     parser = command(commands, "evaluate", run, lambda args: (
-        "what was computed is kept; the same command goes on with it"
+        "finished comparisons are cached; the same command resumes"
     ))  # fmt: skip
     parser.add_argument(
         "task",
@@ -80,19 +80,20 @@ def add(commands: Any) -> None:
         "SMACT's version for the validity of compositions: 2.8 to 4.0.2, or 2.2.1 as the paper's code used it (default "
         "%(default)s)"
     ))  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the report card as JSON")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside.
 
-    What takes long is kept in the cache, so that the same command goes on after an interruption.
+    Slow comparisons are cached, so that the same command resumes after an interruption.
     """
     if args.jobs == 0:
         raise SettingError("--jobs must be 1 or more, or -1 for all cores")
     card = last(progress(_cards(args)))
     page = write_evaluation(card, args.out)
-    print(card.table(), end="")
+    print((args.out / "report.json").read_text(encoding="utf-8") if args.json else card.table(), end="")
     print(f"{page}: the same with figures; {args.out / 'crystals.csv'}: crystal by crystal", file=sys.stderr)
     return 0
 

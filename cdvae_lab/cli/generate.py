@@ -1,4 +1,4 @@
-"""`cdvae-lab generate`: `denoise` from the prior, batch by batch, into files."""
+"""`cdvae-lab generate`: crystals from the prior, batch by batch, into files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".xyz", "npz": ".npz"}
 def add(commands: Any) -> None:
     """Add the parser of `generate`."""
     parser = command(
-        commands, "generate", run, lambda args: f"the crystals so far are in {args.out}; the same command goes on"
+        commands, "generate", run, lambda args: f"the crystals so far are in {args.out}; the same command resumes"
     )
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
     parser.add_argument("-n", type=int, default=8, help="number of crystals (default %(default)s)")
@@ -51,12 +51,12 @@ def add(commands: Any) -> None:
     ))  # fmt: skip
     arguments.add_prior(parser, "what z is drawn from")
     parser.add_argument("--formula", metavar="FORMULA", help=(
-        "draw z of crystals with these atoms in the cell, Sr2Ti2O6 say, from a prior that was fitted with "
-        "--composition-steps; with --types assigned always these (default: all that the prior has)"
+        "generate crystals with these atoms in the cell, such as Sr2Ti2O6, from a prior that was fitted with "
+        "--composition-steps; with --types assigned every crystal has them (default: the prior draws compositions)"
     ))  # fmt: skip
     parser.add_argument("--temperature", type=float, metavar="X", help=(
-        "at which such a prior draws compositions: below 1 usual ones more often, above it unusual ones (default: the "
-        "prior's own, 1 unless it was saved with another)"
+        "at which such a prior draws compositions: below 1 more of the high-likelihood ones, above 1 fewer (default: "
+        "the prior's own, 1 unless it was saved with another)"
     ))  # fmt: skip
     arguments.add_sampler(parser)
     arguments.add_device(parser)
@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate crystals from the prior, each batch written when it is done.
 
-    What is there already is skipped, so that the same command goes on after an interruption.
+    Files that exist are skipped, so that the same command resumes after an interruption.
     """
     if args.n < 1:
         raise SettingError(f"-n must be at least 1, not {args.n}")
@@ -81,7 +81,9 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     schedule = arguments.schedule(args, model)
     prior, drawn_from = arguments.prior(args, model)
     if args.temperature is not None and args.formula is not None:
-        raise SettingError("--temperature is of compositions that are drawn; with --formula none is")
+        raise SettingError(
+            "--temperature: applies to drawn compositions, and --formula draws none; give one of the two"
+        )
     if args.temperature is not None:
         prior = _learned(prior, "--temperature", args.model).at_temperature(args.temperature)
         drawn_from = f"{drawn_from} at temperature {args.temperature:g}"
@@ -90,7 +92,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
         drawn_from = f"{drawn_from} given {args.formula}"
     claim = {"model": fingerprint(model), "seed": args.seed, "sampler": coefficients(schedule)}
     if args.max_attempts > 1:
-        args.tolerance = usual_distance(model, prior) + 1 if args.tolerance is None else args.tolerance
+        args.tolerance = typical_distance(model, prior) + 1 if args.tolerance is None else args.tolerance
         claim |= {"max_attempts": args.max_attempts, "tolerance": args.tolerance}
     if processes.first:
         claim_folder(args.out, claim | {"prior": drawn_from})
@@ -128,7 +130,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
     written, valid = processes.total(written, valid)
     if not processes.first:
         return 0
-    print(f"{args.out}: {args.n - len(missing):,} crystals were there, {written:,} new", file=sys.stderr)
+    print(f"{args.out}: {args.n - len(missing):,} crystals existed, {written:,} are new", file=sys.stderr)
     if missing:
         print(f"of the new ones {valid:,} have all atoms at least 0.5 Å apart", file=sys.stderr)
     if written < len(missing):
@@ -137,28 +139,28 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
 
 
 def _learned(prior: LatentPrior, flag: str, model: str) -> DiffusionPrior:
-    """The prior, if it is one that a flag is of. Raises SettingError if not."""
+    """The prior, if it is a learned one, which a flag needs. Raises SettingError otherwise."""
     if not isinstance(prior, DiffusionPrior):
-        raise SettingError(f"{flag}: needs a learned prior, and {model} is drawn from N(0, I) here")
+        raise SettingError(f"{flag}: needs a learned prior, but {model} has none or --prior normal was given")
     return prior
 
 
 def _in_batches(folder: Path) -> set[int]:
-    """The numbers of the crystals that the .npz files of a folder hold, by their names."""
+    """Read the numbers of the crystals in a folder's .npz files from the file names."""
     ranges = (path.stem.split("_")[1:] for path in folder.glob("crystals_*_*.npz"))
     return {number for first, last in ranges for number in range(int(first), int(last) + 1)}
 
 
 def coefficients(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as JSON."""
+    """A schedule as a JSON object."""
     numbers = {name: getattr(schedule, name).tolist() for name in ("sigma", "drift", "diffusion")}
-    # What is not kept is not said, as in folders that were begun before it could be.
+    # Only what is kept is written, as in folders of versions that could not keep it.
     kept = {name: True for name in KEPT if getattr(schedule, name)}
     return {"name": schedule.name, "calls": len(schedule)} | numbers | kept
 
 
 def batch_size(crystals: int, most: int, processes: int) -> int:
-    """At most so many, and for several processes so few that all have the same number of batches."""
+    """The size of a batch: at most `most`, and such that several processes have equally many batches."""
     if processes == 1 or crystals == 0:
         return most
     rounds = math.ceil(crystals / (most * processes))
@@ -166,7 +168,7 @@ def batch_size(crystals: int, most: int, processes: int) -> int:
 
 
 def consecutive(numbers: list[int], most: int) -> Iterator[range]:
-    """Cut ascending numbers into runs without gaps, of at most so many."""
+    """Cut ascending numbers into runs without gaps, of at most `most` each."""
     start = 0
     for end in range(1, len(numbers) + 1):
         if end == len(numbers) or numbers[end] != numbers[end - 1] + 1 or end - start == most:
@@ -196,10 +198,10 @@ def _with_retries(
         yield from decode(model, z.to(model.lattice_mean.dtype), first_number=run[0], atomic_numbers=atoms, **settings)
 
 
-def usual_distance(model: CDVAE, prior: LatentPrior) -> float:
-    """How far a crystal encodes from a z that is a sample of its posterior, in deviations of the posterior.
+def typical_distance(model: CDVAE, prior: LatentPrior) -> float:
+    """The typical latent distance of a crystal from a z drawn from its posterior, in standard deviations.
 
-    A learned prior may draw from narrower ones.
+    A learned prior may draw from narrower posteriors.
     """
     if isinstance(prior, GivenFormula):
         prior = prior.prior
@@ -208,7 +210,11 @@ def usual_distance(model: CDVAE, prior: LatentPrior) -> float:
 
 
 def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what makes the crystals of a folder; refuse to mix them with those of other settings."""
+    """Write the settings of a run into its folder, or refuse to mix its crystals with those of other settings.
+
+    Raises:
+        SettingError: naming the settings that differ.
+    """
     path = folder / "settings.json"
     if path.is_file():
         there = json.loads(path.read_text())

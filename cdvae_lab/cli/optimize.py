@@ -36,7 +36,7 @@ GUIDED = ("guidance", "noise_level", "rounds")
 def add(commands: Any) -> None:
     """Add the parser of `optimize`."""
     parser = command(
-        commands, "optimize", run, lambda args: f"what was decoded is in {args.out}; the same command goes on"
+        commands, "optimize", run, lambda args: f"the decoded crystals are in {args.out}; the same command resumes"
     )
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (perov_5), or a .safetensors file")
     parser.add_argument("source", nargs="+", metavar="SOURCE", help=(
@@ -53,20 +53,20 @@ def add(commands: Any) -> None:
     )
     group.add_argument("--lr", type=float, default=DEFAULTS["lr"], metavar="X", help="of Adam (default %(default)s)")
     group.add_argument("--prior-weight", type=float, default=DEFAULTS["prior_weight"], metavar="X", help=(
-        "pull towards the prior: a nat's worth in standard deviations of the property (default 0, as in the paper)"
+        "penalty for low log p(z): a nat's worth in standard deviations of the property (default 0, as in the paper)"
     ))  # fmt: skip
-    arguments.add_prior(group, "whose pull")
+    arguments.add_prior(group, "prior of the penalty")
     group.add_argument("--decodings", type=int, default=DEFAULTS["decodings"], metavar="N", help=(
         "how often crystals are decoded, the start and the end included (default %(default)s, as in the paper)"
     ))  # fmt: skip
     group = parser.add_argument_group("guided diffusion, in place of the search along the gradient")
     group.add_argument("--guidance", type=float, metavar="X", help=(
-        "the learned prior moves z and the predicted property leads it: nats of log p(z) that a standard deviation of "
-        "the property is worth (try 10 to 30; not given: the gradient is followed)"
+        "guidance of the learned prior by the predicted property: nats of log p(z) that a standard deviation of the "
+        "property is worth (try 10 to 30; not given: the search follows the gradient)"
     ))  # fmt: skip
     group.add_argument("--noise-level", type=float, default=DEFAULTS["noise_level"], metavar="X", help=(
-        "of the noise that a round begins with, in deviations of the latents; small stays near the start "
-        "(default %(default)s)"
+        "of the noise that a round begins with, in standard deviations of the latents; a small one stays near the "
+        "start (default %(default)s)"
     ))  # fmt: skip
     group.add_argument("--rounds", type=int, default=DEFAULTS["rounds"], metavar="N", help=(
         "of noising and denoising, after each of which crystals are decoded (default %(default)s)"
@@ -79,26 +79,32 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Optimize the predicted property of crystals in latent space, and decode on the way.
 
-    What is there already is not done again, so that the same command goes on after an interruption.
+    Decodings that exist are not done again, so that the same command resumes after an interruption.
     """
     check(args)
     goal = target(args.target)
     model = load(args.model, arguments.device(args))
     schedule = arguments.schedule(args, model)
-    prior, pulls = arguments.prior(args, model)
+    prior, prior_id = arguments.prior(args, model)
     crystals, ids, data = read_crystals(args, model, Processes())
     # Files were refused if they had unseen elements; of a whole data set some crystals may.
     z = latents_of(model, crystals, allow_unseen=True)
-    claim = {"model": fingerprint(model), "data": data, "ids": ids, "sampler": coefficients(schedule), "prior": pulls}
+    claim = {
+        "model": fingerprint(model),
+        "data": data,
+        "ids": ids,
+        "sampler": coefficients(schedule),
+        "prior": prior_id,
+    }
     claim |= {key: getattr(args, key) for key in ("seed", "target", *(GRADIENT if args.guidance is None else GUIDED))}
     if args.guidance is None:
         claim_folder(args.out, claim)
-        stops = along_the_gradient(args, model, z, goal, prior, pulls)
+        stops = along_the_gradient(args, model, z, goal, prior, prior_id)
     else:
-        leads = {key: getattr(args, key) for key in GUIDED}
-        steps = optimize_guided(model, z, target=goal, prior=prior, seed=args.seed, **leads)
+        settings = {key: getattr(args, key) for key in GUIDED}
+        steps = optimize_guided(model, z, target=goal, prior=prior, seed=args.seed, **settings)
         claim_folder(args.out, claim)
-        # Seconds, for hours of decoding, and the same again: not kept.
+        # These take seconds, beside hours of decoding, and come out the same: not stored.
         stops = [step for step in progress(steps) if step.round_finished]
     decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "compile": bool(args.compile)}
     for number, stop in enumerate(stops):
@@ -111,14 +117,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse flags of the one kind of search beside the other's, and a number of decodings that cannot be."""
+    """Refuse flags of the other kind of search, and a number of decodings that is out of range."""
     of_the_other = GUIDED if args.guidance is None else GRADIENT
     if wrong := [key for key in of_the_other if getattr(args, key) != DEFAULTS[key]]:
         flag = "--" + wrong[0].replace("_", "-")
         said = (
-            "is of guided diffusion: give --guidance too" if args.guidance is None else "does nothing with --guidance"
+            "belongs to guided diffusion: give --guidance too"
+            if args.guidance is None
+            else "does nothing with --guidance"
         )
-        raise SettingError(f"{flag} {said}, or leave it away")
+        raise SettingError(f"{flag} {said}; or leave it out")
     if args.guidance is None and not 2 <= args.decodings <= args.search_steps + 1:
         raise SettingError(f"--decodings must be from 2 to one more than --search-steps, not {args.decodings}")
 
@@ -129,12 +137,12 @@ def along_the_gradient(
     z: Tensor,
     goal: str | float,
     prior: LatentPrior | None,
-    pulls: str | None,
+    prior_id: str | None,
 ) -> list[LatentStep]:
-    """The steps that are decoded, from the folder if they are there, or searched and kept."""
+    """Load the steps to decode from the folder, or search along the gradient and save them."""
     path = args.out / "steps.safetensors"
     if path.is_file():
-        return load_steps(path, model, None if pulls is None else prior)
+        return load_steps(path, model, None if prior_id is None else prior)
     wanted = decoded_at(args.search_steps, args.decodings)
     search = {"steps": args.search_steps, "lr": args.lr, "prior_weight": args.prior_weight, "prior": prior}
     stops = [step for step in progress(optimize(model, z, target=goal, **search)) if step.step in wanted]
@@ -143,7 +151,7 @@ def along_the_gradient(
 
 
 def target(text: str) -> str | float:
-    """min, max, or a number. Raises SettingError for anything else."""
+    """Parse a target: min, max or a number. Raises SettingError for anything else."""
     if text in ("min", "max"):
         return text
     try:
@@ -153,6 +161,6 @@ def target(text: str) -> str | float:
 
 
 def decoded_at(steps: int, decodings: int) -> set[int]:
-    """The steps at which crystals are decoded: the first, the last, and equal distances between, as the paper does."""
+    """The steps at which crystals are decoded: the first, the last, and evenly spaced ones, as in the paper."""
     every = max((steps - 1) // max(decodings - 2, 1), 1)
     return {0, steps} | {every * i for i in range(1, decodings - 1)}

@@ -16,8 +16,8 @@ from cdvae_lab.models.latent_prior import DiffusionPriorConfig
 from cdvae_lab.sampling.frames import last, progress
 from cdvae_lab.training.prior import fit_prior
 
-PRIOR = {"hidden_dim": "width of its network", "blocks": "of its network", "posterior_share": (
-    "of the posteriors' deviation, in the latents that it learns: 1 for samples of them, less for nearer their means"
+PRIOR = {"hidden_dim": "width of its network", "blocks": "residual blocks of its network", "posterior_share": (
+    "share of the posteriors' standard deviation in the latents that it learns: 1 for samples, less for near the means"
 )}  # fmt: skip
 
 
@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
     parser.add_argument("--steps", type=int, default=10000, metavar="N", help="optimizer steps (default %(default)s)")
     parser.add_argument("--composition-steps", type=int, default=0, metavar="N", help=(
-        "first fit a model of the data's compositions for so many steps, from which the prior draws a composition and "
-        "then z given it: for data of many compositions (default 0: no such model)"
+        "first fit a composition model for this many steps; the prior then draws a composition and z given it: for "
+        "data of many compositions (default 0: none)"
     ))  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, default=1024, metavar="N", help="latents a step (default %(default)s)"
@@ -48,12 +48,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit a learned prior to a model's latents, and save both as one model.
 
-    A small diffusion model over z, fitted in a minute or so on a GPU. MODEL itself is not changed.
+    The prior is a small diffusion model over z, fitted in a minute or two on a GPU. MODEL itself is not changed.
     """
     if args.composition_steps < 0:
         raise SettingError(f"--composition-steps must be 0 or more, not {args.composition_steps}")
     if args.out.exists():
-        raise SettingError(f"{args.out}: is there already; choose another --out")
+        raise SettingError(f"{args.out}: exists; choose another --out")
     model = load(args.model, arguments.device(args))
     dataset = arguments.read_data(args, args.data)
     print(dataset.summary(), file=sys.stderr)
@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"compositions: {compositions.loss:.3f} nats each (negative log-likelihood in training)", file=sys.stderr)
     done = last(progress(steps))
     model.save(args.out, half=args.half)
-    print(f"done: loss {done.loss:.3f} (1: no better than a Gaussian); kept in {args.out}", file=sys.stderr)
+    print(f"done: loss {done.loss:.3f} (1: no better than a Gaussian); saved in {args.out}", file=sys.stderr)
     return 0

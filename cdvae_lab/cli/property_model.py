@@ -1,4 +1,4 @@
-"""`cdvae-lab property`: train a property model, the independent judge of generated crystals."""
+"""`cdvae-lab property`: train a property model, the independent predictor for generated crystals."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NETWORK = {
 
 def add(commands: Any) -> None:
     """Add the parser of `property`."""
-    parser = command(commands, "property", run, lambda args: f"what was saved last is in {state_of(args.out)}")
+    parser = command(commands, "property", run, lambda args: f"the last saved state is in {state_of(args.out)}")
     parser.add_argument("data", metavar="DATA", help="crystals with labels, as for `cdvae-lab train`")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the property model, .safetensors")
     parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
-    parser.add_argument("--resume", action="store_true", help="go on from the state beside --out where there is one")
+    parser.add_argument("--resume", action="store_true", help="resume from the state beside --out if it exists")
     parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
     parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
-        "write the state so often (default %(default)s)"
+        "time between saved states (default %(default)s)"
     ))  # fmt: skip
     arguments.add_data(parser, "train")
     arguments.add_device(parser)
@@ -50,14 +50,14 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a property model, an independent predictor for `evaluate`.
 
-    Give it labels that the model to be judged was not trained on, or say so beside its numbers. The state of the run
-    lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state kept.
+    Give it labels that the evaluated model was not trained on, or say so beside its numbers. The state of the run
+    lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state saved.
     """
     state = state_of(args.out)
     if args.out.exists():
-        raise SettingError(f"{args.out}: is there already; choose another --out")
+        raise SettingError(f"{args.out}: exists; choose another --out")
     if state.exists() and not args.resume:
-        raise SettingError(f"{state}: a run was stopped there; go on from it with --resume, or remove it")
+        raise SettingError(f"{state}: the state of a stopped run; resume it with --resume, or remove it")
     resuming = state.exists()
     check_run(args, state if resuming else None, [*arguments.given(args, PropertyModelConfig)])
     with arguments.processes(args) as processes:
@@ -83,11 +83,11 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
                 if not processes.first:
                     return 0
                 step.save(state)
-                kept = f"{step.step:,} of {step.num_steps:,} steps are kept in {state}"
-                print(f"stopped: {kept}; the same command with --resume goes on", file=sys.stderr)
+                kept = f"{step.step:,} of {step.num_steps:,} steps are saved in {state}"
+                print(f"stopped: {kept}; the same command with --resume resumes", file=sys.stderr)
                 return 130
     if step is None:
-        raise SettingError(f"{state}: all of its steps are done already; give more --steps, or remove it")
+        raise SettingError(f"{state}: all of its steps are done; give more --steps, or remove it")
     if not processes.first:
         return 0
     model: PropertyModel = step.averaged()
@@ -99,19 +99,19 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
         said = f"mean absolute error {error:.4f}{unit} on {labels:,} validation labels; "
     model.save(args.out, half=args.half)
     state.unlink()
-    print(f"done: {said}kept in {args.out}", file=sys.stderr)
+    print(f"done: {said}saved in {args.out}", file=sys.stderr)
     return 0
 
 
 def mean_absolute_error(model: PropertyModel, dataset: Dataset) -> tuple[float, int]:
-    """Of the property in its own unit, over the crystals that have a label; and how many those are."""
+    """Mean absolute error of the property, in its own unit, over the labeled crystals, and their number."""
     wrong = (model(dataset.crystals) - dataset.labels).abs()
     wrong = wrong[torch.isfinite(dataset.labels)]
     return float(wrong.mean()), len(wrong)
 
 
 def state_of(out: Path) -> Path:
-    """Where the state of a run lies until its model is written."""
+    """The file of a run's state, until its model is written."""
     return out.with_suffix(".state.safetensors")
 
 

@@ -1,9 +1,10 @@
-"""`cdvae-lab reconstruct`: encode, decode, and compare; decoding and judging may happen on different machines."""
+"""`cdvae-lab reconstruct`: encode, decode, and compare; decoding and scoring may happen on different machines."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
+from cdvae_lab.metrics.reconstruction import ReconstructionScore
 from cdvae_lab.models.cdvae import CDVAE, read_for
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latents import latents_of
@@ -40,7 +42,7 @@ FIELDS = ("frac_coords", "atomic_numbers", "lattice")
 def add(commands: Any) -> None:
     """Add the parser of `reconstruct`."""
     parser = command(commands, "reconstruct", run, lambda args: (
-        "what was decoded is kept; the same command goes on with it"
+        "the decoded crystals are saved; the same command resumes"
     ))  # fmt: skip
     parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
     parser.add_argument("source", nargs="*", metavar="SOURCE", help=(
@@ -53,9 +55,9 @@ def add(commands: Any) -> None:
         "true and decoded crystals, .safetensors (default: beside --out)"
     ))  # fmt: skip
     parser.add_argument("--decode-only", type=Path, metavar="FILE", help=(
-        "only decode, into this .safetensors file; --score judges it later, on any machine"
+        "only decode, into this .safetensors file; --score compares later, on any machine"
     ))  # fmt: skip
-    parser.add_argument("--score", type=Path, metavar="FILE", help="only judge the crystals of such a file")
+    parser.add_argument("--score", type=Path, metavar="FILE", help="only compare the crystals of such a file")
     parser.add_argument("--sampled", action="store_true", help=(
         "decode a sample of the posterior (default: its mean)"
     ))  # fmt: skip
@@ -72,6 +74,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--reject-above", type=float, metavar="X", help=(
         "reject a crystal that ends farther from its z: it counts as not reconstructed (default: none is)"
     ))  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
     arguments.add_data(parser, "val")
     arguments.add_sampler(parser)
@@ -86,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.score is not None:
         if args.model is not None or args.decode_only is not None:
-            raise SettingError("--score judges what was decoded before; give no MODEL, SOURCE or --decode-only with it")
-        return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs)
+            raise SettingError("--score: compares stored crystals; give no MODEL, SOURCE or --decode-only with it")
+        return score(args.score, args.out or args.score.with_suffix(".csv"), args.jobs, args.json)
     if args.max_attempts < 1 or args.refine < 0:
         raise SettingError(
             f"--max-attempts must be at least 1 and --refine at least 0, not {args.max_attempts} and {args.refine}"
@@ -100,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
     store = args.decode_only or args.save_crystals or out.with_suffix(".safetensors")
     with arguments.processes(args) as processes:
         decode(args, store, processes)
-    return score(store, out, args.jobs) if processes.first and not args.decode_only else 0
+    return score(store, out, args.jobs, args.json) if processes.first and not args.decode_only else 0
 
 
 def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
-    """Encode and decode, batch by batch; what `store` holds already is not done again."""
+    """Encode and decode, batch by batch; crystals that `store` holds are not decoded again."""
     model = load(args.model, arguments.device(args, processes))
     schedule = arguments.schedule(args, model)
     truth, ids, data = read_crystals(args, model, processes)
@@ -147,24 +150,24 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
 
 
 def checks(args: argparse.Namespace) -> bool:
-    """Whether what is decoded is encoded again."""
+    """True if decoded crystals are encoded again, to be compared with their z."""
     return args.max_attempts > 1 or args.refine > 0 or args.reject_above is not None
 
 
 def device_name(device: torch.device) -> str:
-    """The card's own name, or cpu."""
+    """The name of the GPU, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def write_store(path: Path, truth: Crystals, predicted: Crystals, about: dict[str, Any]) -> None:
-    """What `read_store` reads. Raises LabError if it cannot be written."""
+    """Write true and decoded crystals for `read_store`. Raises LabError if the file cannot be written."""
     tensors = {f"truth.{name}": getattr(truth, name) for name in FIELDS}
     tensors |= {f"predicted.{name}": getattr(predicted, name) for name in FIELDS}
     write_tensors(path, "reconstruction", STORE_VERSION, tensors, about)
 
 
 def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Processes) -> list[Crystals]:
-    """What every process decoded of its batch, in order."""
+    """Gather the crystals that every process decoded of its batch, in order."""
     if processes.size == 1:
         return [mine]
     rows = len(batches[0]) - len(mine)
@@ -176,7 +179,7 @@ def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Process
 
 
 def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
-    """True crystals, those decoded so far (in order), and how.
+    """Read the true crystals, those decoded so far (in order), and the settings.
 
     Raises:
         CheckpointError: if the file is missing, truncated or something else.
@@ -190,7 +193,7 @@ def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
 
 
 def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
-    """What `args.source` names, with names of the crystals and what they are."""
+    """Read the crystals that `args.source` names, with their ids and a description."""
     source = args.source[0]
     if len(args.source) == 1 and (
         source in (*datasets.PUBLIC, datasets.SYNTHETIC)
@@ -253,8 +256,8 @@ def _with_retries(
             yield state
 
 
-def score(store: Path, out: Path, jobs: int) -> int:
-    """Judge every decoded crystal, a line of the table each as it comes; then the summary."""
+def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
+    """Compare every decoded crystal, writing a line of the table for each as it comes; then the summary."""
     from tqdm.auto import tqdm
 
     from cdvae_lab.metrics import reconstruction as metric
@@ -262,7 +265,7 @@ def score(store: Path, out: Path, jobs: int) -> int:
 
     truth, predicted, about = read_store(store)
     if missing := len(truth) - len(predicted):
-        print(f"{store}: {missing:,} crystals are not decoded yet; judging the others", file=sys.stderr)
+        print(f"{store}: {missing:,} crystals are not decoded yet; comparing the others", file=sys.stderr)
     truth = truth[: len(predicted)]
     columns = [
         about["ids"],
@@ -281,6 +284,11 @@ def score(store: Path, out: Path, jobs: int) -> int:
             table.writerow([*(c[i] for c in columns), value is not None, "" if value is None else f"{value:.5f}"])
             file.flush()
             rms.append(value)
+    scored = metric.score(truth, predicted, rms)
+    if as_json:
+        settings = {name: about[name] for name in about if name != "ids"}
+        print(json.dumps({"settings": settings, **summary(scored)}, indent=2))
+        return 0
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
     attempts = f"at most {about['max_attempts']} attempts, " if "max_attempts" in about else ""
     attempts += f"those above {about['reject_above']:g} rejected, " if "reject_above" in about else ""
@@ -289,5 +297,20 @@ def score(store: Path, out: Path, jobs: int) -> int:
         f"{about['data']}: {len(predicted):,} crystals from the {z}, {sampler['name']} sampler, {sampler['calls']:,} "
         f"calls, {attempts}decoded in {about['seconds']:,.1f} s on {about['device']}"
     )
-    print(metric.score(truth, predicted, rms).table())
+    print(scored.table())
     return 0
+
+
+def summary(scored: ReconstructionScore) -> dict[str, dict[str, Any]]:
+    """The scores by both criteria as a JSON object; without matches there is no RMSE."""
+    rows = {"structure": scored.structure, "paper": scored.paper}
+    return {
+        name: {
+            "crystals": one.crystals,
+            "matched": one.matched,
+            "match_rate": one.matched / one.crystals,
+            "rmse": one.rmse if one.matched else None,
+            "ceiling": one.ceiling,
+        }
+        for name, one in rows.items()
+    }

@@ -1,4 +1,4 @@
-"""`cdvae-lab train`: `fit` with a log, validation, and a state to go on from."""
+"""`cdvae-lab train`: `fit` with a log, validation, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ WEIGHTS = {name: f"weight of the {name} loss" for name in LossWeights.__dataclas
 
 def add(commands: Any) -> None:
     """Add the parser of `train`."""
-    parser = command(commands, "train", run, lambda args: f"what was saved last is in {args.out}")
+    parser = command(commands, "train", run, lambda args: f"the last saved state is in {args.out}")
     parser.add_argument("data", metavar="DATA", help=(
         f"{', '.join([*datasets.PUBLIC, datasets.SYNTHETIC])}, a folder of CIF files, or a .csv table with a column cif"
     ))  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="training state, .safetensors")
-    parser.add_argument("--resume", action="store_true", help="go on from --out where there is one")
+    parser.add_argument("--resume", action="store_true", help="resume from --out if it exists")
     parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=(
-        "stop cleanly after so long, with the state kept; the schedule still ends at --steps"
+        "stop after this time, with the state saved; the schedule still ends at --steps"
     ))  # fmt: skip
     parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
-        "write the state so often (default %(default)s)"
+        "time between saved states (default %(default)s)"
     ))  # fmt: skip
     parser.add_argument("--log-every", type=int, default=50, metavar="N", help=(
         "steps between lines of the log, FILE with the ending .jsonl (default %(default)s)"
@@ -97,13 +97,13 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a model on a data set; the state is written as it goes, and generates as well.
 
-    Ctrl-C and SIGTERM stop after the current step, with the state kept.
+    Ctrl-C and SIGTERM stop after the current step, with the state saved.
     """
     weights = arguments.given(args, LossWeights, "weight_")
     config = arguments.given(args, CDVAEConfig)
     resuming = args.resume and args.out.is_file()
     if args.out.exists() and not args.resume:
-        raise SettingError(f"{args.out}: is there already; go on from it with --resume, or choose another --out")
+        raise SettingError(f"{args.out}: exists; resume it with --resume, or choose another --out")
     check_run(args, args.out if resuming else None, [*config, *(f"weight_{w}" for w in weights)])
     if args.log_every < 1 or args.validate_every < 0 or args.validate_limit < 1:
         raise SettingError("--log-every and --validate-limit must be at least 1, --validate-every 0 or more")
@@ -112,20 +112,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_run(args: argparse.Namespace, resumed: Path | None, given: list[str]) -> None:
-    """What can be told of a run before its data are read or a model is made.
+    """Check the settings of a run before its data are read or a model is made.
 
     Args:
-        resumed: the state that it goes on from; None for a new one.
-        given: names of the flags that only a new run takes.
+        resumed: the state that it resumes from; None for a new run.
+        given: names of the given flags that only a new run takes.
 
     Raises:
-        SettingError: for a run without a length, settings out of range, or other settings than it began with.
+        SettingError: for a run without a length, settings out of range, or settings that a resumed run cannot change.
     """
     settings = arguments.given(args, FitSettings)
     if resumed is not None:
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise SettingError(f"{resumed}: a run goes on with the settings that it began with; leave out {flags}")
+            raise SettingError(f"{resumed}: a resumed run keeps the settings that it began with; leave out {flags}")
         return
     steps = settings.pop("steps", None)
     if (steps is None) == (args.epochs is None):
@@ -136,7 +136,7 @@ def check_run(args: argparse.Namespace, resumed: Path | None, given: list[str]) 
 def begin(
     args: argparse.Namespace, processes: Processes, model: Any, dataset: Dataset, checkpoint: Path, **settings: Any
 ) -> Iterator[TrainingStep]:
-    """`fit` as the flags of a training command say."""
+    """Start `fit` with the settings that a training command's flags give."""
     return fit(
         model,
         dataset,
@@ -175,7 +175,7 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint says of the data that it was trained on."""
+    """The description of the training data that a checkpoint carries."""
     data = {name: getattr(dataset, name) for name in ("name", "split", "source", "license")}
     data |= {"crystals": len(dataset), "property": dataset.label_name, "property_unit": dataset.label_unit}
     data["labels"] = int(torch.isfinite(dataset.labels).sum())
@@ -218,18 +218,18 @@ def _watch(
                 step.save(args.out)
                 break
     if step is None:
-        print(f"{args.out}: all of its steps are done already; more --steps would go on", file=sys.stderr)
+        print(f"{args.out}: all of its steps are done; give more --steps to resume", file=sys.stderr)
         return 0
-    done = f"{step.step:,} of {step.num_steps:,} steps are kept in {args.out}"
+    done = f"{step.step:,} of {step.num_steps:,} steps are saved in {args.out}"
     if step.step == step.num_steps:
         print(f"done: {done}", file=sys.stderr)
         return 0
-    print(f"stopped: {done}; the same command with --resume goes on", file=sys.stderr)
+    print(f"stopped: {done}; the same command with --resume resumes", file=sys.stderr)
     return 130 if stop.asked else 0
 
 
 def _follow(processes: Processes, training: Iterator[TrainingStep]) -> int:
-    """Take every step that process 0 takes, which writes, validates and says what there is to say."""
+    """Take every step that process 0 takes; that one writes, validates and prints."""
     with stop_request() as stop:
         for _ in training:
             if processes.any(stop.asked):
@@ -239,38 +239,38 @@ def _follow(processes: Processes, training: Iterator[TrainingStep]) -> int:
 
 @dataclass
 class Stop:
-    """Whether somebody asked for an end."""
+    """Set once Ctrl-C or SIGTERM has asked the run to stop."""
 
     asked: bool = False
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[Stop]:
-    """Within the block Ctrl-C and SIGTERM only ask to stop, so that no step is cut in half; a second one insists."""
+    """Turn Ctrl-C and SIGTERM into a request, so that no step is cut in half; a second one stops at once."""
     stop = Stop()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True
-        signal.signal(number, usual[signal.Signals(number)])
+        signal.signal(number, handlers[signal.Signals(number)])
 
-    for number in usual:
+    for number in handlers:
         signal.signal(number, ask)
     try:
         yield stop
     finally:
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 class Log:
-    """JSON lines, each there as a whole as soon as it is known."""
+    """A log of JSON lines, each written whole as soon as it is known."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def cut(self, step: int) -> None:
-        """Forget what an earlier run noted from this step on: it is being done again."""
+        """Remove the lines of an interrupted run from this step on: those steps are done again."""
         kept = []
         if step > 1 and self.path.is_file():
             lines = self.path.read_text().split("\n")[:-1]  # the last is empty, or half a line of a killed run
@@ -279,6 +279,6 @@ class Log:
             temporary.write_text("".join(line + "\n" for line in kept))
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more line."""
+        """Append a line."""
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -132,7 +132,7 @@ def test_ctrl_c_stops_after_a_step_and_keeps_it(tmp_path: Path, capsys: pytest.C
     code = cli.main(["train", *DATA, *TINY, "--steps", "1000000", "--validate-every", "0", "--out", str(out)])
     thread.join()
     assert code == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume resumes" in capsys.readouterr().err
     assert 0 < rows(out)[-1]["step"] < 1_000_000
     assert checkpoints.load(out).config.hidden_dim == 16
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -149,7 +149,7 @@ def decoded(path: Path) -> tuple[Crystals, Crystals]:
     return truth, predicted
 
 
-def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_attempts_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["reconstruct", str(state), *FIVE, "--batch-size", "2"]
     one, three = tmp_path / "one.csv", tmp_path / "three.csv"
     assert cli.main([*common, "--out", str(one)]) == 0
@@ -165,7 +165,7 @@ def test_more_tries_reconstruct_nearer(state: Path, tmp_path: Path, capsys: pyte
     assert cli.main([*common, "--out", str(one), "--max-attempts", "0"]) == 2
 
 
-def test_what_does_not_encode_back_can_be_given_up(
+def test_crystals_that_do_not_encode_back_can_be_rejected(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["reconstruct", str(state), *FIVE, "--refine", "2"]
@@ -184,7 +184,7 @@ def test_what_does_not_encode_back_can_be_given_up(
     assert [row.split(",")[3] for row in some.read_text().splitlines()[1:]] == [str(bool(k)) for k in kept]
     capsys.readouterr()
     assert cli.main([*common, "--out", str(none), "--reject-above", "0"]) == 0
-    assert "given up" in capsys.readouterr().out
+    assert "those above 0 rejected" in capsys.readouterr().out
     assert {row.split(",")[5] for row in none.read_text().splitlines()[1:]} == {"False"}
     assert cli.main([*common, "--out", str(none), "--reject-above", "1"]) == 2
     assert cli.main([*common, "--out", str(none), "--reject-above", "-1"]) == 2
@@ -248,7 +248,7 @@ def test_a_guided_search_is_decoded_after_each_round(tmp_path: Path, capsys: pyt
     assert "--lr does nothing with --guidance" in capsys.readouterr().err
     elsewhere = [*command[:8], str(tmp_path / "b")]
     for flags, message in (
-        (["--rounds", "3"], "--rounds is of guided diffusion: give --guidance too"),
+        (["--rounds", "3"], "--rounds belongs to guided diffusion: give --guidance too"),
         (["--guidance", "5", "--prior", "normal"], "needs a learned prior"),
         (["--guidance", "-5"], "guidance must be 0 or more"),
     ):
@@ -272,7 +272,7 @@ def test_a_prior_is_learned_and_drawn_from(state: Path, tmp_path: Path, capsys: 
     assert model.prior.config.hidden_dim == 8
     assert checkpoints.fingerprint(model) == checkpoints.fingerprint(checkpoints.load(state))
     assert cli.main(fitting) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists; " in capsys.readouterr().err
 
     generate = ["generate", "-n", "2", "--steps", "3", "--format", "npz"]
     assert cli.main([*generate, str(out), "--out", str(tmp_path / "learned")]) == 0
@@ -335,7 +335,7 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     assert cli.main([*generate, "--format", "npz", "--out", str(tmp_path / "twice")]) == 2  # other settings
 
 
-def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_property_model_is_trained_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--hidden-dim", "8", "--blocks", "1", "--batch-size", "16", "--warm-up", "2", "--device", "cpu"]
     train = ["property", *DATA, *tiny, "--lr", "1e-2"]
     out = tmp_path / "judge.safetensors"
@@ -348,16 +348,16 @@ def test_a_property_model_is_trained_and_judges(tmp_path: Path, capsys: pytest.C
     assert model.metadata["validation"] == {"mean_absolute_error": pytest.approx(wrong, rel=1e-5), "labels": 64}
     assert wrong < float((data.labels - model.property_mean).abs().mean())  # than who says the mean of all
     assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists; " in capsys.readouterr().err
 
     # Stopped, refused where that would lose the state, and gone on with to the end.
     again = tmp_path / "again.safetensors"
     assert stopped_after_a_step([*train, "--steps", "1000000", "--out", str(again), "--checkpoint-every", "0"]) == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume resumes" in capsys.readouterr().err
     assert not again.exists()
     done = read_training_state(state_of(again)).step
     assert cli.main([*train, "--steps", "5", "--out", str(again)]) == 2
-    assert "go on from it with --resume" in capsys.readouterr().err
+    assert "resume it with --resume" in capsys.readouterr().err
     assert cli.main(["property", *DATA, "--hidden-dim", "4", "--resume", "--out", str(again)]) == 2
     assert "leave out --hidden-dim" in capsys.readouterr().err
     resumed = ["property", *DATA, "--resume", "--out", str(again)]
@@ -385,7 +385,7 @@ def stopped_after_a_step(command: list[str]) -> int:
 
 
 def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, known_crystals: Crystals) -> None:
-    """A GPU machine with little more than torch trains and decodes; another one judges."""
+    """A GPU machine with little more than torch trains and decodes; another one compares."""
     table, cache = tmp_path / "data.csv", tmp_path / "cache"
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -478,7 +478,7 @@ def test_a_named_setting_and_types_are_those_of_denoise(
     # What has a name may be said in full: the same crystals, so the same folder.
     in_full = ["generate", str(state), "-n", "2", "--steps", "50", "--types", "assigned", "--format", "npz"]
     assert cli.main([*in_full, "--out", str(tmp_path / "named")]) == 0
-    assert "2 crystals were there, 0 new" in capsys.readouterr().err
+    assert "2 crystals existed, 0 are new" in capsys.readouterr().err
     assert cli.main([*in_full[:-4], "--format", "npz", "--out", str(tmp_path / "named")]) == 2
     assert "another sampler" in capsys.readouterr().err
 
@@ -535,7 +535,7 @@ def test_decoding_goes_on_where_it_was_cut_off(
 
     monkeypatch.setattr(command_module, "write_tensors", write_then_stop)
     assert cli.main([*command, "--decode-only", str(cut)]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()
     assert len(command_module.read_store(cut)[1]) == 2
     assert cli.main([*command, "--decode-only", str(cut)]) == 0
@@ -643,7 +643,7 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
     assert "default" in text or command == "info"
     if command in ("generate", "reconstruct"):
         assert "preview is ancestral with steps 50" in text
-        assert "the composition that z says" in text
+        assert "the composition predicted from z" in text
     if command == "train":
         assert "of the neighbor graph, Å (default 7.0)" in text
         assert "(default 0.001)" in text
@@ -670,3 +670,15 @@ def test_what_a_sampler_keeps_is_part_of_the_run() -> None:
     plain, kept = Schedule("x", numbers, numbers, numbers), Schedule("x", numbers, numbers, numbers, False, True)
     assert coefficients(kept) == coefficients(plain) | {"keep_composition": True}
     assert json.loads(json.dumps(coefficients(kept))) == coefficients(kept)
+
+
+def test_tables_are_printed_as_json(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "r.csv"), "--limit", "4", "--jobs", "1", "--json", "--steps", "3", "--device", "cpu"]
+    assert cli.main(["reconstruct", str(state), DATA[0], *out]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["structure"]["crystals"] == 4
+    assert found["structure"]["match_rate"] == found["structure"]["matched"] / 4
+    assert found["settings"]["sampler"]["calls"] == 3
+    batch = datasets.load(DATA[0], "val", limit=3).crystals.save_npz(tmp_path / "c.npz")
+    assert cli.main(["evaluate", "validity", "--crystals", str(batch), "--json", "--out", str(tmp_path / "card")]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "card" / "report.json").read_text("utf-8"))

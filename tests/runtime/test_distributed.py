@@ -164,7 +164,7 @@ def test_ctrl_c_and_sigterm_end_both_processes_at_the_same_step(tmp_path: Path) 
         whom(started.pid, number)
         _, said = started.communicate(timeout=60)
         assert started.returncode == 130, said
-        assert said.count("--resume goes on") == 1, said
+        assert said.count("--resume resumes") == 1, said
         assert int(state_tensors(out)["adam.step.to_mu.weight"]) == rows(out)[-1]["step"] > 0
         with pytest.raises(ProcessLookupError):
             os.killpg(started.pid, 0)  # nobody is left
@@ -248,9 +248,9 @@ def test_two_processes_generate_the_crystals_of_one(tmp_path: Path) -> None:
     generate = ["generate", "perov_5", "--steps", "12", "--batch-size", "4", "--format", "npz", "--out"]
     lab(*generate, str(tmp_path / "one"), "-n", "11")
     said = lab(*generate, str(tmp_path / "two"), "-n", "5", "--devices", "2")
-    assert "0 crystals were there, 5 new" in said
-    said = lab(*generate, str(tmp_path / "two"), "-n", "11", "--devices", "2")  # goes on
-    assert said.count("5 crystals were there, 6 new") == 1
+    assert "0 crystals existed, 5 are new" in said
+    said = lab(*generate, str(tmp_path / "two"), "-n", "11", "--devices", "2")  # resumes
+    assert said.count("5 crystals existed, 6 are new") == 1
     names = [file.stem for file in sorted((tmp_path / "two").glob("*.npz"))]
     assert names == ["crystals_00000_00002", "crystals_00003_00004", "crystals_00005_00007", "crystals_00008_00010"]
     assert (tmp_path / "one" / "settings.json").read_text() == (tmp_path / "two" / "settings.json").read_text()

@@ -75,10 +75,10 @@ from .models.composition_model import (
 from .models.composition_model import (
     CompositionModelConfig as CompositionModelConfig,
 )
-from .models.latent_prior import (
+from .models.diffusion_prior import (
     DiffusionPrior as DiffusionPrior,
 )
-from .models.latent_prior import (
+from .models.diffusion_prior import (
     DiffusionPriorConfig as DiffusionPriorConfig,
 )
 from .models.latent_prior import (

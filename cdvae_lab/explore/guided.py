@@ -34,7 +34,8 @@ from cdvae_lab.explore.optimization import resumed
 from cdvae_lab.explore.property_target import check_target, property_gradient
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.latent_prior import DiffusionPrior, LatentPrior, noise_levels
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, noise_levels
+from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.sampling.frames import Frame

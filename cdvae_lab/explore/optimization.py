@@ -161,7 +161,9 @@ def optimize(
         raise SettingError(f"steps must be at least 1, not {steps}")
     if step is not None:
         return _run(model, resumed(model, step, steps, "steps", vars(step.objective), first_number, settings))
-    objective = Objective(**{**settings, "prior": prior_of(model, settings.get("prior"))})
+    matters = isinstance(start, int) or settings.get("prior_weight", 0.0) > 0
+    prior = prior_of(model, settings.get("prior"), matters=matters)
+    objective = Objective(**{**settings, "prior": prior})
     seed, number = objective.seed, first_number or 0
     z = latents_of(model, start, prior=objective.prior, seed=seed, first_number=number)
     zero = torch.zeros_like(z)

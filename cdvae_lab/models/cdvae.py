@@ -23,7 +23,7 @@ from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import CrystalError, DatasetError, SettingError
 from cdvae_lab.io import convert
-from cdvae_lab.models.latent_prior import DiffusionPrior
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.models.painn import PaiNN
 

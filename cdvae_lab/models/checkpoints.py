@@ -22,7 +22,7 @@ from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.composition_model import CompositionModel, CompositionModelConfig
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 
 
@@ -218,6 +218,7 @@ def _load(path: Path, cls: type[CDVAE | PropertyModel | CompositionModel], devic
         if (name := header.get("of", CDVAE.__name__)) != cls.__name__:
             raise CheckpointError(f"{path}: holds the training state of a {name}, but a {cls.__name__} is needed here")
         tensors = _prefixed("model.", tensors) | _prefixed("average.", tensors)
+        header["model"].setdefault("steps", header["step"])
     with refusing_others(path, f"a {cls.__name__}"):
         model = _built(cls, header)
         model.load_state_dict(tensors)

@@ -16,7 +16,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
-from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, draw
+from cdvae_lab.models.diffusion_prior import draw
+from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
 
 
@@ -98,9 +99,18 @@ def draw_latents(
     return z.to(model.lattice_mean.dtype), atoms
 
 
-def prior_of(model: CDVAE, prior: LatentPrior | None = None) -> LatentPrior:
-    """The given prior, or the model's learned one, or N(0, I) if it has none."""
-    return prior or model.prior or StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
+def prior_of(model: CDVAE, prior: LatentPrior | None = None, *, matters: bool = True) -> LatentPrior:
+    """Return the given prior, or the model's learned one, or N(0, I) if it has none.
+
+    Args:
+        matters: whether results depend on the prior, so that a trained model without one warns.
+
+    Warns:
+        PriorWarning: if N(0, I) stands in for the learned prior of a trained model.
+    """
+    if prior is not None or model.prior is not None or matters:
+        return prior or default_prior(model)
+    return StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)
 
 
 def crystal_numbers(model: CDVAE, n: int, seed: int = 0, first_number: int = 0) -> Int[Tensor, " crystals"]:

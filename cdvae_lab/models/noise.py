@@ -1,8 +1,8 @@
-"""Noise: its levels, how it corrupts a crystal, and where its random numbers come from.
+"""Noise: its levels, how it corrupts a crystal, and the random number generator.
 
 Random numbers are a pure function of (seed, stream, crystal, step, atom, component), computed with a
-counter-based generator in integer arithmetic, so that they are bitwise the same for every batching, on every device
-and in every process, and nothing of a generator's state has to be kept to go on from a frame.
+counter-based generator in integer arithmetic. They are bitwise the same for every batching, on every device and in
+every process, and resuming from a frame needs no generator state.
 
 See docs/explanation/algorithm.md, section 3, and Reproducibility.
 """
@@ -25,11 +25,12 @@ MIX_2 = 0x94D049BB133111EB - (1 << 64)
 # One normal is the sum of two entries of this table of quantiles: 2^32 values, up to 6 standard deviations.
 QUANTILE_BITS = 16
 QUANTILE_SCALE = 1 << 20
+STRIDE = 1024  # places along an axis after the first that are numbered without regard to how many of them there are
 _TABLES: dict[torch.device, Tensor] = {}
 
 
 class Stream(enum.IntEnum):
-    """What a random number is for; different streams are independent."""
+    """Purpose of a random number; different streams are independent."""
 
     LATENT = 1
     POSITION = 2
@@ -69,7 +70,7 @@ def check_seed(seed: int) -> None:
 
 
 def _word(x: int | Int[Tensor, ""]) -> int | Int[Tensor, ""]:
-    """A Python integer wrapped to a signed 64-bit word; tensors wrap by themselves."""
+    """Wrap a Python integer to a signed 64-bit word; tensors wrap by themselves."""
     return (x + (1 << 63)) % (1 << 64) - (1 << 63) if isinstance(x, int) else x
 
 
@@ -80,16 +81,17 @@ def random_bits(
     step: int | Int[Tensor, ""],
     shape: tuple[int, ...] = (),
 ) -> Int[Tensor, "crystals *shape"]:
-    """64 random bits for each crystal and each place of `shape` (atoms, components).
+    """Draw 64 random bits for each crystal and each place of `shape` (atoms, components).
 
-    A place's number is that of its multi-index with a fixed stride, so that padding a crystal to more sites
-    leaves the numbers of its atoms as they were.
+    The number of a place is that of its multi-index, with strides that do not depend on the length of the first axis:
+    padding a crystal to more sites leaves the bits of its atoms as they are. Different places have different numbers,
+    whatever the lengths of the axes.
     """
     key = _mix(crystal.to(torch.int64) * GOLDEN + _word(seed * 0x100 + int(stream)))
     key = _mix(key + _word(step * GOLDEN))
     place = torch.zeros((), dtype=torch.int64, device=crystal.device)
     for size in shape:
-        place = place[..., None] * 1024 + torch.arange(size, device=crystal.device)
+        place = place[..., None] * max(STRIDE, size) + torch.arange(size, device=crystal.device)
     # Exclusive or, not a sum: a compiler would fold a sum into its index arithmetic, which has fewer bits.
     return _mix(key.reshape(-1, *[1] * len(shape)) ^ place)
 
@@ -102,13 +104,13 @@ def uniform(
     shape: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "crystals *shape"]:
-    """Uniform numbers in the open interval (0, 1): odd multiples of 2^-24, exact in float32."""
+    """Draw uniform numbers in the open interval (0, 1): odd multiples of 2^-24, exact in float32."""
     bits = _shift_right(random_bits(seed, stream, crystal, step, shape), 41)  # 23 bits
     return (2 * bits + 1).to(dtype) * (0.5**24)
 
 
 def prepare(device: torch.device) -> None:
-    """Make the table that `normal` looks up on a device; before compiling what calls it, so that it is not traced."""
+    """Create the table that `normal` reads on a device; call it before compiling a caller, which would trace it."""
     if device not in _TABLES:
         _TABLES[device] = _quantiles().to(device)
 
@@ -130,7 +132,7 @@ def normal(
     shape: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "crystals *shape"]:
-    """Standard normal numbers.
+    """Draw standard normal numbers.
 
     Logarithms and cosines differ in the last bit between processors, so there are none here: two
     16-bit words choose two tabulated quantiles, whose sum (of variance 2) is an integer that float32 holds exactly.
@@ -158,7 +160,12 @@ def corrupt_coordinates(
     sigma: Float[Tensor, " crystals"],
     eps: Float[Tensor, "crystals sites 3"],
 ) -> tuple[Float[Tensor, "crystals sites 3"], Float[Tensor, "crystals sites 3"]]:
-    """Noisy fractional coordinates, wrapped, and the shortest image (Å) of the way back, x - x~ (paper, section 3)."""
+    """Add Gaussian noise of deviation sigma (Å) to fractional coordinates (paper, section 4.3).
+
+    Returns:
+        The noisy coordinates, wrapped into the cell, and the shortest displacement back, x - x~, over periodic images
+        (Å).
+    """
     noisy = frac_coords + lat.cart_to_frac(sigma[:, None, None] * eps, lattice)
     return lat.wrap(noisy), lat.minimum_image(frac_coords - noisy, lattice)
 
@@ -170,7 +177,7 @@ def corrupt_types(
     which: Float[Tensor, "crystals sites"],
     draw: Float[Tensor, "crystals sites"],
 ) -> Int[Tensor, "crystals sites"]:
-    """Atomic numbers drawn from (onehot(A) + sigma * c) / (1 + sigma); padded sites stay padded (paper, section 3).
+    """Draw atomic numbers from (onehot(A) + sigma * c) / (1 + sigma); padded sites stay padded (paper, section 4.3).
 
     Args:
         composition: probabilities c of the classes Z = 1..100, detached.
@@ -185,10 +192,20 @@ def corrupt_types(
 def draw_types(
     composition: Float[Tensor, "crystals classes"], draw: Float[Tensor, "crystals sites"]
 ) -> Int[Tensor, "crystals sites"]:
-    """Atomic numbers whose frequencies are the probabilities `composition` of the classes Z = 1, 2, ..."""
+    """Draw atomic numbers whose frequencies are the probabilities `composition` of the classes Z = 1, 2, ...
+
+    A class of probability 0 is never drawn.
+
+    Args:
+        draw: uniform numbers in (0, 1).
+    """
     # A product with a triangle of ones: torch.cumsum has no deterministic form on a GPU.
     classes = composition.shape[-1]
     cumulative = composition @ torch.ones(classes, classes, dtype=composition.dtype, device=composition.device).triu()
     threshold = draw * cumulative[:, -1:]
-    below = (cumulative[:, None, :] <= threshold[..., None]).sum(-1)
-    return below.clamp_max(composition.shape[-1] - 1) + 1
+    below = (cumulative[:, None, :] <= threshold[..., None]).sum(-1).clamp_max(classes - 1)
+    # Rounding differs between the sums, so that the threshold may lie above all or between two equal ones: take the
+    # class before, up to one that has a probability.
+    number = torch.arange(classes, device=composition.device)
+    possible = torch.where(composition > 0, number, -1).cummax(-1).values.clamp_min(0)
+    return possible.gather(1, below) + 1

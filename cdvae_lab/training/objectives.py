@@ -25,7 +25,7 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import Trainable
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.latent_prior import DiffusionPrior
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.training.losses import TERMS, LossWeights, loss_terms, property_loss

@@ -12,7 +12,7 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.objectives import check_elements, check_fits
 from cdvae_lab.training.settings import FitOptions, FitSettings

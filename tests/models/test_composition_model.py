@@ -21,7 +21,7 @@ from cdvae_lab.models.composition_model import (
     atoms_of,
     group_and_period,
 )
-from cdvae_lab.models.latent_prior import DiffusionPrior
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit
 from cdvae_lab.training.objectives import objective_for
 from tests.small_model import SMALL as SMALL_CDVAE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from torch.distributions import Independent, Normal
 
 from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.datasets.tables import Dataset
-from cdvae_lab.errors import SettingError
+from cdvae_lab.errors import PriorWarning, SettingError
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import fingerprint, load, read_checkpoint
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig, LatentPrior, StandardNormal
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.training.loop import fit
+from tests.small_model import SMALL
 
 DIM = 6
 
@@ -371,3 +374,34 @@ def test_several_threads_ask_for_densities_at_the_same_time() -> None:
     with ThreadPoolExecutor(3) as threads:
         for density in threads.map(lambda _: prior.log_prob(z), range(9)):
             torch.testing.assert_close(density, alone)
+
+
+# The default prior
+
+
+def test_a_trained_model_without_a_learned_prior_warns(random_dataset: Dataset) -> None:
+    model = CDVAE.for_dataset(random_dataset, **SMALL).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(default_prior(model), StandardNormal)  # untrained: nothing to draw well
+        for frame in denoise(model, n=1, steps=2):
+            assert len(frame.crystals) == 1
+    *_, step = fit(model, random_dataset, steps=1)
+    trained = step.averaged()
+    for each in (model, trained):
+        with pytest.warns(PriorWarning, match=r"no learned prior.*fit_prior"):
+            next(denoise(each, n=1, steps=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(denoise(trained, n=1, steps=2, prior=StandardNormal(8)))
+        next(denoise(trained, z=torch.zeros(1, 8), steps=2))
+        trained.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))
+        assert default_prior(trained) is trained.prior
+        next(denoise(trained, n=1, steps=2))
+
+
+def test_it_still_warns_of_a_training_state_that_is_loaded(random_dataset: Dataset, tmp_path: Path) -> None:
+    for _ in fit(CDVAE.for_dataset(random_dataset, **SMALL), random_dataset, steps=1, checkpoint=tmp_path / "s"):
+        pass
+    with pytest.warns(PriorWarning):
+        default_prior(load(tmp_path / "s"))

@@ -280,3 +280,41 @@ def test_types_without_probability_are_never_drawn() -> None:
     assert types.max() == 60
     assert len(types.unique()) == 20
     assert math.isclose(types.double().mean().item(), 50.5, abs_tol=1)
+
+
+@pytest.mark.parametrize("shape", [(2, 1025), (2, 3000), (1, 2, 1500), (3, 2000, 2), (2000, 2)])
+def test_places_have_different_bits_along_axes_of_any_length(shape: tuple[int, ...]) -> None:
+    """With a stride of 1,024 for every axis the place (1, 0) had the bits of the place (0, 1024)."""
+    bits = noise.random_bits(0, Stream.POSITION, torch.arange(2), 0, shape)
+    assert len(bits.unique()) == bits.numel()
+
+
+def test_the_bits_of_short_axes_are_those_of_the_fixed_stride() -> None:
+    wide = noise.random_bits(3, Stream.TYPE, torch.arange(2), 7, (4, 1024))
+    assert torch.equal(noise.random_bits(3, Stream.TYPE, torch.arange(2), 7, (4, 5)), wide[:, :, :5])
+    longer = noise.random_bits(3, Stream.TYPE, torch.arange(2), 7, (9, 2000))
+    assert torch.equal(noise.random_bits(3, Stream.TYPE, torch.arange(2), 7, (4, 2000)), longer[:, :4])  # padding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_class_of_probability_zero_is_never_drawn(dtype: torch.dtype) -> None:
+    """The largest uniform number below 1 took the last class, whatever its probability."""
+    nearly_one = torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        composition = torch.rand(20, 100, generator=generator, dtype=dtype) ** 4
+        composition *= torch.rand(20, 100, generator=generator) < 0.2
+        composition[:, 37], composition[:, -3:] = 0.5, 0.0
+        composition = composition / composition.sum(1, keepdim=True)
+        # At both ends, and at the sums themselves, between which only rounding lies.
+        sums = composition.cumsum(1)[:, ::7].clamp(1e-6, float(nearly_one))
+        draw = torch.cat([nearly_one.expand(20, 1), torch.full((20, 1), 0.5**24, dtype=dtype), sums], 1)
+        drawn = noise.draw_types(composition, draw)
+        assert (composition.gather(1, drawn - 1) > 0).all()
+
+
+def test_frequencies_are_probabilities() -> None:
+    composition = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]])
+    drawn = noise.draw_types(composition, noise.uniform(0, Stream.TYPE, torch.zeros(1, dtype=torch.int64), 0, (4000,)))
+    assert drawn.unique().tolist() == [2, 4]
+    assert (drawn == 2).double().mean().item() == pytest.approx(0.25, abs=0.02)

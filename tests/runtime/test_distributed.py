@@ -40,7 +40,7 @@ import torch
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.tables import Dataset
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.runtime.distributed import launched
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.io.storage import write_tensors

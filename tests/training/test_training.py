@@ -20,7 +20,7 @@ from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import read_checkpoint
-from cdvae_lab.models.latent_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.batches import Batches

@@ -1,9 +1,10 @@
-"""A plotly figure in a notebook that is dark where the notebook is, and gives its WebGL contexts back."""
+"""A plotly figure in a notebook: dark where the notebook is, the same in every view, and closed without leaks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,11 @@ from cdvae_lab.figures import Theme
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_EDITS = [f"_py2js_{name}" for name in ("addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update")]
+
 
 class Page(anywidget.AnyWidget):
-    """Tells Python whether the page is dark, and keeps a closed figure from answering what it was still told."""
+    """Tells Python whether the page is dark, and keeps a closed figure from answering pending messages."""
 
     _esm = Path(__file__).with_name("page.js")
     dark = traitlets.Bool(False).tag(sync=True)
@@ -29,21 +32,44 @@ class Page(anywidget.AnyWidget):
 
 @cache
 def _figure_widget() -> type:
-    """plotly's FigureWidget, whose five megabytes of JavaScript a page reads once and not once for each figure.
+    """Make the class of figures: plotly's FigureWidget with two faults of it mended.
 
-    anywidget gives a widget up that is not ready within two seconds, and after a reload of the page all come at once.
+    - Its five megabytes of JavaScript are read once for a page and not once for each figure: anywidget gives up a
+      widget that is not ready within two seconds, and after a reload of the page all figures come at once.
+    - A view shows the changes that were sent before it was ready (`figure.js`).
     """
     from plotly.graph_objects import FigureWidget
 
     source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{version('plotly')}")
     blob = f'new Blob([{source}], {{type: "text/javascript"}})'
-    code = f"globalThis[{name}] ??= import(URL.createObjectURL({blob}));\n"
-    code += f"export default async () => (await globalThis[{name}]).default();\n"  # which makes one figure's widget
-    return type("Figure", (FigureWidget,), {"_esm": code})
+    code = f"const plotly = () => (globalThis[{name}] ??= import(URL.createObjectURL({blob})));\n"
+
+    class LabFigure(FigureWidget):
+        _esm = code + Path(__file__).with_name("figure.js").read_text(encoding="utf-8")
+        edits_in_state = traitlets.Int().tag(sync=True)  # number of edits that are in what new views are drawn from
+        edits = 0  # messages that have changed the figure so far
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.observe(self._count, _EDITS)
+            self.on_msg(self._view_made)
+
+        def _count(self, change: Any) -> None:
+            self.edits += change["new"] is not None
+
+        def _view_made(self, widget: Any, content: Any, buffers: Any) -> None:
+            """Send the whole figure to a view that has missed something."""
+            if content.get("edits") != self.edits:
+                # plotly keeps these two for new views only, and does not bring them up to date by itself.
+                self._widget_layout, self._widget_data = deepcopy(self._layout_obj._props), deepcopy(self._data)
+                self.edits_in_state = self.edits
+                self.send({"view": content["view"]})
+
+    return LabFigure
 
 
 class Plot(ipywidgets.Box):
-    """One figure that is drawn again for another theme.
+    """One figure that is redrawn for another theme.
 
     Args:
         draw: makes the figure for a theme.
@@ -68,10 +94,11 @@ class Plot(ipywidgets.Box):
 
     @property
     def theme(self) -> Theme:
+        """The theme of the page."""
         return "dark" if self.page.dark else "light"
 
     def redraw(self) -> None:
-        """Draw everything again, where somebody has moved to and as they see it."""
+        """Draw everything again; the zoomed part and the mouse's mode stay as the user has chosen."""
         new: Any = self._draw(self.theme)
         shown = self.figure
         with shown.batch_update():
@@ -80,7 +107,7 @@ class Plot(ipywidgets.Box):
                 values = trace.to_plotly_json()
                 old.update({k: v for k, v in values.items() if k not in ("type", "uid")}, overwrite=True)
             layout = new.layout.to_plotly_json()
-            layout.pop("dragmode", None)  # what was chosen stays
+            layout.pop("dragmode", None)
             shown.update_layout(layout, overwrite=True)
         if not keep:
             shown.data = ()
@@ -93,7 +120,7 @@ class Plot(ipywidgets.Box):
         return figure
 
     def close(self) -> None:
-        """Close the figure and what watches the page."""
+        """Close the figure and the watcher of the page's theme."""
         if self._open:
             self._open = False
             self.page.close()

@@ -22,10 +22,11 @@ from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode, str_of
 from cdvae_lab.widgets.base.selection import Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.view import InterpolationView
-from cdvae_lab.widgets.latent_map.view import LatentMapView, the_map
+from cdvae_lab.widgets.latent_map.view import LatentMapView
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
 from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
 from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.parts.maps import require_map
 from cdvae_lab.widgets.parts.selection_bar import SelectionBar
 from cdvae_lab.widgets.player.view import TrajectoryPlayer
 
@@ -75,6 +76,7 @@ class App(Panel):
         super().__init__(model)
         self.map, map_lines = _map_for(self._the_model, map, self._name)
         self._head = [self._model_line(), *map_lines]  # lines of code that all tabs begin with
+        self._model_lines = 1  # how many of them give the model
         self.selection = selection or Selection()
         self._dataset, self._data_folder = dataset, data_folder
         self._panels: dict[str, Any] = {}
@@ -110,8 +112,7 @@ class App(Panel):
     @property
     def player(self) -> TrajectoryPlayer:
         """Denoising; made if it has not been opened yet, as the others are."""
-        known = WithCode(self._the_model, self._head[0])
-        return self._panel("player", lambda: TrajectoryPlayer(known, selection=self.selection))
+        return self._panel("player", lambda: TrajectoryPlayer(self._model_with_code, selection=self.selection))
 
     @property
     def map_view(self) -> LatentMapView:
@@ -119,21 +120,20 @@ class App(Panel):
         if self.map is None:
             raise CheckpointError(f"there is no map of {self._model_label} yet")
 
-        def make() -> LatentMapView:
-            view = LatentMapView(
-                self._the_model, self.map, selection=self.selection, data_folder=self._data_folder, height=520
-            )
-            view._code = list(self._head)
-            return view
-
-        return self._panel("map", make)
+        known = WithCode(self.map, "\n".join(self._head[self._model_lines :]))
+        return self._panel(
+            "map",
+            lambda: LatentMapView(
+                self._model_with_code, known, selection=self.selection, data_folder=self._data_folder, height=520
+            ),
+        )
 
     @property
     def interpolation(self) -> InterpolationView:
         """The path between two crystals, which is also drawn on the map."""
         return self._panel(
             "interpolation",
-            lambda: InterpolationView(self._the_model, map=self._shared_map(), selection=self.selection),
+            lambda: InterpolationView(self._model_with_code, map=self._shared_map(), selection=self.selection),
         )
 
     @property
@@ -141,7 +141,7 @@ class App(Panel):
         """The search for another property, whose trail is also drawn on the map."""
 
         def make() -> PropertyOptimizer:
-            made = PropertyOptimizer(self._the_model, map=self._shared_map(), selection=self.selection)
+            made = PropertyOptimizer(self._model_with_code, map=self._shared_map(), selection=self.selection)
             if self.selection.pick is not None:
                 made.start_from_selection()
             return made
@@ -235,14 +235,16 @@ class App(Panel):
     @property
     def code(self) -> str:
         """Lines of Python that do again what was done in all tabs."""
-        parts = [ReplayCode(body=tuple(self._head))]
+        known = self._head[self._model_lines :]
+        setup = {"model": self._model_with_code.code} | ({"known": "\n".join(known)} if known else {})
+        parts = [ReplayCode(setup=setup)]
         given = ("# `model` is the one that the widget was given", "# `known` is the map that the widget was given")
         for name in TABS:
             if name in self._panels:
                 panel = self._panels[name]
                 if isinstance(panel, View):
                     code = panel.replay_code
-                    parts.append(ReplayCode(code.imports, {}, code.body, code.before, TABS[name]))
+                    parts.append(replace(code, title=TABS[name]))
                     continue
                 lines = panel.code.splitlines()
                 imports = [line for line in lines if line.startswith(("import ", "from "))]
@@ -268,10 +270,12 @@ class App(Panel):
         if name not in self._panels:
             made = make()
             made.add_class(f"cdvae-{name}")
-            if name not in ("monitor", "player"):
-                made._name = self._name  # its code can say what to load, although the model has been loaded once
             self._panels[name] = made
         return self._panels[name]
+
+    @property
+    def _model_with_code(self) -> WithCode[CDVAE]:
+        return WithCode(self._the_model, "\n".join(self._head[: self._model_lines]))
 
     def _shared_map(self) -> LatentMapView | None:
         return None if self.map is None else self.map_view
@@ -345,7 +349,7 @@ class App(Panel):
         self._forget_panels(tuple(one for one in TABS if one != "monitor"))
         self.model, self._name, self.map = model, name, found
         self._lines[label] = lines or self._lines.get(label) or [self._model_line()]
-        self._head = [*self._lines[label], *map_lines]
+        self._head, self._model_lines = [*self._lines[label], *map_lines], len(self._lines[label])
         self._tell_model(label, source)
         # A latent means something to its own model alone.
         history = tuple(replace(pick, z=None) for pick in self.selection.history)
@@ -444,9 +448,9 @@ def _map_for(
 ) -> tuple[LatentMap | None, list[str]]:
     """The map that was given or is bundled, if there is one, and its line of code."""
     try:
-        found, line = the_map(model, map, name)
+        found = require_map(model, map)
     except CheckpointError:
         if map is not None:
             raise
         return None, []
-    return found, [line]
+    return found.value, [found.code]

@@ -76,10 +76,14 @@ def test_the_slider_and_the_film_show_a_stop(page: LabPage) -> None:
     page.sleep(1.5)
     alone = page.shot(CRYSTALS)
     assert difference(together, alone) > 0.01
-    assert page.kernel("print(view.stop_shown, view._looks.slider.value, view.view.choice)").split() == ["3", "3", "3"]
+    assert page.kernel("print(view.state.stop, view.controls.slider.value, view.view.choice)").split() == [
+        "3",
+        "3",
+        "3",
+    ]
     page.page.keyboard.press("ArrowRight")
     page.sleep(1.5)
-    assert page.kernel("print(view.stop_shown)").strip() == "4"
+    assert page.kernel("print(view.state.stop)").strip() == "4"
     press(page, "use this stop")
     page.sleep(0.5)
     assert "stop 4 of 6" in page.kernel("print(view.selection.pick.name)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colors, difference
+from tests.browser.harness import ROOT, Browser, LabPage, LabServer, colors, difference, pixels
 
 MAKE = """
 import cdvae_lab as lab
@@ -74,7 +74,7 @@ empty = places[view.map.nearest(places)[1][:, 0].argmax()].tolist()""")
     says(page, "An empty place")
     says(page, "predicted from z")
     # The net's knot nearest to the click, not the click itself.
-    apart = "x, y = view.plot._chosen; print((x - empty[0]) ** 2 + (y - empty[1]) ** 2)"
+    apart = "x, y = view.plot.chosen; print((x - empty[0]) ** 2 + (y - empty[1]) ** 2)"
     assert float(page.kernel(apart)) < 0.2**2
     assert "latent_at" in page.kernel("print(view.code)")
 
@@ -108,7 +108,33 @@ def test_a_lasso_gives_a_table(page: LabPage) -> None:
     assert 0 < count < 6000
     assert int(inside) > 0
     page.shot(".cdvae-map", PICTURES / "map_lasso.png")
+
+
+def test_a_found_crystal_is_marked_while_there_is_a_lasso(page: LabPage) -> None:
+    page.kernel("i = int((view.map.xy - view.map.xy.quantile(0.9, dim=0)).norm(dim=1).argmin())")
+    place = "view.map.xy[i].tolist()"
+    x, y = pixel(page, place)
+    around = {"x": x - 12, "y": y - 12, "width": 24, "height": 24}
+    before = pixels(page.page.screenshot(clip=around))
+    page.kernel("view.find(view.map.ids[i])")
+    page.kernel("view.wait(60)")
+    page.sleep(1.5)
+    page.page.locator(".cdvae-map .js-plotly-plot").scroll_into_view_if_needed()
+    x, y = pixel(page, place)
+    after = pixels(page.page.screenshot(clip=around | {"x": x - 12, "y": y - 12}))
+    assert (after.sum(-1) < 200).sum() > 40 > (before.sum(-1) < 200).sum()  # the ring is black
+    page.kernel("view.clear()")
     page.page.locator(".cdvae-map button", has_text="move").first.click()
+
+
+def test_hovering_does_not_move_the_page(page: LabPage) -> None:
+    height = "() => document.querySelector('.cdvae-map').getBoundingClientRect().height"
+    before = page.js(height)
+    x, y = pixel(page, "view.map.xy[i].tolist()")  # which has been decoded, so that there is a picture
+    page.page.mouse.move(x - 3, y - 3)
+    page.page.mouse.move(x, y, steps=3)
+    says(page, "under the mouse")
+    assert page.js(height) == before
 
 
 def test_closer_the_net_is_finer(page: LabPage) -> None:
@@ -117,7 +143,7 @@ def test_closer_the_net_is_finer(page: LabPage) -> None:
     span = "g = view.plot.figure.data[0]; print(g.x.min() >= 4.9, g.x.max() <= 6.1, len(g.x) > 500)"
     assert page.kernel(span).split() == ["True"] * 3
     page.shot(".cdvae-map", PICTURES / "map_close.png")
-    page.kernel("view.plot._part = None; view.plot.redraw()")
+    page.kernel("view.plot.show_all()")
     page.sleep(1)
 
 

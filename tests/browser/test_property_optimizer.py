@@ -33,8 +33,8 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
     return page
 
 
-def test_run_stop_go_on_and_undo(page: LabPage) -> None:
-    page.kernel("search._looks.pace.value = '40 steps/s'")  # slow enough to be looked at on a busy machine
+def test_run_stop_resume_and_undo(page: LabPage) -> None:
+    page.kernel("search.state.pace = '40 steps/s'")  # slow enough to be looked at on a busy machine
     press(page, "Run")
     says(page, "running: step")
     says(page, "length of z", 30)
@@ -53,8 +53,8 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     assert 1 < stopped < 901
     page.sleep(0.3)
     assert int(page.kernel("print(len(search.steps))")) == stopped
-    page.kernel("search._looks.pace.value = 'as fast as it goes'")
-    press(page, "Go on from here")
+    page.kernel("search.state.pace = 'as fast as it goes'")
+    press(page, "Resume from here")
     says(page, "finished: step 900 of 900")
     says(page, "Outside the data")
     assert page.kernel("print(len(search.steps), search.index)").split() == ["901", "900"]
@@ -69,10 +69,22 @@ def test_run_stop_go_on_and_undo(page: LabPage) -> None:
     last = page.kernel("print(search.steps[-1].z.sum().item())")
     page.kernel("search.index = 60")
     says(page, "60 of 900")
-    press(page, "Go on from here")
+    press(page, "Resume from here")
     page.kernel("search.wait()")  # what the panel says may still be of the run before
     says(page, "finished: step 900 of 900")
     assert page.kernel("print(search.steps[-1].z.sum().item())") == last
+
+
+def test_the_course_is_drawn_although_it_was_redrawn_before_its_view_was_ready(page: LabPage) -> None:
+    # As in a cell that makes the view, runs it and shows it: the browser learns of the run before it shows anything.
+    made = "(model, steps=4, decode_every=4, decode_steps=2)"
+    page.kernel(f"early = lab.PropertyOptimizer{made}; early.run(wait=True); search.children += (early,)")
+    plot = f"{PANEL} {PANEL} .js-plotly-plot"
+    page.wait(f"() => document.querySelector('{plot}')?.data?.some(t => t.name === 'predicted for z')", 60)
+    points = page.js(f"() => document.querySelector('{plot}').data.find(t => t.name === 'predicted for z').x.length")
+    assert points == 5
+    page.kernel("search.children = search.children[:-1]; early.close()")
+    page.wait(f"() => !document.querySelector('{PANEL} {PANEL}')", 20)
 
 
 def test_keys_and_the_film(page: LabPage) -> None:
@@ -85,14 +97,14 @@ def test_keys_and_the_film(page: LabPage) -> None:
     says(page, "900 of 900")
     page.kernel("search.index = 0")
     page.page.locator(PANEL).focus()
-    page.kernel("search._looks.pull.value = 0.1")
-    page.kernel("search._looks.pace.value = '40 steps/s'")
-    press(page, "Start anew from here")
+    page.kernel("search.state.prior_weight = 0.1")
+    page.kernel("search.state.pace = '40 steps/s'")
+    press(page, "Restart from here")
     says(page, "running: step")
     page.page.locator(PANEL).focus()
     page.page.keyboard.press(" ")
     says(page, "stopped: step")
-    page.kernel("search._looks.pace.value = 'as fast as it goes'")
+    page.kernel("search.state.pace = 'as fast as it goes'")
     page.page.keyboard.press(" ")
     says(page, "finished: step 900 of 900")
 
@@ -108,9 +120,32 @@ def test_a_predictor_and_an_error_of_it(page: LabPage) -> None:
     says(page, "ZeroDivisionError")
     says(page, "are kept")
     page.kernel("search.predictor = None")
-    page.kernel("search._looks.folder.value = '/proc/no/such/place'")
+    press(page, "CSV")
+    says(page, "search.csv", 20)
+    assert page.kernel("print(6 * 7)").strip() == "42"
+    page.kernel("search.state.folder = '/proc/no/such/place'")
     press(page, "CSV")
     says(page, "cannot write", 10)
+
+
+def test_elements_that_the_model_never_saw_are_named_beside_the_field(page: LabPage) -> None:
+    page.kernel("""
+from cdvae_lab.widgets import Pick
+search.selection.choose(Pick('diamond', lab.read(lab.asset_path('examples/diamond.cif'))))""")
+    says(page, "the model has never seen C")
+    assert page.page.locator(f"{PANEL} button", has_text="Run").first.is_disabled()
+    page.kernel("search.state.start = 'SrTiO3'")
+    page.wait(f"() => !document.querySelector('{PANEL}').innerText.includes('has never seen')")
+
+
+def test_the_list_of_targets_can_be_read(page: LabPage) -> None:
+    page.kernel("other = lab.PropertyOptimizer('mp_20'); search.children += (other,)")
+    page.wait(f"() => document.querySelector('{PANEL} {PANEL} select')", 60)
+    width = """() => [...document.querySelectorAll('.cdvae-panel .cdvae-panel select')]
+        .find(s => s.innerText.includes('as low as it gets')).getBoundingClientRect().width"""
+    assert page.js(width) > 120
+    page.kernel("search.children = search.children[:-1]; other.close()")
+    page.wait(f"() => !document.querySelector('{PANEL} {PANEL}')", 20)
 
 
 def test_it_gives_everything_back(page: LabPage) -> None:

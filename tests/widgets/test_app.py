@@ -16,6 +16,7 @@ from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.io import assets
 from cdvae_lab.widgets import App, Pick
+from cdvae_lab.widgets.optimizer.region import Region
 from cdvae_lab.widgets.parts.selection_bar import USES
 from tests.small_model import SMALL
 
@@ -59,8 +60,8 @@ class TestTabs:
         assert all(one.model is app.model for one in panels)
         assert all(one.selection is app.selection for one in panels)
         assert app.map_view.map is app.map
-        assert app.optimizer.map is app.map
-        assert app.interpolation._looks.map is None  # it draws on the shared one
+        assert app.optimizer.region == Region.of(app.map)
+        assert app.interpolation.controls.map is None  # it draws on the shared one
 
     def test_what_a_hidden_tab_needs_is_made_but_not_drawn(self, app: App) -> None:
         app.tab = "interpolation"
@@ -109,7 +110,7 @@ class TestTheChosenCrystal:
         assert torch.equal(app.player.frame.z, pick.z.repeat(4, 1))
         app.optimizer.run(wait=True, steps=2)
         assert torch.equal(app.optimizer.steps[0].z, pick.z)
-        x, y = app.map_view.plot._chosen
+        x, y = app.map_view.plot.chosen
         [place] = app.map.place(pick.z).tolist()
         assert [x, y] == pytest.approx(place, abs=1e-4)
         assert app.tab == "map"
@@ -134,7 +135,7 @@ class TestTheChosenCrystal:
     def test_paths_are_drawn_on_the_one_map(self, app: App) -> None:
         app.optimizer.run(wait=True, steps=2)
         app.interpolation.wait()
-        app.interpolation._looks.n.value = 3
+        app.interpolation.state.n = 3
         app.interpolation.run(wait=True)
         assert {"path", "the search"} <= set(app.map_view.plot.layers)
 

@@ -1,4 +1,4 @@
-"""The map widget without a browser: what a click, a lasso and a file do, and the lines of code that repeat it."""
+"""The map view without a browser: clicks, lassos, files, and the code that repeats them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
 from cdvae_lab.figures import GRID, POINTS, THEMES
 from cdvae_lab.figures.maps import WITHOUT
 from cdvae_lab.widgets import LatentMapView, Pick, Selection
-from cdvae_lab.widgets.latent_map.figure import TRAINING, Hit
+from cdvae_lab.widgets.base.recorded_run import THREAD
 from cdvae_lab.widgets.parts.files import Upload
+from cdvae_lab.widgets.parts.map_figure import TRAINING
 from tests.small_model import SMALL
 
+MAPS: list[LatentMap] = []  # that of the fixture
 STEPS = 24  # enough for what is tested here; 200 make better crystals
 
 
@@ -40,7 +42,8 @@ def known(model: lab.CDVAE) -> LatentMap:
     whole = load_map("perov_5", model)
     parts = {n: getattr(whole, n)[:100] for n in ("xy", "latents", "labels", "num_atoms", "density", "ids", "formulas")}
     parts["labels"] = torch.where(torch.arange(100) < 10, torch.nan, parts["labels"])
-    return dataclasses.replace(whole, **parts)
+    MAPS[:] = [dataclasses.replace(whole, **parts)]
+    return MAPS[0]
 
 
 @pytest.fixture
@@ -55,8 +58,23 @@ def trace(view: LatentMapView, name: str):
     return found
 
 
+def run_code(view: LatentMapView) -> dict:
+    """The names that the view's code binds; the map of the fixture has no name of its own."""
+    names: dict = {"model": view.model, "known": view.map}
+    exec(view.code, names)
+    return names
+
+
+def assert_replays(pick: Pick) -> None:
+    """Run the code of a pick alone, and compare its crystal."""
+    names: dict = {"model": lab.load("perov_5"), "known": MAPS[0]}
+    exec(str(pick.replay), names)
+    assert torch.equal(names["crystal"].frac_coords, pick.crystal.frac_coords)
+    assert torch.equal(names["z"], pick.z)
+
+
 def points(*numbers: int, **places) -> SimpleNamespace:
-    """What plotly tells a trace."""
+    """The points of one trace in a message of plotly."""
     return SimpleNamespace(point_inds=list(numbers), **{"xs": [0.0], "ys": [0.0]} | places)
 
 
@@ -74,15 +92,17 @@ class TestClicks:
         pick = view.selection.pick
         assert torch.equal(pick.crystal.frac_coords, expected.frac_coords)
         assert torch.equal(pick.z, known.latents[[index]].float())
-        assert "decodes from its latent" in view._looks.words.value
-        assert known.ids[index] in view._looks.words.value
+        assert "decodes from its latent" in view.controls.caption.value
+        assert known.ids[index] in view.controls.caption.value
         assert len(view.view.frames) > 20  # live
 
     def test_the_picks_code_gives_its_crystal(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
         view.choose(5, wait=True)
+        pick = view.selection.pick
+        assert_replays(pick)
         names = {"lab": lab, "model": model, "known": known}
-        assert torch.equal(eval(view.selection.pick.code, names).frac_coords, view.selection.pick.crystal.frac_coords)
-        exec(view.code, names := {"model": model, "known": known})
+        assert torch.equal(eval(pick.code, names).frac_coords, view.selection.pick.crystal.frac_coords)
+        names = run_code(view)
         assert torch.equal(names["crystal"].frac_coords, view.selection.pick.crystal.frac_coords)
 
     def test_an_empty_place_is_decoded_from_the_latents_around(
@@ -94,10 +114,11 @@ class TestClicks:
         assert view.wait(30)
         z = known.latent_at(torch.tensor([[x, y]]))
         assert torch.equal(view.selection.pick.z, z)
-        assert "An empty place" in view._looks.words.value
-        exec(view.code, names := {"model": model, "known": known})
-        # The place is written with four decimals.
-        assert torch.allclose(names["z"], z, atol=0.05)
+        assert "An empty place" in view.controls.caption.value
+        names = run_code(view)
+        assert torch.equal(names["z"], z)
+        assert torch.equal(names["crystal"].frac_coords, view.selection.pick.crystal.frac_coords)
+        assert_replays(view.selection.pick)
 
     def test_traces_that_were_not_hit_say_nothing(self, view: LatentMapView) -> None:
         for one in view.plot.figure.data:
@@ -110,14 +131,17 @@ class TestClicks:
         view.choose(21)
         assert view.wait(30)
         assert [pick.z.equal(known.latents[[21]].float()) for pick in view.selection.history] == [True]
-        assert not [t for t in threading.enumerate() if t.name == "cdvae_lab runner"]
+        assert not [t for t in threading.enumerate() if t.name == THREAD]
 
-    def test_stop(self, view: LatentMapView) -> None:
+    def test_stop_after_which_the_code_still_runs(self, view: LatentMapView) -> None:
+        view.decode_at(5.0, 5.0, wait=True)
+        view.selection.pick = None
         view.choose(20)
         view.stop()
         assert view.wait(10)
         assert view.selection.pick is None
-        assert "stopped" in view._status.value
+        assert "stopped" in view.status_line.value
+        assert torch.equal(run_code(view)["z"], view.map.latent_at(torch.tensor([[5.0, 5.0]])))
 
     def test_an_error_is_shown(self, view: LatentMapView, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*args: object, **kwargs: object) -> Iterator:
@@ -127,7 +151,7 @@ class TestClicks:
         monkeypatch.setattr("cdvae_lab.widgets.latent_map.view.denoise", fails)
         view.choose(2)
         assert view.wait(10)
-        assert "the &lt;network&gt; is on fire" in view._status.value
+        assert "the &lt;network&gt; is on fire" in view.status_line.value
 
 
 class TestTheDataItself:
@@ -152,12 +176,12 @@ class TestTheDataItself:
         latents = torch.cat([lab.encode(model, made).half(), known.latents[1:]])
         view = LatentMapView(model, dataclasses.replace(known, latents=latents), data_folder=folder, steps=STEPS)
         view.choose(0)
-        assert "crystal of the data file" in view._looks.words.value
+        assert "crystal of the data file" in view.controls.caption.value
         assert torch.equal(view.selection.pick.crystal.frac_coords, made.frac_coords)
         again = eval(view.selection.pick.code, {"lab": lab})
         assert torch.equal(again.frac_coords, made.frac_coords)
         view.choose(1, wait=True)  # which the file lacks
-        assert "decodes from its latent" in view._looks.words.value
+        assert "decodes from its latent" in view.controls.caption.value
         view.close()
 
     def test_another_crystal_of_the_formula_is_not_taken_for_it(
@@ -166,7 +190,7 @@ class TestTheDataItself:
         far = dataclasses.replace(known, latents=known.latents + 1)
         view = LatentMapView(model, far, data_folder=folder, steps=STEPS)
         view.choose(0, wait=True)
-        assert "decodes from its latent" in view._looks.words.value
+        assert "decodes from its latent" in view.controls.caption.value
         view.close()
 
 
@@ -186,20 +210,25 @@ class TestLassoAndExport:
         view.clear()
         assert len(view.table) == 0
 
-    def test_cifs_of_the_lasso(self, view: LatentMapView, known: LatentMap, tmp_path: Path) -> None:
+    def test_cifs_of_the_lasso_and_their_code(self, view: LatentMapView, known: LatentMap, tmp_path: Path) -> None:
         view.select([3, 4, 50])
         view.export_cifs(tmp_path, wait=True)
         files = sorted(tmp_path.glob("*.cif"))
+        texts = [file.read_text() for file in files]
+        for file in files:
+            file.unlink()
+        run_code(view)
+        assert [file.read_text() for file in sorted(tmp_path.glob("*.cif"))] == texts
         assert [f.stem for f in files] == sorted(f"{known.formulas[i]}_{known.ids[i]}_decoded" for i in (3, 4, 50))
         assert all(len(Structure.from_file(f)) == 5 for f in files)
-        assert "3 of 3 CIFs" in view._status.value
+        assert "3 of 3 files" in view.status_line.value
 
     def test_an_export_can_be_stopped(self, view: LatentMapView, tmp_path: Path) -> None:
         view.select(range(100))
         view.export_cifs(tmp_path)
         view.stop()
         assert view.wait(30)
-        assert "stopped: 0 of 100" in view._status.value
+        assert "stopped: 0 of 100" in view.status_line.value
         assert not list(tmp_path.glob("*.cif"))
 
 
@@ -212,30 +241,37 @@ class TestLayers:
         assert "one" in line.text[0]
         view.set_path("mine", xy=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         assert list(trace(view, "mine").x) == [1, 3, 5]
-        assert [box.description for box in view._looks.layers.children] == [TRAINING, "mine"]
+        assert [box.description for box in view.controls.layers.children] == [TRAINING, "mine"]
         view.remove("mine")
         view.remove("mine")
-        assert [box.description for box in view._looks.layers.children] == [TRAINING]
+        assert [box.description for box in view.controls.layers.children] == [TRAINING]
         assert "mine" not in {t.name for t in view.plot.figure.data}
 
     def test_a_click_on_a_layer(self, view: LatentMapView, known: LatentMap, srtio3: lab.Crystals) -> None:
         view.set_layer("shown", xy=[[1.0, 2.0]], crystals=srtio3)
-        view._click(Hit((1.0, 2.0), "shown", 0))
+        trace(view, "shown")._dispatch_on_click(points(0, xs=[1.0], ys=[2.0]), None)
         assert torch.equal(view.selection.pick.crystal.atomic_numbers, srtio3.atomic_numbers)
         view.set_layer("decoded", known.latents[:3].float())
         trace(view, "decoded")._dispatch_on_click(points(2), None)
         assert view.wait(30)
         assert torch.equal(view.selection.pick.z, known.latents[[2]].float())
+        assert torch.equal(run_code(view)["crystal"].frac_coords, view.selection.pick.crystal.frac_coords)
+        with pytest.raises(SettingError, match="no layer 'else'"):
+            view.choose_in("else", 0)
+        with pytest.raises(SettingError, match="point 3"):
+            view.choose_in("decoded", 3)
 
     def test_a_layer_can_be_hidden_and_stays_so(self, view: LatentMapView) -> None:
         view.set_layer("mine", xy=[[1.0, 2.0]])
-        training, mine = view._looks.layers.children
+        training, mine = view.controls.layers.children
         training.value = mine.value = False
         view.color = "density"
         assert not trace(view, POINTS).visible
         assert not trace(view, "mine").visible
-        training.value = True
+        assert view.state.hidden == [TRAINING, "mine"]
+        view.state.hidden = ["mine"]
         assert trace(view, POINTS).visible
+        assert training.value
 
     def test_refusals(self, view: LatentMapView, known: LatentMap) -> None:
         with pytest.raises(SettingError, match="either z"):
@@ -254,6 +290,8 @@ class TestLayers:
         trace(view, "generated")._dispatch_on_click(points(1), None)
         assert torch.equal(view.selection.pick.crystal.frac_coords, made.crystals[1].trim().frac_coords)
         assert torch.equal(view.selection.pick.z, made.z[[1]])
+        assert_replays(view.selection.pick)
+        assert torch.equal(run_code(view)["z"], made.z)
 
 
 class TestOwnCrystals:
@@ -268,6 +306,7 @@ class TestOwnCrystals:
         np.testing.assert_allclose(np.stack([placed.x, placed.y], 1), expected, atol=1e-5)
         assert "SrTiO3" in placed.text[0]
         assert torch.equal(view.map.xy, before)
+        np.testing.assert_allclose(run_code(view)["places"], expected, atol=1e-5)
 
     def test_uploads(self, view: LatentMapView) -> None:
         content = lab.asset_path("examples/BaTiO3.cif").read_bytes()
@@ -275,13 +314,31 @@ class TestOwnCrystals:
         view.add_own(Upload.of([one]))
         assert "BaTiO3 (mine.cif)" in trace(view, "own crystals").text[0]
         assert view.selection.pick.name == "BaTiO3 (own crystals)"
+        names = run_code(view)
+        assert torch.equal(names["made"].frac_coords[0], view.selection.pick.crystal.frac_coords[0])
+        assert_replays(view.selection.pick)
+
+    def test_a_path_from_the_field_and_a_structure(self, view: LatentMapView) -> None:
+        with pytest.raises(SettingError, match="which file"):
+            view.add_own()
+        view.state.file = str(lab.asset_path("examples/KTaO3.cif"))
+        view.controls.place.click()
+        view.add_own(Structure.from_file(lab.asset_path("examples/SrTiO3.cif")))
+        assert "KTaO3" in trace(view, "own crystals").text[0]
+        assert "SrTiO3" in trace(view, "own crystals").text[1]
+        names = {"model": view.model, "known": view.map, "given_0": lab.asset_path("examples/SrTiO3.cif")}
+        exec(view.code, names)
+        assert len(names["places"]) == 2
+        view.remove("own crystals")
+        view.add_own(lab.asset_path("examples/BaTiO3.cif"))
+        assert len(trace(view, "own crystals").x) == 1
 
     def test_one_that_the_model_does_not_take(self, view: LatentMapView) -> None:
         with pytest.raises(CrystalError, match="diamond"):
             view.add_own(lab.asset_path("examples/diamond.cif"))
 
 
-class TestLooks:
+class TestControls:
     @pytest.mark.parametrize("theme", ["light", "dark"])
     def test_the_figure_follows_the_theme_and_keeps_the_place(self, view: LatentMapView, theme: str) -> None:
         view.plot.page.dark = theme == "light"
@@ -299,12 +356,12 @@ class TestLooks:
         assert len(fine.x) > 1000
 
     def test_colors(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
-        view._looks.colors.value = "num_atoms"  # always 5: the bar must have a width
+        view.state.color = "num_atoms"  # always 5: the bar must have a width
         assert trace(view, POINTS).marker.cmin < 5 < trace(view, POINTS).marker.cmax
-        view._looks.colors.value = "predicted"
+        view.controls.color.value = "predicted"
         values = model.predict_property(known.latents.float())
         assert torch.allclose(torch.tensor(trace(view, POINTS).marker.color, dtype=torch.float32), values, atol=1e-4)
-        exec(view.code, {"model": model, "known": known})
+        run_code(view)
         with pytest.raises(SettingError, match="no such"):
             view.color = "no such"
         # An element whose share is the same wherever it occurs.
@@ -317,11 +374,35 @@ class TestLooks:
         view = LatentMapView(model, known, selection=selection)
         selection.choose(Pick("theirs", srtio3))
         [expected] = known.place(lab.encode(model, srtio3)).tolist()
-        assert view.plot._chosen == pytest.approx(tuple(expected), abs=1e-4)
-        assert "theirs" in view._looks.words.value
+        assert view.plot.chosen == pytest.approx(tuple(expected), abs=1e-4)
+        assert "theirs" in view.controls.caption.value
         view.close()
         selection.choose(Pick("later", srtio3))  # a closed one listens no more
-        assert "later" not in view._looks.words.value
+        assert "later" not in view.controls.caption.value
+
+    def test_the_mark_is_seen_while_there_is_a_lasso(self, view: LatentMapView, known: LatentMap) -> None:
+        # plotly fades all that is not in a lasso, whatever the trace.
+        trace(view, POINTS)._dispatch_on_selection(points(0, 5), None)
+        view.find(known.ids[33], wait=True)
+        [mark] = [one for one in view.plot.figure.data if list(one.x) == [float(known.xy[33, 0])]]
+        assert mark.unselected.marker.opacity == mark.selected.marker.opacity == 1
+
+    def test_the_fields_are_saved_and_restored(self, view: LatentMapView, tmp_path: Path) -> None:
+        view.state.update({"color": "density", "hidden": [TRAINING], "n": 3, "mouse": "lasso"})
+        other = LatentMapView(view.model, view.map)
+        other.state.load(view.state.save(tmp_path / "map.json"))
+        assert other.color == "density"
+        assert other.plot.figure.layout.dragmode == "lasso"
+        assert not trace(other, POINTS).visible
+        assert other.controls.n.value == 3
+        other.close()
+
+    def test_the_picture_under_the_mouse_takes_no_more_room_than_none(self, view: LatentMapView) -> None:
+        view.choose(12, wait=True)
+        empty = view.controls.glance.layout.height
+        trace(view, POINTS)._dispatch_on_hover(points(2), None)
+        assert "img" in view.controls.glance.value
+        assert view.controls.glance.layout.height == empty is not None
 
     def test_find(self, view: LatentMapView, known: LatentMap) -> None:
         assert view.find(known.ids[33], wait=True) == [33]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,21 +21,27 @@ from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.explore.optimization import LatentStep
 from cdvae_lab.figures.search import LENGTH, OTHERS, PREDICTED
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import fingerprint
+from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.widgets import Pick, PropertyOptimizer, Selection
 from cdvae_lab.widgets.optimizer.latent_search import MOST_STEPS, Search
 from cdvae_lab.widgets.parts.files import Upload
+from cdvae_lab.widgets.parts.maps import find_map
 
 QUICK = {"steps": 20, "decode_every": 10, "decode_steps": 4}
 
 
 @pytest.fixture(scope="module")
 def model() -> CDVAE:
-    return lab.load("perov_5")
+    """With N(0, I) as prior: samples and log p(z) of the learned one take seconds, and nothing here depends on it."""
+    one = lab.load("perov_5")
+    one.prior = None
+    return one
 
 
 @pytest.fixture(scope="module")
 def known(model: CDVAE) -> LatentMap:
-    return lab.load_map("perov_5", model)
+    return dataclasses.replace(lab.load_map("perov_5"), model=fingerprint(model))
 
 
 @pytest.fixture
@@ -51,6 +59,13 @@ def assert_same(ours: tuple[LatentStep, ...], theirs: list[LatentStep]) -> None:
         assert torch.equal(a.mean_square, b.mean_square)
 
 
+def run_code(search: PropertyOptimizer, **given: object) -> dict:
+    """The names that the view's code binds."""
+    names: dict = {"model": search.model, **given}
+    exec(search.code, names)
+    return names
+
+
 def trace(figure: object, name: str) -> object:
     return next(one for one in figure.data if one.name == name)  # type: ignore[attr-defined]
 
@@ -62,8 +77,8 @@ class TestTheSearch:
         assert_same(search.steps, expected)
         assert search.index == 20
 
-    def test_stop_and_go_on_give_the_same(self, search: PropertyOptimizer) -> None:
-        search._looks.count.value = 200
+    def test_stop_and_resume_give_the_same(self, search: PropertyOptimizer) -> None:
+        search.state.steps = 200
         search.run(wait=True)
         whole = list(search.steps)
         search.run()
@@ -72,29 +87,30 @@ class TestTheSearch:
         search.stop()
         assert search.wait(20)
         assert 1 <= len(search.steps) < 201
-        search.go_on(wait=True)
+        search.resume(wait=True)
         assert_same(search.steps, whole)
 
-    def test_going_on_from_an_earlier_step_drops_what_came_after(self, search: PropertyOptimizer) -> None:
+    def test_resuming_from_an_earlier_step_removes_later_ones(self, search: PropertyOptimizer) -> None:
         search.run(wait=True)
         whole = list(search.steps)
         search.index = 7
-        search.go_on(wait=True)
+        search.resume(wait=True)
         assert_same(search.steps, whole)
         assert search.steps[7] is whole[7]
-        assert search.steps[8] is not whole[8]  # computed anew
+        assert search.steps[8] is not whole[8]  # computed again
         assert [one.step for one in search.decoded] == [0, 10, 20]
-        search._looks.count.value = 5
-        search.go_on(wait=True)  # at its end: five more
+        search.state.steps = 5
+        search.resume(wait=True)  # at its end: five more
         assert [step.step for step in search.steps] == list(range(26))
 
-    def test_anew_from_here_with_another_target_and_back(self, search: PropertyOptimizer, model: CDVAE) -> None:
+    def test_restart_from_here_with_another_target_and_back(self, search: PropertyOptimizer, model: CDVAE) -> None:
         search.run(wait=True)
         whole = list(search.steps)
         search.index = 12
-        search._looks.target.value = "value"
-        search._looks.value.value = 1.5
-        search.start_anew(wait=True)
+        search.controls.target.value = "value"
+        search.controls.value.value = 1.5
+        search.controls.restart.click()
+        assert search.wait(30)
         expected = list(lab.optimize(model, whole[12].z, target=1.5, steps=20, lr=2e-2, prior_weight=0.01))
         assert_same(search.steps, expected)
         search.back()
@@ -103,24 +119,22 @@ class TestTheSearch:
             search.back()
 
     def test_the_code_does_what_was_done(self, search: PropertyOptimizer, model: CDVAE) -> None:
-        search._looks.count.value = 200
+        search.state.steps = 200
         search.run(wait=True)
         search.index = 12
-        search.go_on()
+        search.resume()
         search.stop()
         assert search.wait(20)
         assert 13 <= len(search.steps) < 201
-        names: dict = {"model": model}
-        exec(search.code, names)
-        assert_same(search.steps, names["steps"])
+        assert_same(search.steps, run_code(search)["steps"])
         search.index = 5
-        search._looks.target.value = "max"
-        search.start_anew(wait=True)
-        names = {"model": model}
-        exec(search.code, names)
+        search.restart(wait=True, target="max")
+        names = run_code(search)
         assert_same(search.steps, names["steps"])
         for one in search.decoded:
             assert torch.equal(names["decoded"][one.step].frac_coords, one.crystals.frac_coords)
+        search.back()
+        assert_same(search.steps, run_code(search)["steps"])
 
     def test_long_runs_are_thinned(self, model: CDVAE) -> None:
         assert Search.thinning(MOST_STEPS, 1) == 1
@@ -130,9 +144,7 @@ class TestTheSearch:
         one.run(wait=True)
         assert [step.step for step in one.steps][:3] == [0, 3, 6]
         assert one.steps[-1].step == 2 * MOST_STEPS + 50
-        names: dict = {"model": model}
-        exec(one.code, names)
-        assert_same(one.steps, names["steps"])
+        assert_same(one.steps, run_code(one)["steps"])
         one.close()
 
 
@@ -145,27 +157,27 @@ class TestWhatIsDecoded:
         assert torch.equal(crystals.frac_coords, last.crystals.frac_coords)
         torch.testing.assert_close(model.predict_property(model.encode(crystals).mu), last.own)
         assert last.independent is None
-        assert "not independent" in str([trace.name for trace in search._looks._course.figure.data])
+        assert "not independent" in str([trace.name for trace in search.course.figure.data])
 
     def test_an_independent_predictor_is_drawn_beside_the_model(self, model: CDVAE, known: LatentMap) -> None:
         one = PropertyOptimizer(model, 2, map=known, predictor=lambda crystals: crystals.lattice.det(), **QUICK)
         one.run(wait=True)
         volumes = one.decoded[-1].crystals.lattice.det()
         assert torch.equal(one.decoded[-1].independent, volumes)
-        drawn = trace(one._looks._course.figure, "independent predictor, decoded crystal")
+        drawn = trace(one.course.figure, "independent predictor, decoded crystal")
         assert drawn.y[-1] == pytest.approx(float(volumes[0]))
-        assert f"{float(volumes[0]):.2f}" in one._looks.film.items[-1]["lines"][2]
+        assert f"{float(volumes[0]):.2f}" in one.controls.film.items[-1]["lines"][2]
         one.close()
 
     def test_an_error_of_the_predictor_is_shown_and_the_steps_are_kept(self, search: PropertyOptimizer) -> None:
         search.predictor = lambda crystals: torch.zeros(7)
         search.run()
         assert search.wait(20)
-        assert "value for each" in search._status.value
-        assert "are kept" in search._status.value
+        assert "value for each" in search.status_line.value
+        assert "are kept" in search.status_line.value
         assert len(search.steps) == 1
         search.predictor = None
-        search.go_on(wait=True)
+        search.resume(wait=True)
         assert len(search.steps) == 21
 
     def test_a_step_between_is_decoded_when_asked(self, search: PropertyOptimizer) -> None:
@@ -173,28 +185,88 @@ class TestWhatIsDecoded:
         search.index = 4
         search.decode(wait=True)
         assert [one.step for one in search.decoded] == [0, 4, 10, 20]
-        assert search._looks.film.at == 1
+        assert search.controls.film.at == 1
 
     def test_a_chosen_crystal_is_the_selections(self, search: PropertyOptimizer, model: CDVAE) -> None:
         with pytest.raises(SettingError, match="nothing is decoded"):
             search.choose()
         search.run(wait=True)
-        search.index, search.crystal = 13, 1
+        search.index, search.state.crystal = 13, 1
         pick = search.choose()
         assert search.selection.pick is pick
         assert torch.equal(pick.z, search.steps[10].z[1:2])
-        names = {"lab": lab, "model": model, "steps": list(search.steps)}
-        assert torch.equal(eval(pick.code, names).frac_coords, pick.crystal.frac_coords)
+        names: dict = {"model": model}
+        exec(str(pick.replay), names)
+        assert torch.equal(names["crystal"].frac_coords, pick.crystal.frac_coords)
+        assert torch.equal(names["z"], pick.z)
+
+
+class TestHandlersAreQuick:
+    """No button, slider or list may hold up the kernel: log p(z) alone takes as long as hundreds of steps."""
+
+    @pytest.fixture
+    def no_integral(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let log p(z) be computed in worker threads only."""
+        log_prob = LatentStep.log_prob.fget
+
+        def guarded(step: LatentStep) -> torch.Tensor:
+            assert threading.current_thread() is not threading.main_thread(), "log p(z) is computed in a handler"
+            return log_prob(step)
+
+        monkeypatch.setattr(LatentStep, "log_prob", property(guarded))
+
+    def test_csv_slider_and_crystal(self, model: CDVAE, known: LatentMap, no_integral: None, tmp_path: Path) -> None:
+        one = PropertyOptimizer(model, 3, map=known, seed=2, **QUICK)
+        one.run()
+        assert one.wait(60)
+        one.state.folder = str(tmp_path)
+        one.controls.slider.value = 13
+        one.state.crystal = 2
+        assert "log p(z)" in one.controls.where.value
+        assert "at step 10" in one.controls.where.value
+        started = time.monotonic()
+        one.controls.exports["csv"].click()
+        assert time.monotonic() - started < 0.2
+        assert one.wait(30)
+        assert "search.csv" in one.status_line.value
+        table = pd.read_csv(tmp_path / "search.csv")
+        assert sorted(table.step[table["log p(z) (nats)"].notna()].unique()) == [0, 10, 20]
+        expected = StandardNormal(one.steps[10].z.shape[1]).log_prob(one.steps[10].z)
+        np.testing.assert_allclose(table["log p(z) (nats)"][table.step == 10], expected, rtol=1e-4)
+        one.close()
+
+    def test_latents_from_the_prior_are_drawn_in_the_background(
+        self, model: CDVAE, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sample = StandardNormal.sample
+
+        def guarded(*args: object, **kwargs: object) -> torch.Tensor:
+            assert threading.current_thread() is not threading.main_thread(), "latents are drawn in a handler"
+            return sample(*args, **kwargs)
+
+        monkeypatch.setattr(StandardNormal, "sample", guarded)
+        one = PropertyOptimizer(model, 2, seed=2, **QUICK)
+        one.controls.run.click()
+        assert one.wait(60)
+        assert len(one.steps) == 21
+        one.close()
+
+    def test_pictures_of_another_crystal_are_made_in_the_background(self, search: PropertyOptimizer) -> None:
+        search.run(wait=True)
+        search.state.crystal = 1
+        assert search.wait(30)
+        assert [item["lines"][0] for item in search.controls.film.items] == ["step 0", "step 10", "step 20"]
+        assert search.controls.film.at == 2
 
 
 class TestTheRegionOfTheData:
-    def test_a_search_that_leaves_it_is_told_so(self, model: CDVAE, known: LatentMap) -> None:
+    def test_a_search_that_leaves_it_is_warned_of(self, model: CDVAE, known: LatentMap) -> None:
         one = PropertyOptimizer(model, map=known, steps=150, prior_weight=0.0, decode_every=500, decode_steps=2)
         one.run(wait=True)
         low, longest = float(known.labels.min()), float(known.latents.float().norm(dim=1).max())
         for index in (0, 20, 150):
             one.index = index
-            text = one._looks._warning.value
+            text = one.controls.warning.value
             assert ("below every label" in text) == (float(one.step.prediction) < low)
             assert ("longer than that of any training crystal" in text) == (float(one.step.z.norm()) > longest)
         assert "Outside the data" in text
@@ -202,9 +274,9 @@ class TestTheRegionOfTheData:
 
     def test_the_trail_is_where_the_map_places_the_latents(self, search: PropertyOptimizer, known: LatentMap) -> None:
         search.run(wait=True)
-        search.crystal = 2
+        search.state.crystal = 2
         z = torch.stack([step.z[2] for step in search.steps])
-        drawn = trace(search._looks._map.figure, "the search")
+        drawn = trace(search.map.figure, "the search")
         np.testing.assert_allclose(np.stack([drawn.x, drawn.y], 1), known.place(z).numpy(), atol=1e-5)
 
     def test_a_map_of_somebody_else_gets_the_path(self, model: CDVAE, known: LatentMap) -> None:
@@ -212,13 +284,15 @@ class TestTheRegionOfTheData:
             map = known
             paths: dict = {}  # noqa: RUF012
 
-            def set_path(self, name: str, z: torch.Tensor, texts: list[str]) -> None:
+            def set_path(
+                self, name: str, z: object = None, texts: object = (), *, xy: object = None, crystals: object = None
+            ) -> None:
                 self.paths[name] = z
 
         one = PropertyOptimizer(model, 1, map=View(), **QUICK)
         one.run(wait=True)
         assert torch.equal(View.paths["the search"], torch.cat([step.z for step in one.steps]))
-        assert one._looks._map is None
+        assert one.map is None
         one.close()
 
     def test_the_course_as_a_figure(self, model: CDVAE) -> None:
@@ -271,12 +345,30 @@ class TestFiles:
         other = PropertyOptimizer(model, 1, **QUICK)
         other.load(tmp_path / "search.safetensors")
         assert_same(other.steps, whole)
+        assert_same(other.steps, run_code(other)["steps"])
         other.index = 9
-        other.go_on(wait=True)
+        other.resume(wait=True)
         assert_same(other.steps, whole)
+        assert_same(other.steps, run_code(other)["steps"])
         with pytest.raises(CheckpointError, match="no such file"):
             other.load(tmp_path / "none")
         other.close()
+
+    def test_the_fields_are_saved_and_restored(self, search: PropertyOptimizer, tmp_path: Path) -> None:
+        search.state.update({"target": "value", "value": 2.5, "start": "KTaO3", "lr": 0.01})
+        other = PropertyOptimizer(search.model, **QUICK)
+        other.state.load(search.state.save(tmp_path / "search.json"))
+        assert (other.controls.target.value, other.controls.value.value) == ("value", 2.5)
+        assert other.controls.start.value == "KTaO3"
+        assert other.controls.value.layout.display == ""
+        other.close()
+
+    @pytest.mark.parametrize("name", ["perov_5", "mp_20", "carbon_24"])
+    def test_the_list_of_targets_has_room_beside_the_name_of_the_property(self, name: str) -> None:
+        one = PropertyOptimizer(name, **QUICK)
+        label, width = one.controls.target.description, int(one.controls.target.layout.width.removesuffix("px"))
+        assert width - 7 * len(label) >= 150  # pixels, with letters of 7
+        one.close()
 
     def test_a_picture_where_widgets_cannot_run(self, search: PropertyOptimizer) -> None:
         assert "image/png" not in search._repr_mimebundle_()
@@ -287,22 +379,25 @@ class TestFiles:
 class TestWhereItStarts:
     def test_an_example_a_file_an_upload_the_prior_and_the_selection(self, model: CDVAE, tmp_path: Path) -> None:
         one = PropertyOptimizer(model, **QUICK)
-        assert one._start.kind.value == "examples/SrTiO3.cif"
+        assert one.state.start == "SrTiO3"
         path = lab.asset_path("examples/KTaO3.cif")
         expected = lab.encode(model, path)
-        one._start.kind.value = "file"
+        one.state.start = "file"
         with pytest.raises(SettingError, match="which file"):
             one.run(wait=True)
-        one._start.path.value = str(path)
+        one.state.file = str(path)
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, expected)
-        one._start.path.value = ""
-        one._start.take(Upload("mine.cif", path.read_text()))
+        assert_same(one.steps, run_code(one)["steps"])
+        one.state.file = ""
+        one.upload(Upload("mine.cif", path.read_text()))
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, expected)
+        assert_same(one.steps, run_code(one, crystals=path)["steps"])
         with pytest.raises(CrystalError):
-            one._start.take(Upload("broken.cif", "data_x\nnothing\n"))
-        one._start.kind.value = "selection"
+            one.upload(Upload("broken.cif", "data_x\nnothing\n"))
+        assert "broken.cif" in one.controls.start_error.value
+        one.state.start = "selection"
         with pytest.raises(SettingError, match="no crystal is chosen"):
             one.run(wait=True)
         one.close()
@@ -312,8 +407,8 @@ class TestWhereItStarts:
         one = PropertyOptimizer(model, selection=selection, **QUICK)
         crystal = lab.read(lab.asset_path("examples/BaTiO3.cif"))
         selection.choose(Pick("BaTiO3 from a file", crystal))
-        assert one._start.kind.value == "selection"
-        assert "BaTiO3 from a file" in str(one._start.kind.options)
+        assert one.state.start == "selection"
+        assert "BaTiO3 from a file" in str(one.controls.start.options)
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, model.encode(crystal).mu)
         one.close()
@@ -324,7 +419,7 @@ class TestWhereItStarts:
         one = PropertyOptimizer(model, z, map=known, **QUICK)
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, z)
-        assert len(one._looks.crystal.options) == 4
+        assert len(one.controls.crystal.options) == 4
         one.close()
 
     def test_refused_at_once(self, model: CDVAE) -> None:
@@ -333,13 +428,31 @@ class TestWhereItStarts:
             ({"lr": 0.0}, "lr"),
             ({"steps": 0}, "steps"),
             ({"decode_every": 0}, "decode_every"),
-            ({"decode_steps": 1}, "steps must be at least 2"),
-            ({"map": 3}, "set_path"),
+            ({"decode_steps": 1}, "decode_steps"),
         ):
             with pytest.raises(SettingError, match=message):
                 PropertyOptimizer(model, **options)
         with pytest.raises(CrystalError):
             PropertyOptimizer(model, "no/such/file.cif")
+        with pytest.raises(SettingError, match="set_path"):
+            find_map(model, 3)
+
+    def test_elements_that_the_model_never_saw_are_refused_beside_the_field(self) -> None:
+        carbon = lab.load("carbon_24")
+        one = PropertyOptimizer(carbon, **QUICK)
+        assert not one.controls.start_error.value
+        one.selection.choose(Pick("SrTiO3", lab.read(lab.asset_path("examples/SrTiO3.cif"))))
+        assert one.state.start == "selection"
+        assert "never seen O, Ti, Sr" in one.controls.start_error.value
+        assert one.controls.run.disabled
+        with pytest.raises(CrystalError, match="Sr"):
+            one.run(wait=True)
+        one.state.start = "diamond"
+        assert not one.controls.start_error.value
+        assert not one.controls.run.disabled
+        one.close()
+        with pytest.raises(CrystalError, match="Sr"):
+            PropertyOptimizer(carbon, lab.read(lab.asset_path("examples/SrTiO3.cif")), **QUICK)
 
 
 def test_what_comes_out_far_outside_the_data_does_not_stop_the_panel(
@@ -349,7 +462,7 @@ def test_what_comes_out_far_outside_the_data_does_not_stop_the_panel(
         for frame in lab.denoise(*args, **kwargs):
             yield dataclasses.replace(frame, crystals=frame.crystals.replace(lattice=0 * frame.crystals.lattice))
 
-    monkeypatch.setattr("cdvae_lab.widgets.optimizer.view.denoise", flat)
+    monkeypatch.setattr("cdvae_lab.widgets.optimizer.decoding.denoise", flat)
     search.run(wait=True)
     assert len(search.decoded) == 3
     assert search.table()["decoded formula"].notna().sum() == 9

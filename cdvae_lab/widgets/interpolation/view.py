@@ -1,65 +1,76 @@
-"""From one crystal to another through the latent space: both ends judged, every stop seen, jumps named."""
+"""Interpolation between two crystals in the latent space: reconstructions of both ends, and every stop on the path."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cdvae_lab import render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import ENDS, PATHS, LatentPath, decode_path, latent_path
-from cdvae_lab.explore.latent_map import LatentMap
-from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
-from cdvae_lab.widgets.base.legs import Sampler, arguments
-from cdvae_lab.widgets.base.live import Live
-from cdvae_lab.widgets.base.panel import Panel
+from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode, arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
-from cdvae_lab.widgets.interpolation.controls import KEEP, PathLooks
-from cdvae_lab.widgets.interpolation.path_end import PathEnd
-from cdvae_lab.widgets.latent_map.view import LatentMapView
-from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.interpolation.controls import PATH, InterpolationControls
+from cdvae_lab.widgets.interpolation.end_check import EndsChecked, check_ends
+from cdvae_lab.widgets.interpolation.exports import KINDS, write_path
+from cdvae_lab.widgets.interpolation.path_end import PathEnd, default_ends
+from cdvae_lab.widgets.interpolation.results import PathResults, path_results, places
+from cdvae_lab.widgets.interpolation.state import KEEP, MAX_STOPS, InterpolationState
+from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
+from cdvae_lab.widgets.parts.filmstrip import path_pictures
+from cdvae_lab.widgets.parts.labels import label_of
+from cdvae_lab.widgets.parts.maps import MapSource, PathCanvas, find_map
+
+MAX_FRAMES = 60  # that are kept of a run; more could not be told apart
+_PICTURES_EVERY = 1.0  # s, of the filmstrip while the path is being decoded
 
 
-class InterpolationView(Panel):
-    """Two crystals, whether the model gives each back, and what it makes of the way between them.
+class InterpolationView(View):
+    """Two crystals, their reconstructions, and the crystals that the model decodes between them.
 
-    Every button is also a method: `set_end`, `take_primitive`, `run`, `stop`, `go_on`, `export`. All stops are decoded
-    as one batch with the same noise, so that neighbors differ by their latents alone.
+    Every button is also a method: `set_end`, `take_primitive`, `take_selected`, `run`, `stop`, `resume`, `choose`,
+    `export`; every field is a trait of `state`. All stops are decoded as one batch with the same noise, so that
+    neighbors differ by their latents alone.
 
     Args:
         model: a CDVAE, the name of a bundled one, or a checkpoint's path.
-        a, b: the ends: a file, a pymatgen Structure, ASE Atoms or Crystals of one; None takes an example that comes
-            with the package. One that cannot be used is refused in the widget, with what can be done.
-        map: where to draw the path: a LatentMap, its file or name, a LatentMapView that is shown elsewhere; None takes
+        a, b: the ends: the name of an example, a file, a pymatgen Structure, ASE Atoms or Crystals of one; None takes
+            an example that the model takes. One that cannot be used is refused in the view, with the remedy.
+        map: to draw the path on: a LatentMap, its file or name, or a LatentMapView that is shown elsewhere; None takes
             the bundled map of this model, if there is one.
-        selection: what is chosen here and elsewhere; a new one by default.
+        selection: the crystals chosen here and in other views; a new one by default.
         n: number of stops with both ends.
         seed: of the noise.
         height: of the crystals, pixels.
         sampler, settings: of `denoise`.
+
+    Attributes:
+        ends: both ends, by letter.
 
     Raises:
         CheckpointError: if the map is of another model.
         SettingError: for n out of range, or a sampler or setting that does not exist.
     """
 
+    state: InterpolationState
+    model: CDVAE
+
     def __init__(
         self,
-        model: CDVAE | str | Path = "perov_5",
+        model: CDVAE | WithCode[CDVAE] | str | Path = "perov_5",
         a: Any = None,
         b: Any = None,
         *,
-        map: LatentMap | LatentMapView | str | Path | None = None,
+        map: MapSource = None,
         selection: Selection | None = None,
         n: int = 9,
         seed: int = 0,
@@ -67,35 +78,52 @@ class InterpolationView(Panel):
         sampler: str | Schedule = "ancestral",
         **settings: Any,
     ) -> None:
-        if not 2 <= n <= 41:
-            raise SettingError(f"n is {n} stops; choose 2 to 41")
-        super().__init__(model, selection)
-        self._sampler = Sampler(self._the_model, sampler, settings)
+        if not 2 <= n <= MAX_STOPS:
+            raise SettingError(f"n is {n} stops; choose 2 to {MAX_STOPS}")
+        super().__init__(model, InterpolationState(n=n, seed=seed), selection)
+        self._sampler = Sampler(self.model, sampler, settings)
         self._path: LatentPath | None = None
-        self._due = 0.0  # when the film is drawn again
-        self._told = ""  # the call of `interpolate`, for picks
-        self._looks = PathLooks(self, n, seed, height, map)
-        self.view = self._looks.view
-        self._live = Live(self._runner, self.view, self._moved, self._ended)
-        self._judge = self._runner(self._keep_judged, self._judged)
-        self._to_judge: list[PathEnd] = []
-        self._back: DenoisingFrame | None = None
-        self.ends = {letter: PathEnd(self._the_model, letter, self.selection, self._end_changed) for letter in ENDS}
-        self._show(*self._looks.rows())
+        self._setup = ReplayCode()
+        self._call = ""  # of `interpolate`
+        self._latents_code = ""  # an expression for the latents of the path
+        self._waiting = False
+        self._quiet = False  # whether the state follows an end instead of leading it
+        self._live_pictures: list[dict[str, Any]] | None = None  # made in the worker, not shown yet
+        canvas = map if isinstance(map, PathCanvas) else None
+        known = find_map(self.model, map)
+        self._canvas = canvas
+        self.ends = {letter: PathEnd(self.model, letter) for letter in ENDS}
+        self._check = self.new_run(self._draw_check, self._show_check, max_frames=1)
+        self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES)
+        self._results = self.new_run(self._draw_results, self._show_results, max_frames=1)
+        self._export = self.new_run(show=self._show_export, max_frames=1)
+        shown_map = known if canvas is None else None
+        self.controls = InterpolationControls(self.state, self, height, shown_map, label_of(self.model))
+        self.view = self.controls.view
+        self._shown = CrystalFrames(self.view)
+        self.show_rows(self.controls.rows(), self.controls)
         self.add_class("cdvae-interpolation")
-        self._looks.refresh()
-        for letter, given in zip(ENDS, self._examples(a, b), strict=True):
-            if given is not None:
-                self.ends[letter].attempt(given)
+        self.listen(self.state, "stop", lambda change: self._show_stop(change["new"]))
+        for letter in ENDS:
+            self.listen(self.state, letter, lambda change, letter=letter: self._source_set(letter))
+            self.listen(self.state, f"primitive_{letter}", lambda change, letter=letter: self._primitive_set(letter))
+        self.when_picked(lambda pick: self._offer_selected())
+        self._offer_selected()
+        self._enable()
+        usual = iter([] if None not in (a, b) else default_ends(self.model))
+        for letter, given in zip(ENDS, (a, b), strict=True):
+            source = next(usual, None) if given is None else given
+            if source is not None:
+                self.attempt_end(lambda letter=letter, source=source: self.set_end(letter, source))
 
     # --- what can be done, by buttons and from code -------------------------------------------------------
 
     @property
     def crystals(self) -> Crystals:
         """The crystals along the path as they are now, a's end first. Raises SettingError before the first run."""
-        if not self._live.frames:
+        if self.recorded_run.newest is None:
             raise SettingError("there is no path yet; press Run, or call run()")
-        return self._live.crystals
+        return self.recorded_run.newest.crystals
 
     @property
     def path(self) -> LatentPath:
@@ -105,102 +133,136 @@ class InterpolationView(Panel):
         return self._path
 
     @property
-    def stop_shown(self) -> int:
-        """Number of the stop that is shown; -1 for all side by side."""
-        return self._looks.film.at
-
-    @stop_shown.setter
-    def stop_shown(self, value: int) -> None:
-        self._looks.film.at = value
+    def replay_code(self) -> ReplayCode:
+        """The code that gives `crystals`."""
+        if self._path is None:
+            return ReplayCode(setup={"model": self.model_code})
+        parts = self.recorded_run.recording.segments
+        if len(parts.parts) == 1 and (self.running or self.recorded_run.status.state == "finished"):
+            return self._setup.then(f"crystals = lab.last({self._call}).crystals")
+        replay = parts.replay()
+        return self._setup.then(*replay.body, "crystals = frames[-1].crystals", imports=replay.imports)
 
     def set_end(self, letter: str, source: Any) -> None:
         """Choose an end.
 
         Args:
             letter: "a" or "b".
-            source: a file, a pymatgen Structure, ASE Atoms, Crystals of one, or a Pick.
+            source: the name of an example, a file, a pymatgen Structure, ASE Atoms, Crystals of one, or a Pick.
 
         Raises:
-            CrystalError: if it cannot be read, is not one, or is none that the model takes.
+            CrystalError: if it cannot be read, is not one crystal, or is none that the model takes. The remedy is also
+                shown below the picture.
             SettingError: for another letter.
         """
-        self._end(letter).choose(source)
+        end = self._end(letter)
+        is_path = isinstance(source, str | Path) and "\n" not in str(source)
+        self._follow({letter: str(source) if is_path else "", f"primitive_{letter}": False})
+        try:
+            end.read(source)
+        finally:
+            self._end_changed(letter)
 
     def take_primitive(self, letter: str) -> None:
         """Replace an end by its primitive cell; errors as of `set_end`."""
-        self._end(letter).take_primitive()
+        end = self._end(letter)
+        self._follow({f"primitive_{letter}": True})
+        try:
+            end.take_primitive()
+        finally:
+            self._end_changed(letter)
+
+    def take_selected(self, letter: str) -> None:
+        """Make the selected crystal an end; errors as of `set_end`, and SettingError if nothing is selected."""
+        if self.selection.pick is None:
+            raise SettingError("no crystal is chosen yet; choose one in any view")
+        self.set_end(letter, self.selection.pick)
 
     def run(self, wait: bool = False) -> None:
-        """Lay the path with the settings of the fields, and decode it.
+        """Decode the path with the settings of `state`.
+
+        Args:
+            wait: return at the end, and raise what goes wrong.
 
         Raises:
             CrystalError: if an end is missing or cannot be used.
             SettingError: for settings that do not go together.
         """
         crystals = [self._usable(letter) for letter in ENDS]
-        looks = self._looks
-        n, seed, shape, keep = looks.n.value, looks.seed.value, looks.shape.value, KEEP[looks.keep.value]
-        path = latent_path(self._the_model, *crystals, n=n, path=shape)
-        frames = decode_path(self._the_model, path, seed=seed, sampler=self._sampler.schedule, **keep)
-        self._path = path
-        self._write_code(n, seed, shape, keep)
-        looks.clear()
-        self._live.start(frames, len(self._sampler.schedule), wait=wait)
-        self._looks.refresh()
+        state = self.state
+        path = latent_path(self.model, *crystals, n=state.n, path=state.path)
+        kept: Any = KEEP[state.keep]
+        frames = decode_path(self.model, path, seed=state.seed, sampler=self._sampler.schedule, **kept)
+        for one in (self.recorded_run, self._results):
+            one.cancel()
+        self._path, self._waiting = path, wait
+        self._write_code(kept)
+        self.controls.clear()
+        self._shown.restart()
+        self._draw_path()
+        steps = len(self._sampler.schedule)
+        self.recorded_run.start(self._pictured(frames, path), self._call, num_steps=steps, wait=wait)
 
     def stop(self) -> None:
-        """End the run after the step that it is in; `go_on` continues."""
-        self._live.stop()
+        """End the run, or the export, after the current step; `resume` continues the run."""
+        for one in (self.recorded_run, self._results, self._export):
+            one.stop()
 
-    def go_on(self, wait: bool = False) -> None:
-        """Continue the run from its last frame, exactly as it would have gone."""
-        if not self._live.frames:
-            raise SettingError("there is no path yet; press Run, or call run()")
-        last = self._live.frames[-1]
-        self._live.start(denoise(self._the_model, frame=last), last.num_steps, after=True, wait=wait)
-        self._looks.refresh()
+    def resume(self, wait: bool = False) -> None:
+        """Continue the run from its last frame, exactly as it would have continued.
 
-    def export(
-        self, folder: str | Path | None = None, kinds: Iterable[str] = ("cif", "extxyz", "png", "gif")
-    ) -> list[Path]:
-        """Write the path: "cif" of every stop, "extxyz" and "gif" with one stop after another, "png" the strip.
+        Args:
+            wait: return at the end, and raise what goes wrong.
+        """
+        path = self.path
+        self.recorded_run.cancel()
+        self._results.cancel()
+        self._waiting = wait
+        frames = denoise(self.model, frame=self.recorded_run.newest)
+        self.recorded_run.resume(self._pictured(frames, path), "lab.denoise(model, frame=frames[-1])", wait=wait)
+
+    def choose(self) -> Pick:
+        """Make the stop that is shown the selected crystal. Raises SettingError if all stops are shown."""
+        k, crystals = self.state.stop, self.crystals
+        if k < 0:
+            raise SettingError("all stops are shown; choose one first, with the slider or by its picture")
+        name = f"{reduced_formulas(crystals)[k]} (stop {k} of {len(crystals) - 1})"
+        code = self.replay_code.then(f"crystal, z = crystals[{k}].trim(), {self._latents_code}[{k}:{k + 1}]")
+        expression = "" if self._setup.before or self._setup.body else f"lab.last({self._call}).crystals[{k}]"
+        pick = Pick(name, crystals[k].trim().to("cpu"), self.path.z[[k]].cpu(), expression, code)
+        self.selection.choose(pick)
+        return pick
+
+    def export(self, folder: str | Path | None = None, kinds: Iterable[str] = KINDS, wait: bool = True) -> list[Path]:
+        """Write the path; returns the files.
+
+        Args:
+            folder: created if necessary; by default `state.folder`.
+            kinds: "cif" of every stop, "extxyz" and "gif" with one stop after another, "png" the strip.
+            wait: False: write in the background, and return nothing; the status line shows the files.
 
         Raises:
             SettingError: for another kind, or without a path.
             CrystalError: if a crystal cannot be exported.
             LabError: if a file cannot be written.
         """
-        folder = Path(self._looks.folder.value if folder is None else folder)
-        placed = render.at_atom(self.crystals.to("cpu"))
-        formulas = reduced_formulas(placed)
-        each, places = [placed[k] for k in range(len(placed))], self._looks.places()
-        written: list[Path] = []
-        for kind in kinds:
-            if kind == "cif":
-                names = [f"stop_{k:02d}_{formula}" for k, formula in enumerate(formulas)]
-                written += placed.write_cif(folder, names)
-            elif kind == "extxyz":
-                written.append(placed.write_extxyz(folder / "path.xyz"))
-            elif kind == "png":
-                strip = render.strip(each, captions=places, size=200)
-                with atomic_path(folder / "path.png", "the strip") as temporary:
-                    temporary.write_bytes(render.png_bytes(strip))
-                written.append(folder / "path.png")
-            elif kind == "gif":
-                written.append(render.gif(each, folder / "path.gif", fps=2, captions=places))
-            else:
-                raise SettingError(f"export: no kind {kind!r}; there are cif, extxyz, png, gif")
-        return written
+        kinds = list(kinds)
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        folder = Path(self.state.folder if folder is None else folder)
+        work = write_path(self.crystals.to("cpu"), places(self.path), folder, kinds)
+        self._export.start(work, wait=wait)
+        return list(self._export.newest.files) if wait and self._export.newest is not None else []
 
-    def choose(self) -> None:
-        """Make the stop that is shown the pick of the selection. Raises SettingError if none is."""
-        k, crystals = self.stop_shown, self.crystals
-        if k < 0:
-            raise SettingError("all stops are shown; choose one first, with the slider or by its picture")
-        formula = reduced_formulas(crystals)[k]
-        code = f"lab.last({self._told}).crystals[{k}]" if self._told else ""
-        name = f"{formula} (stop {k} of {len(crystals) - 1})"
-        self.selection.choose(Pick(name, crystals[k].trim().to("cpu"), self.path.z[[k]].cpu(), code))
+    def attempt_end(self, act: Callable[[], Any]) -> None:
+        """Change an end, whose error is shown below its picture."""
+
+        def quietly() -> None:
+            with contextlib.suppress(CrystalError):
+                act()
+            self.show_message("")
+
+        self.attempt(quietly)
 
     # --- the ends -----------------------------------------------------------------------------------------
 
@@ -215,84 +277,159 @@ class InterpolationView(Panel):
             raise end.error or CrystalError(f"end {letter}: choose a crystal first")
         return end.crystal
 
-    def _examples(self, a: Any, b: Any) -> list[Any]:
-        """The given ends, or examples that the model takes."""
-        given = [a, b]
-        if None in given:
-            usable = []
-            for path in files.examples().values():
-                [(structure, name), *_] = files.named_structures(path)
-                try:
-                    files.for_model(self._the_model, structure, name)
-                except CrystalError:  # this model is for others
-                    continue
-                usable.append(path)
-            # The two first that are not given: far enough apart to see something.
-            rest = iter(usable[-1:] + usable[:-1])
-            given = [next(rest, None) if one is None else one for one in given]
-        return given
+    def _follow(self, values: dict[str, Any]) -> None:
+        """Let the state say what an end has become."""
+        self._quiet = True
+        try:
+            self.state.update(values)
+        finally:
+            self._quiet = False
 
-    def _end_changed(self) -> None:
-        """Decode what has been chosen, to see whether it comes back."""
-        if not self._open:
-            return
-        if self._judge.running:
-            self._judge.stop()
-            self._judge.wait()
-        self._to_judge = [end for end in self.ends.values() if end.crystal is not None]
-        if self._to_judge:
-            crystals = Crystals.cat([end.crystal for end in self._to_judge if end.crystal is not None])
-            if not self._live.frames:  # until there is a path, its ends
-                self.view.show_all([crystals], origin=crystals)
-            self._judge.start(self._again(crystals))
-        self._looks.refresh()
+    def _source_set(self, letter: str) -> None:
+        """Somebody has set `state.a` or `state.b`."""
+        source = getattr(self.state, letter)
+        if source and not self._quiet:
+            primitive = getattr(self.state, f"primitive_{letter}")
+            self.attempt_end(lambda: self._reread(letter, source, primitive))
 
-    def _again(self, crystals: Crystals) -> Iterator[DenoisingFrame]:
-        with torch.no_grad():
-            z = self._the_model.encode(crystals).mu
-        # As the ends of a path: with the noise of crystal 0 both.
-        path = LatentPath(z, torch.linspace(0, 1, len(z)).to(z), crystals, PATHS[0])
-        return decode_path(self._the_model, path, seed=self._looks.seed.value, sampler=self._sampler.schedule)
+    def _primitive_set(self, letter: str) -> None:
+        """Somebody has set `state.primitive_a` or `state.primitive_b`."""
+        end, primitive = self.ends[letter], getattr(self.state, f"primitive_{letter}")
+        if end.structure is not None and not self._quiet:
+            self.attempt_end(lambda: self._reread(letter, None, primitive))
 
-    def _keep_judged(self, frame: DenoisingFrame) -> None:
-        self._back = frame
+    def _reread(self, letter: str, source: str | None, primitive: bool) -> None:
+        end = self.ends[letter]
+        try:
+            if source is None:
+                end.set_primitive(primitive)
+            else:
+                end.read(source, primitive)
+        finally:
+            self._end_changed(letter)
 
-    def _judged(self) -> None:
-        self._looks.refresh()
-        if self._judge.error is not None:
-            self._complain(self._judge.error, self._judge.traceback)
-        elif self._back is not None and self._back.finished and len(self._back.crystals) == len(self._to_judge):
-            decoded = self._back.crystals.to("cpu")
-            truth = Crystals.cat([end.crystal.to("cpu") for end in self._to_judge if end.crystal is not None])
-            for k, rms in reconstruction.match(truth, decoded, jobs=1):
-                self._to_judge[k].judge(decoded[k].trim(), rms)
+    def _offer_selected(self) -> None:
+        for one in self.controls.ends.values():
+            one.take.disabled = self.selection.pick is None
+
+    def _end_changed(self, letter: str) -> None:
+        """Show an end, and begin to reconstruct both."""
+        self.controls.ends[letter].show(self.ends[letter])
+        usable = [end for end in self.ends.values() if end.crystal is not None]
+        if usable and not self.recorded_run.frames:  # until there is a path, its ends
+            crystals = Crystals.cat([end.crystal for end in usable if end.crystal is not None])
+            self.view.show_all([crystals], origin=crystals)
+        ends = list(self.ends.values())
+        self._check.start(check_ends(self.model, ends, self.state.seed, self._sampler.schedule))
+        self._enable()
+
+    def _draw_check(self, new: Sequence[Any]) -> None:
+        checked = new[-1] if new else None
+        if isinstance(checked, EndsChecked):
+            for letter, models in checked.models.items():
+                self.controls.ends[letter].show_models(self.ends[letter], models)
+            for letter, (decoded, rms) in checked.decoded.items():
+                self.controls.ends[letter].show_reconstruction(self.ends[letter], decoded, rms)
+
+    def _show_check(self, status: RunStatus) -> None:
+        if status.error is not None:
+            self.show_error(status.error, status.traceback)
 
     # --- the run ------------------------------------------------------------------------------------------
 
-    def _moved(self) -> None:
-        frame = self._live.frames[-1]
-        self._say(f"decoding {len(frame.crystals)} stops: step {frame.step} of {frame.num_steps}")
-        if time.monotonic() >= self._due:
-            self._looks.draw_film()
-            self._due = time.monotonic() + 1.0
+    def _pictured(self, frames: Iterator[DenoisingFrame], path: LatentPath) -> Iterator[DenoisingFrame]:
+        """In the worker: the frames, and now and then pictures of the stops as they are by then."""
+        due = 0.0
+        for frame in frames:
+            if time.monotonic() >= due:
+                self._live_pictures = path_pictures(frame.crystals.to("cpu"), places(path))
+                due = time.monotonic() + _PICTURES_EVERY
+            yield frame
 
-    def _ended(self) -> None:
-        self._looks.refresh()
-        if self._live.error is not None:
-            self._complain(self._live.error, self._live.traceback)
-        elif self._live.frames:
-            last = self._live.frames[-1]
-            self._looks.draw_results()
-            done = f"stopped after step {last.step} of {last.num_steps}"
-            self._say("finished; a stop's picture or the slider shows it alone" if last.finished else done)
+    def _draw(self, new: Sequence[DenoisingFrame]) -> None:
+        self._shown.add(new)
+        if self._live_pictures is not None:
+            self.controls.show_pictures(self._live_pictures)
+            self._live_pictures = None
 
-    def _write_code(self, n: int, seed: int, shape: str, keep: dict[str, str]) -> None:
+    def _show_run(self, status: RunStatus) -> None:
+        self._enable()
+        frame = self.recorded_run.newest
+        if status.error is not None:
+            kept = "The crystals so far are kept." if frame is not None else ""
+            self.show_error(status.error, status.traceback, kept)
+        elif status.running:
+            doing = f"decoding {self.state.n} stops" if frame is None else f"decoding {len(frame.crystals)} stops"
+            self.show_message(doing if frame is None else f"{doing}: step {frame.step} of {frame.num_steps}")
+        elif frame is not None:
+            stopped = f"stopped after step {frame.step} of {frame.num_steps}"
+            self.show_message("finished; a stop's picture or the slider shows it alone" if frame.finished else stopped)
+        if not status.running:
+            self.draw_code()
+            if frame is not None:
+                self._results.start(self._measured(self.path, frame.crystals), wait=self._waiting)
+
+    def _measured(self, path: LatentPath, crystals: Crystals) -> Iterator[PathResults]:
+        """In the worker: everything that is shown of a decoded path."""
+        yield path_results(self.model, path, crystals)
+
+    def _draw_results(self, new: Sequence[PathResults]) -> None:
+        if new:
+            self.controls.show_results(new[-1])
+            self._draw_path(new[-1].formulas)
+
+    def _show_results(self, status: RunStatus) -> None:
+        self._enable()
+        if status.error is not None:
+            self.show_error(status.error, status.traceback)
+
+    def _draw_path(self, formulas: Sequence[str] = ()) -> None:
+        """Draw the path on the map, here or in another view."""
+        path = self.path
+        texts = list(formulas) or [""] * len(path)
+        if self._canvas is not None:
+            self._canvas.set_path(PATH, path.z, texts, crystals=self.crystals if formulas else None)
+        elif self.controls.map is not None:
+            self.controls.map.put(PATH, True, self.controls.map.map.place(path.z.cpu().float()), texts)
+
+    def _show_stop(self, stop: int) -> None:
+        self.view.choice = None if stop < 0 else stop
+        if stop >= 0 and self.controls.map is not None and self._path is not None:
+            x, y = self.controls.map.map.place(self._path.z[[stop]].cpu().float())[0].tolist()
+            self.controls.map.mark((x, y))
+        self._enable()
+
+    def _enable(self) -> None:
+        frame = self.recorded_run.newest
+        self.controls.enable(
+            ready=all(end.crystal is not None for end in self.ends.values()),
+            running=self.recorded_run.running,
+            busy=self._export.running,
+            frames=frame is not None,
+            finished=frame is not None and frame.finished,
+        )
+
+    def _write_code(self, keep: dict[str, str]) -> None:
+        """Note how the run that begins is written in Python."""
+        state = self.state
         a, b = (self.ends[letter].code for letter in ENDS)
-        options = arguments(({} if shape == PATHS[0] else {"path": shape}) | keep)
-        call = f"lab.interpolate(model, {a}, {b}, n={n}, seed={seed}{options}{self._sampler.told})"
-        self._told = "" if {a, b} & set(ENDS) else call
-        given = [f"# `{x}` is {self.ends[x].name}" for x in ENDS if self.ends[x].code == x]
-        self._code = [self._model_line(), *self._sampler.lines, *given, f"crystals = lab.last({call}).crystals"]
+        shape = {} if state.path == PATHS[0] else {"path": state.path}
+        options = f", n={state.n}, seed={state.seed}{arguments(shape | keep)}{self._sampler.arguments}"
+        self._call = f"lab.interpolate(model, {a}, {b}{options})"
+        self._latents_code = f"lab.latent_path(model, {a}, {b}, n={state.n}{arguments(shape)}).z"
+        before = [one for letter in ENDS if (one := self.ends[letter].replay) != ReplayCode()]
+        self._setup = ReplayCode(setup={"model": self.model_code, **self._sampler.setup}, before=tuple(before))
 
-    def _picture(self) -> Crystals | None:
+    def _show_export(self, status: RunStatus) -> None:
+        self._enable()
+        if status.error is not None:
+            self.show_error(status.error, status.traceback)
+        elif status.running:
+            self.show_message("writing")
+        elif self._export.newest is not None:
+            stopped = "stopped; " if status.state == "stopped" else ""
+            self.show_message(f"{stopped}written: {self._export.newest}")
+
+    def picture(self) -> Crystals | None:
+        """The crystals that are shown."""
         return self.view.current()

@@ -1,140 +1,200 @@
-"""The looks of the `LatentMapView`: its fields and buttons, and what is said of what is shown."""
+"""The controls of the `LatentMapView`: fields and buttons, and text on the crystal that is shown."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
-from cdvae_lab.widgets.base import captions as words
-from cdvae_lab.widgets.base.panel import field, row
-from cdvae_lab.widgets.latent_map.lasso_table import LassoTable
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.fields import Attempts, Fields, button, row
+from cdvae_lab.widgets.latent_map.lasso_table import lasso_html
+from cdvae_lab.widgets.latent_map.state import LABEL, PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 
-if TYPE_CHECKING:
-    from cdvae_lab.widgets.latent_map.view import LatentMapView
+_GLANCE = 130  # pixels, of the small picture of the crystal under the mouse
+_GLANCE_TEXT = 20  # pixels, of the line above it
 
 
-class MapLooks:
-    """Parts of one `LatentMapView`; it decides, these show.
+@runtime_checkable
+class Actions(Attempts, Protocol):
+    """What the buttons do."""
+
+    def generate(self) -> None: ...
+    def add_own(self, source: Any = ...) -> None: ...
+    def stop(self) -> None: ...
+    def clear(self) -> None: ...
+    def export_table(self, path: str | Path | None = None, wait: bool = ...) -> Any: ...
+    def export_cifs(self, folder: str | Path | None = None, wait: bool = ...) -> Any: ...
+
+
+class LatentMapControls:
+    """The widgets of one `LatentMapView`.
 
     Args:
-        panel: whose parts they are.
+        state: whose fields they show.
+        actions: what the buttons do.
+        map: the map that is shown.
         height: of the map, pixels.
+
+    Attributes:
+        view: the crystals.
+        table: of the crystals in the lasso.
+        layers: a box to tick for each layer.
+        caption: text on the crystal that is shown.
+        glance: a small picture of the crystal under the mouse.
     """
 
-    def __init__(self, panel: LatentMapView, height: int) -> None:
-        W, self._panel, known = ipywidgets, panel, panel.map
-        options: list[tuple[str, Any]] = [
-            (known.label_name or "label", "label"),
+    def __init__(self, state: LatentMapState, actions: Actions, map: LatentMap, height: int) -> None:
+        W, fields = ipywidgets, Fields(state)
+        self._state, self._fields, self._map = state, fields, map
+        options: list[tuple[str, str]] = [
+            (map.label_name or "label", LABEL),
             ("atoms in the cell", "num_atoms"),
             ("density", "density"),
         ]
-        if known.label_name:
-            options.insert(1, (predicted_name(known.label_name), "predicted"))
-        options += [(f"share of {symbol}", symbol) for symbol in known.elements]
+        if map.label_name:
+            options.insert(1, (predicted_name(map.label_name), PREDICTED))
+        state.offer("color", [*options, *((f"share of {symbol}", symbol) for symbol in map.elements)])
         self.view = CrystalView(height=max(200, min(340, height - 200)))
-        self.table = LassoTable(known)
-        self.colors = field(W.Dropdown, "color", "250px", options=options)
-        self._mouse = W.ToggleButtons(
-            options=[("move", "pan"), ("lasso", "lasso")], tooltips=["drag moves the map", "drag selects crystals"],
+        self.table = W.HTML(layout={"max_height": "260px", "overflow": "auto", "width": "100%"})
+        self.color = fields.make("color", "color", "250px")
+        self.mouse = W.ToggleButtons(
+            options=list(state.options("mouse")), tooltips=["drag moves the map", "drag selects crystals"],
             style={"button_width": "64px"},
         )  # fmt: skip
-        self._find = field(W.Text, "find", "230px", placeholder="formula or id, then Enter", continuous_update=False)
+        fields.bind("mouse", self.mouse)
+        self.find = fields.make(
+            "find", "find", "230px", placeholder="formula or id, then Enter", continuous_update=False
+        )
         self.layers = row()
-        self.words = W.HTML(layout={"margin": "4px 0"})
-        self.glance = W.HTML()
-        self._n = field(W.BoundedIntText, "", "70px", value=16, min=1, max=64)
-        self._seed = field(W.BoundedIntText, "seed", "110px", value=0, min=0, max=2**31 - 1)
-        self._path = field(W.Text, "or path", "230px", placeholder="my.cif")
-        self._folder = field(W.Text, "into folder", "200px", value="out")
-        self.progress = W.IntProgress(min=0, max=1, layout={"width": "120px"})
-        button, act = panel._button, panel._try
-        self._upload = files.upload_button(
-            "own CIFs", lambda uploads: act(lambda: panel.add_own(uploads)), multiple=True
+        self.caption = W.HTML(layout={"margin": "4px 0"})
+        # Of a fixed height, or the page would move whenever the mouse comes to a crystal.
+        self.glance = W.HTML(layout={"height": f"{_GLANCE + _GLANCE_TEXT}px", "overflow": "hidden"})
+        self.n = fields.make("n", "", "70px")
+        self.seed = fields.make("seed", "seed", "110px")
+        self.file = fields.make("file", "or path", "230px", placeholder="my.cif")
+        self.folder = fields.make("folder", "into folder", "200px")
+        self.progress = W.IntProgress(min=0, max=1, layout={"width": "120px", "display": "none"})
+        self.upload = files.upload_button(
+            "own CIFs", lambda uploads: actions.attempt(lambda: actions.add_own(uploads)), multiple=True
         )
-        self._generate = button(
-            "Generate", "crystals from the prior, onto the map", lambda: panel.generate(self._n.value, self._seed.value)
+        self.generate = button(actions, "Generate", "crystals from the prior, onto the map", actions.generate)
+        self.place = button(actions, "Place", "on the map", actions.add_own)
+        self.stop = button(actions, "Stop", "after the current step", actions.stop)
+        self.csv = button(
+            actions, "Table as CSV", "of all crystals in the lasso", lambda: actions.export_table(wait=False)
         )
-        self._place = button("Place", "on the map", lambda: panel.add_own(self._path.value))
-        self._stop = button("Stop", "after the step that is being computed", panel.stop)
-        self._csv = button(
-            "Table as CSV",
-            "of all crystals in the lasso",
-            lambda: panel._written([panel.export_table(Path(self._folder.value) / "latent_map_table.csv")]),
+        self.cifs = button(
+            actions, "CIFs", "of all crystals in the lasso, decoded", lambda: actions.export_cifs(wait=False)
         )
-        self._cifs = button(
-            "CIFs",
-            "of all crystals in the lasso, decoded",
-            lambda: panel.export_cifs(Path(self._folder.value) / "map"),
-        )
-        self._clear = button("Clear", "take the lasso away", panel.clear)
-        self.colors.observe(lambda change: act(lambda: panel._recolor(change["new"])), "value")
-        self._mouse.observe(lambda change: panel.plot.figure.update_layout(dragmode=change["new"]), "value")
-        self._find.observe(lambda change: change["new"] and act(lambda: panel.find(change["new"])), "value")
+        self.clear = button(actions, "Clear", "remove the lasso", actions.clear)
+        self.code = fields.code_button()
+        fields.observe("rows", lambda change: self._show_table())
+        fields.observe("hidden", lambda change: self._tick())
+        self._show_table()
 
-    def rows(self) -> list[ipywidgets.Widget]:
-        """From top to bottom."""
-        side = ipywidgets.VBox([self.view, self.words, self.glance], layout={"flex": "2 1 280px", "max_width": "460px"})
+    def rows(self, plot: ipywidgets.Widget) -> list[ipywidgets.Widget]:
+        """The widgets from top to bottom.
+
+        Args:
+            plot: the map.
+        """
+        W = ipywidgets
+        side = W.VBox([self.view, self.caption, self.glance], layout={"flex": "2 1 280px", "max_width": "460px"})
         return [
-            row(self.colors, self._mouse, self._find),
+            row(self.color, self.mouse, self.find),
             self.layers,
-            ipywidgets.HBox([self._panel.plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
-            row(self._generate, self._n, self._seed, self._upload, self._path, self._place, self._stop),
+            W.HBox([plot, side], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
+            row(self.generate, self.n, self.seed, self.upload, self.file, self.place, self.stop),
             self.table,
-            row(self._csv, self._cifs, self._clear, self._folder, self.progress, self._panel._code_button),
+            row(self.csv, self.cifs, self.clear, self.folder, self.progress, self.code),
         ]
 
-    def refresh(self) -> None:
-        """Buttons that would only raise an error cannot be pressed."""
-        writing, some = self._panel._cifs.running, bool(self.table.rows)
-        self._stop.disabled = not (self._panel._live.running or writing)
-        self._csv.disabled = self._clear.disabled = not some
-        self._cifs.disabled = not some or writing
-        self.progress.layout.display = "" if writing else "none"
-        self._panel._draw_code()
+    def enable(self, *, running: bool, writing: bool) -> None:
+        """Disable the buttons that could only raise an error.
 
-    def draw_layers(self) -> None:
-        """A box to tick for every layer."""
-        plot, boxes = self._panel.plot, []
-        for name, shown in plot.layers.items():
-            box = ipywidgets.Checkbox(value=shown, description=name, indent=False, layout={"width": "auto"})
-            box.observe(lambda change, name=name: plot.show_layer(name, change["new"]), "value")
+        Args:
+            running: something is being decoded.
+            writing: files are being written.
+        """
+        some = bool(self._state.rows)
+        self.stop.disabled = not (running or writing)
+        self.clear.disabled = not some
+        self.csv.disabled = self.cifs.disabled = not some or writing
+        self.progress.layout.display = "" if writing else "none"
+
+    def show_layers(self, names: Sequence[str]) -> None:
+        """Make a box to tick for every layer."""
+        boxes = []
+        for name in names:
+            box = ipywidgets.Checkbox(
+                value=name not in self._state.hidden, description=name, indent=False, layout={"width": "auto"}
+            )
+            box.observe(lambda change, name=name: self._ticked(name, change["new"]), "value")
             boxes.append(box)
         for old in self.layers.children:
             old.close()
         self.layers.children = tuple(boxes)
 
-    def caption(self, title: str, crystal: Crystals | None) -> None:
-        """What is said beside the map: HTML, and the facts of a crystal."""
+    def show_caption(self, title: str, crystal: Crystals | None) -> None:
+        """Show text beside the map.
+
+        Args:
+            title: HTML.
+            crystal: its facts are added.
+        """
         more = ""
         if crystal is not None:
-            more = f"<br><b>{to_html(words.formula(crystal))}</b>: {words.facts(crystal)}"
-        self.words.value = f"<div style='line-height:1.4'>{title}{more}</div>"
+            formula = to_html(captions.formula(crystal))
+            more = f"<br><b>{formula}</b>: {captions.facts(crystal)}"
+        self.caption.value = f"<div style='line-height:1.4'>{title}{more}</div>"
 
     def about(self, index: int) -> str:
-        """Of a crystal of the map, as HTML: formula, id and the data's label."""
-        known = self._panel.map
-        label = known.labels[index].item()
-        value = "none" if label != label else f"{label:.3g} {known.label_unit}"
-        data = known.metadata.get("data", {})
+        """Formula, id and label of a crystal of the map, as HTML."""
+        map = self._map
+        label = map.labels[index].item()
+        value = "none" if label != label else f"{label:.3g} {map.label_unit}"
+        data = map.metadata.get("data", {})
         where = f" of {data['name']}, {data['split']}" if {"name", "split"} <= data.keys() else ""
         return (
-            f"<b>{to_html(known.formulas[index])}</b>, id {html.escape(known.ids[index] + where)}<br>"
-            f"{html.escape(known.label_name or 'label')}: {value} (data)<br>"
+            f"<b>{to_html(map.formulas[index])}</b>, id {html.escape(map.ids[index] + where)}<br>"
+            f"{html.escape(map.label_name or 'label')}: {value} (data)<br>"
         )
 
-    def glance_at(self, text: str, crystal: Crystals | None) -> None:
-        """A small picture of what is under the mouse; none without a crystal."""
-        picture = "" if crystal is None else words.picture(crystal.trim(), 130)
-        self.glance.value = f"<div>under the mouse: {text}</div>{picture}" if picture else ""
+    def show_glance(self, text: str, crystal: Crystals | None) -> None:
+        """Show a small picture of the crystal under the mouse; none without a crystal.
+
+        Args:
+            text: HTML.
+        """
+        picture = "" if crystal is None else captions.picture(crystal.trim(), _GLANCE)
+        line = f"height:{_GLANCE_TEXT}px;line-height:{_GLANCE_TEXT}px;white-space:nowrap"
+        self.glance.value = f"<div style='{line}'>under the mouse: {text}</div>{picture}" if picture else ""
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._fields.close()
+
+    def _show_table(self) -> None:
+        self.table.value = lasso_html(self._map, self._state.rows)
+
+    def _ticked(self, name: str, shown: bool) -> None:
+        hidden = [one for one in self._state.hidden if one != name]
+        self._state.hidden = hidden if shown else [*hidden, name]
+
+    def _tick(self) -> None:
+        for box in self.layers.children:
+            box.value = box.description not in self._state.hidden
 
 
-def predicted_name(property_name: str) -> str:
-    """What the model's own predictions are called."""
-    return f"{property_name}, predicted from z"
+def predicted_name(label: str) -> str:
+    """Name of the values that the model predicts for a label."""
+    return f"{label}, predicted from z"

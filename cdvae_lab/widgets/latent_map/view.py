@@ -1,11 +1,11 @@
-"""The latent space as a map: click on a crystal to see it, click where none is to decode what would be there."""
+"""The latent space as a map: click on a crystal to see it, and on an empty place to decode the latent there."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,54 +13,69 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas, to_html
-from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
+from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.metrics import validity
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
-from cdvae_lab.widgets.base import captions as words
-from cdvae_lab.widgets.base.legs import Sampler
-from cdvae_lab.widgets.base.live import Live
-from cdvae_lab.widgets.base.panel import Panel
+from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
-from cdvae_lab.widgets.latent_map.cifs import CifWriter
-from cdvae_lab.widgets.latent_map.controls import MapLooks, predicted_name
-from cdvae_lab.widgets.latent_map.figure import Hit, MapFigure, chosen_map, place
+from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.latent_map.cifs import cifs_code, write_cifs
+from cdvae_lab.widgets.latent_map.controls import LatentMapControls, predicted_name
+from cdvae_lab.widgets.latent_map.decoder import Decoder
+from cdvae_lab.widgets.latent_map.exports import MapExport, write_table
+from cdvae_lab.widgets.latent_map.lasso_table import lasso_table
+from cdvae_lab.widgets.latent_map.layers import Layers
+from cdvae_lab.widgets.latent_map.own_crystals import OwnCrystals
+from cdvae_lab.widgets.latent_map.state import PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.parts.map_figure import TRAINING, Hit, MapFigure
+from cdvae_lab.widgets.parts.maps import place, require_map
 from cdvae_lab.widgets.parts.originals import Originals
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GENERATED, OWN = "generated", "own crystals"
-REMEMBERED = 500  # decoded crystals
 
 
-class LatentMapView(Panel):
-    """A map of the latents of a data set, colored by what is asked for, with everything else that has a latent on it.
+class LatentMapView(View):
+    """A map of the latents of a data set, and of everything else that has a latent.
 
     Whatever the mouse does can be done by a method, too: `choose` a crystal of the map, `decode_at` an empty place,
-    `select` crystals for the table, `generate`, `add_own`, `export_table`, `export_cifs`. Other widgets and scripts
-    draw on it with `set_layer` and `set_path`. Something chosen becomes the `pick` of the selection.
+    `find`, `select` crystals for the table, `generate`, `add_own`, `export_table`, `export_cifs`; every field is a
+    trait of `state`. Other views and scripts draw on the map with `set_layer` and `set_path`. A crystal that is chosen
+    becomes the `pick` of the selection.
 
     Args:
         model: a CDVAE, the name of a bundled one, or a checkpoint's path.
         map: the LatentMap, its file, or a bundled one's name; None takes the bundled one of this model.
-        selection: what is chosen here and elsewhere; a new one by default.
+        selection: the crystals chosen here and in other views; a new one by default.
         height: of the map, pixels.
         data_folder: where the public data files lie, as `folder` of `datasets.load`; None looks where that keeps what
             it has downloaded. With them the data's own crystals are shown; nothing is ever downloaded here.
         sampler, settings: of `denoise`.
+
+    Attributes:
+        map: the map that is shown.
+        plot: its figure.
+        view: the crystals beside it.
 
     Raises:
         CheckpointError: if the map is of another model, or there is none of this model.
         SettingError: for a height out of range, or a sampler or setting that does not exist.
     """
 
+    state: LatentMapState
+    model: CDVAE
+
     def __init__(
         self,
-        model: CDVAE | str | Path = "perov_5",
-        map: LatentMap | str | Path | None = None,
+        model: CDVAE | WithCode[CDVAE] | str | Path = "perov_5",
+        map: LatentMap | WithCode[LatentMap] | str | Path | None = None,
         *,
         selection: Selection | None = None,
         height: int = 560,
@@ -70,59 +85,67 @@ class LatentMapView(Panel):
     ) -> None:
         if not 200 <= height <= 2000:
             raise SettingError(f"height is {height} pixels; choose 200 to 2000")
-        super().__init__(model, selection)
-        self._sampler = Sampler(self._the_model, sampler, settings)
-        self.map, map_line = the_map(self._the_model, map, self._name)
-        self._code = [self._model_line(), map_line, *self._sampler.lines]
-        self._z: dict[str, Tensor | None] = {}  # of layers and paths
-        self._crystals: dict[str, Crystals | None] = {}
-        self._decoded: dict[int, Crystals] = {}
-        self._originals = Originals(self._the_model, self.map, data_folder)
-        self._then: Callable[[], None] = lambda: None
-        self._title = ""
+        super().__init__(model, LatentMapState(), selection)
+        self._sampler = Sampler(self.model, sampler, settings)
+        known = require_map(self.model, map)
+        self.map = known.value
+        self._setup = {"model": self.model_code, "known": known.code, **self._sampler.setup}
+        self._code = ReplayCode(setup=self._setup)
+        self._originals = Originals(self.model, self.map, data_folder)
+        self._own = OwnCrystals(self.model)
         self._mine: Pick | None = None
-        self._own: list[tuple[str, Crystals]] = []
-        self._looks = MapLooks(self, height)
-        self.view = self._looks.view
+        self.controls = LatentMapControls(self.state, self, self.map, height)
+        self.view = self.controls.view
         self.plot = MapFigure(
             self.map, height=height, clicked=self._click, hovered=self._hover, lassoed=lambda rows: self.select(rows)
         )
-        self._live = Live(self._runner, self.view, self._moved, self._live_ended)
-        self._cifs = CifWriter(
-            self._runner, self.map, self._originals, self._decoding, self._cif_written, self._cifs_ended
-        )
+        self._layers = Layers(self.map, self.plot)
+        self._decoder = Decoder(self.controls, self.new_run, self.show_message, self.show_error, self._enable)
+        self.recorded_run = self._decoder.run
+        self._export = MapExport(
+            self.controls, lambda show: self.new_run(show=show, max_frames=1), self.show_message, self.show_error,
+            self._enable,
+        )  # fmt: skip
+        self._reader = self.new_run(show=lambda status: None, max_frames=1)
         if self._originals.file:  # a table of thousands of texts, which the first click need not wait for
-            self._runner(lambda crystal: None, lambda: None).start(self._originals.get(i) for i in range(1))
-        self._looks.draw_layers()
-        self._show(*self._looks.rows())
+            self._reader.start(self._originals.get(i) for i in range(1))
+        self.controls.show_layers([*self.plot.layers])
+        self.show_rows(self.controls.rows(self.plot), self.controls)
         self.add_class("cdvae-map")
-        self._when_picked(self._chosen_elsewhere)
-        self._looks.refresh()
-        self._say("click on a crystal to see it, on an empty place to decode what would be there")
-        self._chosen_elsewhere(cast("Pick | None", self.selection.pick))
+        self.listen(self.state, "color", lambda change: self.attempt(lambda: self._recolor(change["new"])))
+        self.listen(self.state, "mouse", lambda change: self.plot.figure.update_layout(dragmode=change["new"]))
+        self.listen(self.state, "find", lambda change: change["new"] and self.attempt(lambda: self.find(change["new"])))
+        self.listen(self.state, "hidden", lambda change: self._show_layers())
+        self.listen(self.state, "rows", lambda change: self._rows_changed())
+        self.when_picked(self._chosen_elsewhere)
+        self._enable()
+        self.show_message("click on a crystal to see it, on an empty place to decode the latent there")
+        self._chosen_elsewhere(self.selection.pick)
 
     # --- what can be done, by the mouse and from code -----------------------------------------------------
 
     @property
+    def replay_code(self) -> ReplayCode:
+        """The code that repeats what was done, in order."""
+        return self._code
+
+    @property
     def color(self) -> str | tuple[str, str, Tensor]:
-        """What the crystals are colored by, as in `figures.latent_map`."""
+        """The color of the crystals, as in `figures.latent_map`; a word is also the state's."""
         return self.plot.color
 
     @color.setter
     def color(self, value: str | tuple[str, str, Tensor]) -> None:
-        colors = self._looks.colors
-        listed = isinstance(value, str) and value in [known for _, known in colors.options]
-        if listed and colors.value != value:
-            colors.value = value  # which comes back here
-            return
-        self.plot.color = value
-        told = repr(value) if isinstance(value, str) else f"({value[0]!r}, {value[1]!r}, values)"
-        predicted = not isinstance(value, str) and value[0] == predicted_name(self.map.label_name)
-        lines = ["values = model.predict_property(known.latents.float())"] if predicted else []
-        self._did(*lines, f"figure = lab.figures.latent_map(known, {told})")
+        if not isinstance(value, str):
+            self.plot.color = value
+            self._did(f"figure = lab.figures.latent_map(known, ({value[0]!r}, {value[1]!r}, values))")
+        elif value == self.state.color:
+            self._recolor(value)
+        else:
+            self.state.color = value
 
     def choose(self, index: int, wait: bool = False) -> None:
-        """Show a crystal of the map: the data's own where the public file is there, else what its latent decodes to.
+        """Show a crystal of the map: the data's own where the public file is there, else the decoded latent.
 
         Args:
             index: its number on the map.
@@ -133,21 +156,22 @@ class LatentMapView(Panel):
         """
         if not 0 <= index < len(self.map):
             raise SettingError(f"crystal {index}: the map has {len(self.map)}, from 0 to {len(self.map) - 1}")
-        self._live.stop(wait=True)
+        self.recorded_run.cancel()
         x, y = self.map.xy[index].tolist()
         self.plot.mark((x, y))
         z = self.map.latents[[index]].float()
-        title = self._looks.about(index)
-        true = self._originals.get(index)
-        if true is not None:
+        z_code = f"known.latents[[{index}]].float()"
+        title = self.controls.about(index)
+        original = self._originals.get(index)
+        if original is not None:
             code = self._originals.code(index)
-            self._did(f"crystal = {code}")
-            self._present(title + "Shown: the crystal of the data file.", true)
-            self._pick(self.map.formulas[index], true, z, code)
+            lines = (f"crystal = {code}", f"z = {z_code}")
+            self._did(*lines)
+            self._present(title + "Shown: the crystal of the data file.", original)
+            self._pick(self.map.formulas[index], original, z, code, ReplayCode(setup=self._setup, body=lines))
             return
-        code = f"known.latents[[{index}]].float()"
-        title += "Shown: what the model <b>decodes from its latent</b>; the crystal itself is in the data file only."
-        self._decode(z, code, title, f"{self.map.formulas[index]}, decoded", wait, index)
+        title += "Shown: the crystal that the model <b>decodes from its latent</b>; the original is in the data file."
+        self._decode(z, z_code, title, f"{self.map.formulas[index]}, decoded", wait, index)
 
     def decode_at(self, x: float | int, y: float | int, wait: bool = False) -> None:
         """Decode a place of the map: the mean latent of the crystals nearest to it, weighted by distance.
@@ -160,13 +184,13 @@ class LatentMapView(Panel):
         self.plot.mark((float(x), float(y)))
         near = [self.map.formulas[i] for i in self.map.nearest(xy, k=3)[0][0].tolist()]
         title = f"<b>An empty place</b>, between {', '.join(map(to_html, near))}"
-        code = f"known.latent_at(torch.tensor([[{float(x):.4f}, {float(y):.4f}]]))"
+        code = f"known.latent_at(torch.tensor({xy.tolist()}))"
         self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
 
     def stop(self) -> None:
-        """End what is being decoded or written, after the step that it is in."""
-        self._live.stop()
-        self._cifs.runner.stop()
+        """End the decoding or the export after the current step."""
+        self.recorded_run.stop()
+        self._export.run.stop()
 
     def find(self, text: str, wait: bool = False) -> list[int]:
         """Choose the first crystal of this id or formula, and put all into the table; returns their numbers.
@@ -183,79 +207,100 @@ class LatentMapView(Panel):
 
     def select(self, rows: Sequence[int]) -> None:
         """Put crystals of the map into the table, as a lasso does; `table` has them."""
-        self._looks.table.show(rows)
-        if rows:
-            told = str(self._looks.table.rows) if len(rows) <= 20 else f"[...]  # {len(rows)} crystals"
-            self._did(f"rows = {told}")
-        self._looks.refresh()
+        self.state.rows = [int(row) for row in rows]
 
     def clear(self) -> None:
-        """Take the lasso away, and empty the table."""
+        """Remove the lasso, and empty the table."""
         self.plot.clear()
         self.select([])
 
     @property
     def table(self) -> pd.DataFrame:
-        """The crystals in the lasso: id, formula, property, number of atoms, density in g/cm³; indexed by number."""
-        return self._looks.table.frame()
+        """The crystals in the lasso: id, formula, label, number of atoms, density in g/cm³; indexed by number."""
+        return lasso_table(self.map, self.state.rows)
 
-    def export_table(self, path: str | Path) -> Path:
-        """Write the table to a CSV file. Raises SettingError if it is empty, LabError if it cannot be written."""
-        return self._looks.table.write(path)
-
-    def export_cifs(self, folder: str | Path, wait: bool = False) -> None:
-        """Write the crystals of the table as CIFs, decoded where the data file is not there; `stop` ends it.
-
-        Raises:
-            SettingError: if the table is empty, or another export is going on.
-        """
-        rows = self._looks.table.some()
-        self._looks.progress.max, self._looks.progress.value = len(rows), 0
-        self._did(
-            f"crystals = lab.last(lab.denoise(model, z=known.latents[rows].float(){self._sampler.told})).crystals",
-            f"crystals.write_cif({str(folder)!r})",
-        )
-        self._cifs.start(Path(folder), rows, wait)
-        self._looks.refresh()
-
-    def generate(self, n: int = 16, seed: int = 0, wait: bool = False) -> None:
-        """Generate crystals from the prior and put them on the map as the layer "generated"."""
-        frames = denoise(self._the_model, n, seed=seed, sampler=self._sampler.schedule)
-        self._begin(f"<b>{n} crystals from the prior</b>, seed {seed}<br>")
-        self._did(
-            f"made = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.told}))",
-            "places = known.place(made.z)",
-        )
-        self._then = self._generated
-        self._live.start(frames, len(self._sampler.schedule), wait=wait)
-        self._looks.refresh()
-
-    def add_own(self, source: Any) -> None:
-        """Place crystals of one's own on the map, which stays as it is, as the layer "own crystals".
+    def export_table(self, path: str | Path | None = None, wait: bool = True) -> Path:
+        """Write the table to a CSV file.
 
         Args:
-            source: files, or what `convert.read` takes. Of several files those that can be used are placed, before
-                the error of the first that cannot is raised.
+            path: by default "latent_map_table.csv" in `state.folder`.
+            wait: False: write in the background; the status line shows the file.
+
+        Raises:
+            SettingError: if the table is empty.
+            LabError: if the file cannot be written.
+        """
+        rows = self._rows()
+        path = Path(self.state.folder) / "latent_map_table.csv" if path is None else Path(path)
+
+        self._export.start(write_table(self.map, rows, path), 1, lambda: None, wait)
+        return path
+
+    def export_cifs(self, folder: str | Path | None = None, wait: bool = False) -> None:
+        """Write the crystals of the table as CIFs, decoded where the data file is not there; `stop` ends it.
+
+        Args:
+            folder: created if necessary; by default "map" in `state.folder`.
+            wait: until all are written.
+
+        Raises:
+            SettingError: if the table is empty.
+        """
+        rows = self._rows()
+        folder = Path(self.state.folder) / "map" if folder is None else Path(folder)
+        self._export.start(
+            write_cifs(self.map, rows, folder, self._originals, self._decoding),
+            len(rows),
+            lambda: self._did(f"rows = {rows}", *cifs_code(rows, folder, self._sampler.arguments)),
+            wait,
+        )
+
+    def generate(self, n: int | None = None, seed: int | None = None, wait: bool = False) -> None:
+        """Generate crystals from the prior and put them on the map as the layer "generated".
+
+        Args:
+            n, seed: by default those of `state`.
+            wait: until they are generated.
+        """
+        n = self.state.n if n is None else n
+        seed = self.state.seed if seed is None else seed
+        frames = denoise(self.model, n, seed=seed, sampler=self._sampler.schedule)
+        title = f"<b>{n} crystals from the prior</b>, seed {seed}<br>"
+        lines = (
+            f"frame = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.arguments}))",
+            "made, z = frame.crystals, frame.z",
+        )
+        steps = len(self._sampler.schedule)
+        self._decoder.start(frames, steps, title, lambda last: self._generated(last, title, lines), wait)
+
+    def add_own(self, source: Any = None) -> None:
+        """Place the user's own crystals on the map, which stays as it is, as the layer "own crystals".
+
+        Args:
+            source: files, or what `convert.read` takes; by default the file of `state`. Of several files those that
+                can be used are placed, before the error of the first that cannot is raised.
 
         Raises:
             CrystalError: naming the file, what is wrong with it, and the remedy.
         """
-        sources = source if isinstance(source, list | tuple) else [source]
+        if source is None:
+            source = self.state.file.strip()
+            if not source:
+                raise SettingError("which file? Upload one, or write its path")
         wrong: list[CrystalError] = []
-        for one in sources:
+        before = len(self._own)
+        for one in source if isinstance(source, list | tuple) else [source]:
             try:
-                for structure, name in files.named_structures(one):
-                    self._own.append((name, files.for_model(self._the_model, structure, name)))
+                self._own.read(one)
             except CrystalError as error:
                 wrong.append(error)
-        if self._own:
-            crystals = Crystals.cat([crystal.to("cpu") for _, crystal in self._own])
+        if len(self._own) > before:
+            crystals = self._own.crystals
             with torch.no_grad():
-                z = self._the_model.encode(crystals.to(self._the_model.device)).mu.cpu()
-            texts = [f"{f} ({name})" for f, (name, _) in zip(reduced_formulas(crystals), self._own, strict=True)]
-            self.set_layer(OWN, z, texts, crystals=crystals)
-            told = [str(s) for s in sources if isinstance(s, str | Path) and "\n" not in str(s)]
-            self._did(f"z = lab.encode(model, {told or '[...]'})", "places = known.place(z)")
+                z = self.model.encode(crystals.to(self.model.device)).mu.cpu()
+            code = self._own.code(self._setup)
+            self._put(OWN, False, z, None, self._own.texts, crystals, code)
+            self._did(*code.body, "places = known.place(z)")
             if not wrong:
                 self._click(Hit(tuple(place(self.map, z[-1:], None)[0].tolist()), OWN, len(crystals) - 1))
         if wrong:
@@ -298,33 +343,41 @@ class LatentMapView(Panel):
     ) -> None:
         """Draw points joined by a line in their order, the last one larger; arguments as of `set_layer`.
 
-        Called again with the same name, only that line is drawn anew, which is cheap enough for every step of a run.
+        Called again with the same name, it redraws only that line, which is cheap enough for every step of a run.
         """
         self._put(name, True, z, xy, texts, crystals)
 
     def remove(self, name: str) -> None:
-        """Take a layer or path away; nothing happens if there is none of that name."""
-        self.plot.drop(name)
-        self._z.pop(name, None)
-        self._crystals.pop(name, None)
+        """Remove a layer or path; does nothing if there is none of that name."""
+        self._layers.remove(name)
         if name == OWN:
-            self._own = []
-        self._looks.draw_layers()
+            self._own.clear()
+        self.controls.show_layers([*self.plot.layers])
 
     def _put(
-        self, name: str, joined: bool, z: Tensor | None, xy: Any, texts: Sequence[str], crystals: Crystals | None
+        self,
+        name: str,
+        joined: bool,
+        z: Tensor | None,
+        xy: Any,
+        texts: Sequence[str],
+        crystals: Crystals | None,
+        code: ReplayCode | None = None,
     ) -> None:
-        new = name not in self.plot.layers
-        self.plot.put(name, joined, place(self.map, z, xy), texts)
-        self._z[name] = None if z is None else z.detach().cpu().float()
-        self._crystals[name] = crystals
-        if new:
-            self._looks.draw_layers()
+        if self._layers.put(name, joined, z, xy, texts, crystals, code):
+            self.controls.show_layers([*self.plot.layers])
+            self._show_layers()
+
+    def _show_layers(self) -> None:
+        """Show and hide layers as the state says."""
+        for name, shown in self.plot.layers.items():
+            if shown != (name not in self.state.hidden):
+                self.plot.show_layer(name, not shown)
 
     # --- the mouse --------------------------------------------------------------------------------------------
 
     def _click(self, hit: Hit) -> None:
-        self._try(lambda: self._click_on(hit))
+        self.attempt(lambda: self._click_on(hit))
 
     def _click_on(self, hit: Hit) -> None:
         if hit.index is None:
@@ -332,183 +385,171 @@ class LatentMapView(Panel):
         elif hit.layer is None:
             self.choose(hit.index)
         else:
-            self._choose_in(hit.layer, hit.index, hit.xy)
+            self.choose_in(hit.layer, hit.index, hit.xy)
 
-    def _choose_in(self, layer: str, index: int, xy: tuple[float, float]) -> None:
-        z, crystals = self._z[layer], self._crystals[layer]
-        title = f"<b>{html.escape(layer)}</b>, {index + 1}<br>"
-        if crystals is not None:
-            self._live.stop(wait=True)
-            self.plot.mark(xy)
-            crystal = crystals[index].trim()
-            formula = words.formula(crystal)
-            z_one = None if z is None else z[[index]]
-            told = title + ("Shown: your crystal, as it was read." if layer == OWN else "")
-            self._present(told, crystal)
-            self._pick(f"{formula} ({layer})", crystal, z_one, "")
-        elif z is None:
-            self.decode_at(*xy)
+    def choose_in(self, name: str, index: int, xy: tuple[float, float] | None = None, wait: bool = False) -> None:
+        """Show a point of a layer or path: its crystal, or else its decoded latent or place.
+
+        Args:
+            name: of the layer.
+            index: number of the point.
+            xy: its place, if that is known.
+            wait: until it is decoded.
+
+        Raises:
+            SettingError: if there is no such layer or point.
+        """
+        if name not in self.plot.layers or name == TRAINING:
+            raise SettingError(f"there is no layer {name!r}; there are {', '.join(self.plot.layers)}")
+        places = self.plot.places(name)
+        if not 0 <= index < len(places):
+            raise SettingError(f"point {index}: the layer {name!r} has {len(places)}")
+        layer = self._layers[name]
+        x, y = places[index].tolist() if xy is None else xy
+        title = f"<b>{html.escape(name)}</b>, {index + 1}<br>"
+        if layer.crystals is not None:
+            self.recorded_run.cancel()
+            self.plot.mark((x, y))
+            crystal = layer.crystals[index].trim()
+            z = None if layer.z is None else layer.z[[index]]
+            self._present(title + ("Shown: your crystal, as it was read." if name == OWN else ""), crystal)
+            self._pick(f"{captions.formula(crystal)} ({name})", crystal, z, "", layer.crystal_code(index))
+        elif layer.z is None:
+            self.decode_at(x, y, wait)
         else:
-            self.plot.mark(xy)
-            self._decode(z[[index]], "z", title + "Shown: decoded from its latent.", f"{layer}, {index + 1}", False)
+            self.plot.mark((x, y))
+            z = layer.z[[index]]
+            title += "Shown: decoded from its latent."
+            self._decode(z, f"torch.tensor({z.tolist()})", title, f"{name}, {index + 1}", wait)
 
     def _hover(self, hit: Hit) -> None:
-        """A small picture, where the crystal is known already: decoding takes longer than a glance."""
-        if self._live.running or hit.index is None:
+        """Show a small picture, where the crystal is known already: decoding takes longer than a glance."""
+        if self.recorded_run.running or hit.index is None:
             return
         if hit.layer is None:
             # Where the data file is there, it has been read by now.
             original = self._originals.get(hit.index) if self._originals.there else None
-            crystal = original or self._decoded.get(hit.index)
+            crystal = original or self._decoder.known.get(hit.index)
             text = to_html(self.map.formulas[hit.index])
         else:
-            batch = self._crystals[hit.layer]
+            batch = self._layers[hit.layer].crystals
             crystal = None if batch is None else batch[hit.index]
             text = html.escape(hit.layer)
-        self._looks.glance_at(text, crystal)
+        self.controls.show_glance(text, crystal)
 
     def _chosen_elsewhere(self, pick: Pick | None) -> None:
-        """Somebody else chose a crystal: ring where it is, and show it."""
+        """Somebody else chose a crystal: mark its place, and show it."""
         if pick is None or pick is self._mine:
             return
         z = pick.z
         try:
             if z is None:
-                crystal = files.for_model(self._the_model, pick.crystal.to_structures()[0], pick.name)
+                crystal = files.for_model(self.model, pick.crystal.to_structures()[0], pick.name)
                 with torch.no_grad():
-                    z = self._the_model.encode(crystal).mu
+                    z = self.model.encode(crystal).mu
             [xy] = self.map.place(z.detach().cpu().float()).tolist()
         except (CrystalError, SettingError) as error:
-            self._complain(error, kept="It cannot be placed on this map.")
+            self.show_error(error, kept="It cannot be placed on this map.")
             return
-        self._live.stop(wait=True)
+        self.recorded_run.cancel()
         self.plot.mark((xy[0], xy[1]))
         self._present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
+
+    def _rows(self) -> list[int]:
+        if not self.state.rows:
+            raise SettingError("the table is empty; draw a lasso around some crystals, or call select([...])")
+        return list(self.state.rows)
+
+    def _rows_changed(self) -> None:
+        if self.state.rows:
+            self._did(f"rows = {self.state.rows}")
+        self._enable()
 
     # --- the runs ---------------------------------------------------------------------------------------------
 
     def _decode(self, z: Tensor, z_code: str, title: str, name: str, wait: bool, index: int | None = None) -> None:
-        self._begin(title)
-        frames = denoise(self._the_model, z=z, sampler=self._sampler.schedule)
-        code = f"lab.last(lab.denoise(model, z={z_code}{self._sampler.told})).crystals"
-        self._did(f"z = {z_code}", f"crystal = lab.last(lab.denoise(model, z=z{self._sampler.told})).crystals")
+        """Decode one latent.
 
-        def then() -> None:
-            crystal = self._live.crystals.to("cpu")
+        Args:
+            z_code: an expression for it.
+            title: HTML, for the caption.
+            name: of the crystal, after its formula.
+            index: number on the map of the crystal whose latent it is.
+        """
+        call = f"lab.last(lab.denoise(model, z={{}}{self._sampler.arguments})).crystals"
+        lines = (f"z = {z_code}", f"crystal = {call.format('z')}")
+        imports = ("import torch",) if "torch." in z_code else ()
+        expression = "" if imports else call.format(z_code)
+
+        def then(last: DenoisingFrame) -> None:
+            crystal = last.crystals.to("cpu")
             if index is not None:
-                self._decoded[index] = crystal
-                while len(self._decoded) > REMEMBERED:
-                    self._decoded.pop(next(iter(self._decoded)))
-            self._looks.caption(title + self._promise(z), crystal)
-            formula = words.formula(crystal)
-            self._pick(f"{formula} ({name})", crystal, z.cpu(), code if "torch." not in code else "")
+                self._decoder.remember(index, crystal)
+            self.controls.show_caption(title + self._prediction(z), crystal)
+            self._did(*lines, imports=imports)
+            code = ReplayCode(imports, self._setup, lines)
+            self._pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
 
-        self._then = then
-        self._live.start(frames, len(self._sampler.schedule), wait=wait)
-        self._looks.refresh()
+        frames = denoise(self.model, z=z, sampler=self._sampler.schedule)
+        self._decoder.start(frames, len(self._sampler.schedule), title, then, wait)
 
-    def _begin(self, title: str) -> None:
-        self._live.stop(wait=True)
-        self._title = title
-        self._looks.glance.value = ""
-        self._looks.caption(title, None)
-
-    def _moved(self) -> None:
-        frame = self._live.frames[-1]
-        self._say(f"decoding: step {frame.step} of {frame.num_steps}")
-
-    def _live_ended(self) -> None:
-        self._looks.refresh()
-        if self._live.error is not None:
-            self._complain(self._live.error, self._live.traceback)
-        elif self._live.finished:
-            self._then()
-            self._say("finished")
-        elif self._live.frames:
-            self._say(f"stopped after step {self._live.frames[-1].step}")
-
-    def _generated(self) -> None:
-        last = self._live.frames[-1]
+    def _generated(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> None:
         crystals = last.crystals.to("cpu")
-        self.set_layer(GENERATED, last.z, reduced_formulas(crystals), crystals=crystals)
-        good = sum(reason is None for reason in words.validity.invalid_reasons(crystals))
-        self._looks.caption(
-            f"{self._title}{good} of {len(crystals)} valid; click on one on the map to see it alone.", None
-        )
+        code = ReplayCode(setup=self._setup, body=lines)
+        self._put(GENERATED, False, last.z, None, reduced_formulas(crystals), crystals, code)
+        self._did(*lines, "places = known.place(z)")
+        valid = sum(reason is None for reason in validity.invalid_reasons(crystals))
+        text = f"{title}{valid} of {len(crystals)} valid; click on one on the map to see it alone."
+        self.controls.show_caption(text, None)
 
     def _decoding(self, rows: list[int]) -> Iterator[DenoisingFrame]:
-        return denoise(self._the_model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
+        return denoise(self.model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
 
-    def _cif_written(self, done: int) -> None:
-        self._looks.progress.value = done
-        self._say(f"writing: {done} of {self._cifs.count} CIFs")
+    # --- text -------------------------------------------------------------------------------------------------
 
-    def _cifs_ended(self) -> None:
-        self._looks.refresh()
-        writer, count = self._cifs.runner, self._cifs.result()
-        if writer.error is not None:
-            self._complain(writer.error, writer.traceback, f"{count}.")
-        else:
-            where = f" to {self._cifs.files[0].parent}" if self._cifs.files else ""
-            self._say(f"{'stopped: ' if writer.stopped else ''}{count}{where}")
-
-    # --- words ------------------------------------------------------------------------------------------------
-
-    def _promise(self, z: Tensor) -> str:
+    def _prediction(self, z: Tensor) -> str:
+        """The property that the model predicts from a latent, as HTML."""
         name = self.map.label_name
         if not name:
             return ""
         with torch.no_grad():
-            value = float(self._the_model.predict_property(z.to(self._the_model.device)))
+            value = float(self.model.predict_property(z.to(self.model.device)))
         return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.label_unit}"
 
-    def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str) -> None:
-        self._mine = Pick(name, crystal.to("cpu"), z, code)
+    def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str, replay: ReplayCode | None) -> None:
+        self._mine = Pick(name, crystal.to("cpu"), z, code, replay)
         self.selection.choose(self._mine)
 
-    def _did(self, *lines: str) -> None:
-        """Lines for `code`; what they need is imported, and the same twice in a row is said once."""
-        if any("torch." in line for line in lines) and "import torch" not in self._code:
-            self._code.append("import torch")
-        if tuple(self._code[-len(lines) :]) != lines:
-            self._code += lines
-        self._draw_code()
+    def _did(self, *lines: str, imports: Sequence[str] = ()) -> None:
+        """Add lines to the code; the same twice in a row only once."""
+        if self._code.body[-len(lines) :] != lines:
+            self._code = self._code.then(*lines, imports=imports)
+        self.draw_code()
 
     def _present(self, title: str, crystal: Crystals) -> None:
         self.view.show_all([crystal], origin=crystal)
-        self._looks.glance.value = ""
-        self._looks.caption(title, crystal)
-        self._say("")
-        self._looks.refresh()
+        self.controls.show_glance("", None)
+        self.controls.show_caption(title, crystal)
+        self.show_message("")
+        self._enable()
 
     def _recolor(self, value: str) -> None:
-        if value == "predicted":
-            with torch.no_grad():
-                values = self._the_model.predict_property(self.map.latents.float().to(self._the_model.device)).cpu()
-            self.color = (predicted_name(self.map.label_name), self.map.label_unit, values)
-        else:
-            self.color = value
-
-    def _picture(self) -> Crystals | None:
-        return self.view.current()
-
-
-def the_map(model: CDVAE, map: LatentMap | str | Path | None, name: str | Path | None) -> tuple[LatentMap, str]:
-    """The map that goes with a model, and the line of code that gives it as `known`.
-
-    Raises:
-        CheckpointError: if it is of another model, or there is none of this model.
-    """
-    found = chosen_map(model, map)
-    if isinstance(map, LatentMap):
-        return map, "# `known` is the map that the widget was given"
-    if found is None:
-        raise CheckpointError(
-            f"no map of the model {str(name) if name else 'given'} is bundled; make one: "
-            "map=lab.LatentMap.fit(model, dataset)"
+        if value != PREDICTED:
+            self.plot.color = value
+            self._did(f"figure = lab.figures.latent_map(known, {value!r})")
+            return
+        with torch.no_grad():
+            values = self.model.predict_property(self.map.latents.float().to(self.model.device)).cpu()
+        name, unit = predicted_name(self.map.label_name), self.map.label_unit
+        self.plot.color = (name, unit, values)
+        self._did(
+            "values = model.predict_property(known.latents.float())",
+            f"figure = lab.figures.latent_map(known, ({name!r}, {unit!r}, values))",
         )
-    told = name if map is None else map
-    return (
-        found,
-        f"known = lab.load_map({str(told)!r}, model)" if told else "known = lab.explore.latent_map.map_of(model)",
-    )
+
+    def _enable(self) -> None:
+        self.controls.enable(running=self.recorded_run.running, writing=self._export.run.running)
+
+    def picture(self) -> Crystals | None:
+        """The crystals that are shown."""
+        return self.view.current()

@@ -1,119 +1,144 @@
-"""Where a search begins: an example, a user's file, crystals from the prior, or what was chosen in another widget."""
+"""The start of a search: an example, a file, crystals from the prior, or the crystal selected in another view."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ipywidgets
+from torch import Tensor
 
-from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.explore.optimization import optimize
-from cdvae_lab.io import assets, convert
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.errors import CrystalError, LabError, SettingError
+from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.base.panel import Panel, field
-from cdvae_lab.widgets.base.selection import Pick
+from cdvae_lab.widgets.base.replay_code import ReplayCode
+from cdvae_lab.widgets.base.selection import Pick, Selection
+from cdvae_lab.widgets.optimizer.state import FILE, GIVEN, PRIOR, SELECTION, OptimizerState
 from cdvae_lab.widgets.parts import files
 
 _CHOSEN = "the chosen crystal"
 
 
-class SearchStart:
-    """Fields of one panel that say where its search begins.
+@dataclass(frozen=True)
+class Start:
+    """What a search starts from.
 
-    Args:
-        panel: whose fields they are.
-        model: that has to take it.
-        given: as `start` of the `PropertyOptimizer`; None takes the selection's crystal, or an example.
+    Attributes:
+        source: as `optimize` takes it.
+        crystals: number of crystals.
+        code: an expression for it.
+        before: the code that has to run before that.
     """
 
-    def __init__(self, panel: Panel, model: CDVAE, given: Any) -> None:
-        W = ipywidgets
-        self._panel, self._model, self._given = panel, model, given
-        self._uploaded: files.Upload | None = None
-        count = given if isinstance(given, int) else 4
-        options = [] if given is None or isinstance(given, int) else [("as given", "given")]
-        options += [(name, f"examples/{name}.cif") for name in files.examples()]
-        options += [("crystals from the prior", "prior"), (_CHOSEN, "selection"), ("a file", "file")]
-        self.kind = field(W.Dropdown, "start from", "250px", options=options)
-        self.n = field(W.BoundedIntText, "how many", "130px", value=count, min=1, max=32)
-        self.path = field(W.Text, "file", "230px", placeholder="a CIF, POSCAR or XYZ file")
-        self._upload = files.upload_button("upload", lambda uploads: panel._try(lambda: self.take(uploads[0])))
-        self.kind.observe(lambda change: self._show_fields(), "value")
-        self.kind.value = self._first()
-        self._show_fields()
+    source: Any
+    crystals: int
+    code: str
+    before: ReplayCode = field(default_factory=ReplayCode)
 
-    @property
-    def fields(self) -> list[ipywidgets.Widget]:
-        """From left to right."""
-        return [self.kind, self.n, self.path, self._upload]
+
+class SearchStart:
+    """Reads the start that a state names.
+
+    Args:
+        state: of the optimizer.
+        model: that has to encode it.
+        given: as `start` of the `PropertyOptimizer`.
+        selection: whose newest crystal can be the start.
+    """
+
+    def __init__(self, state: OptimizerState, model: CDVAE, given: Any, selection: Selection) -> None:
+        self._state, self._model, self._given, self._selection = state, model, given, selection
+        self._uploaded: files.Upload | None = None
+        self.offer()
+        state.start = self._first()
+
+    def offer(self) -> None:
+        """Offer what a search can start from; the selected crystal by its name."""
+        pick: Pick | None = self._selection.pick
+        options = [] if self._given is None or isinstance(self._given, int) else [("as given", GIVEN)]
+        options += [(name, name) for name in files.examples()]
+        chosen = _CHOSEN + (f": {pick.name}" if pick is not None else "")
+        options += [("crystals from the prior", PRIOR), (chosen, SELECTION), ("a file", FILE)]
+        self._state.offer("start", options)
 
     def take(self, upload: files.Upload) -> None:
-        """Begin with a file from the user's own machine. Raises CrystalError if it cannot be read."""
+        """Start from an uploaded file. Raises CrystalError if the model cannot take it."""
         self._uploaded = upload
-        self.path.value = upload.name
-        self.kind.value = "file"
-        files.named_structures(upload)  # complains at once
+        self._state.update({"file": upload.name, "start": FILE})
+        self.read()
 
-    def offer(self, pick: Pick | None) -> None:
-        """The chosen crystal, by its name."""
-        options = [(text, kind) for text, kind in self.kind.options if kind != "selection"]
-        chosen = self.kind.value
-        self.kind.options = [*options, (_CHOSEN + (f": {pick.name}" if pick is not None else ""), "selection")]
-        # What this panel chose itself is no new start unless somebody says so.
-        self.kind.value = chosen if chosen == "given" or self._panel.running else "selection" if pick else chosen
-
-    def source(self) -> tuple[Any, str]:
-        """What `optimize` starts from, and how to say so in Python.
+    def read(self) -> Start:
+        """Read the start.
 
         Raises:
             SettingError: if nothing is chosen yet.
-            CrystalError: for an uploaded file that the model cannot take.
+            CrystalError: for crystals that the model cannot take.
         """
-        kind = self.kind.value
-        if kind == "given":
-            return self._given, repr(str(self._given)) if isinstance(self._given, str | Path) else "start"
-        if kind == "prior":
-            return self.n.value, str(self.n.value)
-        if kind == "selection":
-            return self._selected()
-        if kind != "file":
-            return assets.asset_path(kind), f"lab.asset_path({kind!r})"
-        path = self.path.value.strip()
+        kind = self._state.start
+        if kind == PRIOR:
+            return Start(self._state.n, self._state.n, str(self._state.n))
+        if kind == GIVEN:
+            return self._read_given()
+        if kind == SELECTION:
+            return self._read_selection()
+        if kind != FILE:
+            path = assets.asset_path(f"examples/{kind}.cif")
+            return Start(self._taken(path), 1, f"lab.asset_path('examples/{kind}.cif')")
+        path = self._state.file.strip()
         if not path:
             raise SettingError("which file? Upload one, or write its path")
         if self._uploaded is not None and path == self._uploaded.name:
-            structures, names = zip(*files.named_structures(self._uploaded), strict=True)
-            return convert.from_structures(list(structures), names=list(names)), repr(path)
-        return path, repr(path)
+            crystals = self._taken(self._uploaded)
+            given = ReplayCode(body=(f"# `crystals` is the uploaded file {path}",))
+            return Start(crystals, len(crystals), "crystals", given)
+        crystals = self._taken(path)
+        return Start(crystals, len(crystals), repr(path))
 
-    def lines(self) -> list[str]:
-        """For what no expression of Python can name."""
-        code = self.source()[1]
-        return [f"# `{code}` is the widget's start"] if code in ("start", "z", "crystal") else []
+    def problem(self) -> str:
+        """The reason why the search cannot start; empty if it can."""
+        if self._state.start == FILE and not self._state.file.strip():
+            return ""  # nothing is wrong before something has been written
+        try:
+            self.read()
+        except LabError as error:
+            return str(error)
+        return ""
 
-    def _selected(self) -> tuple[Any, str]:
-        pick: Any = self._panel.selection.pick
+    def _read_given(self) -> Start:
+        given, comment = self._given, ReplayCode(body=("# `start` is the one that the view was given",))
+        if isinstance(given, str | Path) and "\n" not in str(given):
+            crystals = self._taken(given)
+            return Start(crystals, len(crystals), repr(str(given)))
+        if isinstance(given, Tensor):
+            return Start(given, len(given), "start", comment)
+        crystals = self._taken(given)
+        return Start(given if isinstance(given, Crystals) else crystals, len(crystals), "start", comment)
+
+    def _read_selection(self) -> Start:
+        pick: Pick | None = self._selection.pick
         if pick is None:
-            raise SettingError("no crystal is chosen yet; choose one in another widget, or start from another place")
+            raise SettingError("no crystal is chosen yet; choose one in another view, or start from something else")
+        before = pick.binding("crystal")
         if pick.z is not None and pick.z.shape[-1] == self._model.config.latent_dim:
-            return pick.z, "z" if not pick.code else f"lab.encode(model, {pick.code})"
-        return pick.crystal, pick.code or "crystal"
+            return Start(pick.z, 1, "z", before)
+        self._taken(pick.crystal)
+        return Start(pick.crystal, 1, "crystal", before)
+
+    def _taken(self, source: Any) -> Crystals:
+        """Crystals that the model can encode, as they are read for it."""
+        found = files.named_structures(source)
+        return Crystals.cat([files.for_model(self._model, structure, name) for structure, name in found])
 
     def _first(self) -> str:
         if self._given is not None:
-            return "prior" if isinstance(self._given, int) else "given"
-        if self._panel.selection.pick is not None:
-            return "selection"
-        for name in ("examples/SrTiO3.cif", *assets.names("examples/*.cif")):
+            return PRIOR if isinstance(self._given, int) else GIVEN
+        if self._selection.pick is not None:
+            return SELECTION
+        for name in ("SrTiO3", *files.examples()):
             try:
-                optimize(self._model, assets.asset_path(name))
-            except LabError:  # of elements or a size that this model was not made for
+                self._taken(assets.asset_path(f"examples/{name}.cif"))
+            except CrystalError:  # of elements or a size that this model was not made for
                 continue
             return name
-        return "prior"
-
-    def _show_fields(self) -> None:
-        kind = self.kind.value
-        for one, when in ((self.n, kind == "prior"), (self.path, kind == "file"), (self._upload, kind == "file")):
-            one.layout.display = "" if when else "none"
+        return PRIOR

@@ -83,19 +83,19 @@ def bundled_models() -> list[str]:
     return [name for name in names if not name.endswith(("_map", "_property"))]
 
 
-def models_that_take(structure: Structure) -> list[str]:
-    """Names of the bundled models that can encode a structure, and which of them need its primitive cell."""
-    found = []
-    for name in bundled_models():
-        model = load(name)
-        for primitive in (False, True):
-            try:
-                for_model(model, structure, name, primitive)
-            except CrystalError:
-                continue
-            found.append(f"{name} (its primitive cell)" if primitive else name)
-            break
-    return found
+def taken_by(name: str, structure: Structure) -> str:
+    """The name of a bundled model if it can encode a structure, with a note if it needs the primitive cell; else empty.
+
+    It loads the model, which takes a moment.
+    """
+    model = load(name)
+    for primitive in (False, True):
+        try:
+            for_model(model, structure, name, primitive)
+        except CrystalError:
+            continue
+        return f"{name} (its primitive cell)" if primitive else name
+    return ""
 
 
 def examples() -> dict[str, Path]:

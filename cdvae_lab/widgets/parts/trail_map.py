@@ -1,16 +1,18 @@
-"""The latent map with the trail of a search on it, as it grows."""
+"""The latent map with the trails of a search on it, extended as the search proceeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cdvae_lab import figures
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.figures.style import Theme
-from cdvae_lab.widgets.optimizer.latent_search import Search, trail
 from cdvae_lab.widgets.parts.plot import Plot
 
 if TYPE_CHECKING:
@@ -19,33 +21,50 @@ if TYPE_CHECKING:
 TRAIL, OTHERS = "the search", "the other crystals' searches"
 
 
-class SearchMap(Plot):
-    """A map that a search is drawn on; nothing is placed twice.
+class TrailMap(Plot):
+    """A latent map with the trail of one crystal's search and, thinner, those of the others; no latent is placed twice.
 
     Args:
-        map: where.
+        map: the map to draw on.
         height: pixels.
     """
 
     def __init__(self, map: LatentMap, height: int) -> None:
         self._map, self._height = map, height
-        self._search, self._crystal, self._index = Search(), 0, 0
-        self._places: list[torch.Tensor] = []
+        self._of: object = None
+        self._places: list[Tensor] = []
+        self._steps: list[int] = []
+        self._dots: set[int] = set()
+        self._crystal, self._index = 0, 0
         super().__init__(self._make)
 
-    def draw(self, search: Search, crystal: int, index: int) -> None:
-        """Bring the trail up to the steps of a search.
+    def draw(
+        self,
+        of: object,
+        latents: Sequence[Float[Tensor, "crystals latent"]],
+        steps: Sequence[int],
+        *,
+        dots: Sequence[int],
+        crystal: int,
+        index: int,
+    ) -> None:
+        """Bring the trails up to date.
 
         Args:
-            crystal: whose trail is followed.
-            index: of the step that is marked.
+            of: the search; latents of the same search as before are not placed again.
+            latents: of each step, in order.
+            steps: number of each step, for the hover.
+            dots: numbers of the steps that are marked by a small dot.
+            crystal: whose trail is drawn strongly.
+            index: of the step that is marked by a large dot.
         """
-        if search is not self._search:
+        if of is not self._of:
             self._places = []
-        self._search, self._crystal, self._index = search, crystal, index
-        del self._places[len(search.steps) :]
-        if new := search.steps[len(self._places) :]:
-            self._places.extend(trail(self._map, new))
+        self._of, self._steps, self._dots, self._crystal, self._index = of, list(steps), set(dots), crystal, index
+        del self._places[len(latents) :]
+        if new := latents[len(self._places) :]:
+            z = torch.stack(list(new)).cpu().float()
+            self._places.extend(self._map.place(z.flatten(0, 1)).reshape(*z.shape[:2], 2))
         trails = self._trails()
         figure: Any = self.figure
         if {str(trace.name) for trace in figure.data} & {TRAIL, OTHERS} != set(trails):
@@ -56,7 +75,7 @@ class SearchMap(Plot):
                 figure.update_traces(values, selector={"name": name})
 
     def _make(self, theme: Theme) -> Figure:
-        """The map with the trails there are: in WebGL, or the points would lie on them; plotly takes no empty line."""
+        """The map with its trails: in WebGL, or the points would lie on them; plotly takes no empty line."""
         from plotly.graph_objects import Scattergl
 
         figure: Any = figures.latent_map(self._map, theme=theme, height=self._height)
@@ -75,17 +94,16 @@ class SearchMap(Plot):
         return figure
 
     def _trails(self) -> dict[str, dict[str, Any]]:
-        """What the traces of the search show."""
+        """The data of each trace of the search."""
         if len(self._places) < 2:
             return {}
-        search, places, k = self._search, torch.stack(self._places), self._crystal
-        decoded = {one.step for one in search.decoded}
-        size = np.array([6 if step.step in decoded else 0 for step in search.steps[: len(places)]])
+        places, k = torch.stack(self._places), self._crystal
+        size = np.array([6 if step in self._dots else 0 for step in self._steps[: len(places)]])
         size[min(self._index, len(size) - 1)] = 14
         others = np.delete(places.numpy(), k, axis=1)
         gap = np.full((1, others.shape[1], 2), np.nan)
         lines = np.concatenate([others, gap]).transpose(1, 0, 2).reshape(-1, 2)
-        texts = [f"<b>{TRAIL}</b><br>step {step.step}<extra></extra>" for step in search.steps]
+        texts = [f"<b>{TRAIL}</b><br>step {step}<extra></extra>" for step in self._steps]
         x, y = places[:, k].numpy().T
         found: dict[str, dict[str, Any]] = {TRAIL: {"x": x, "y": y, "text": texts, "marker": {"size": size}}}
         if len(lines):

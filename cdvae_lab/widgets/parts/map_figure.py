@@ -1,34 +1,31 @@
-"""The latent map that can be clicked: crystals, layers and paths that change, and what the mouse means by a click."""
+"""An interactive latent map: crystals, layers and paths on it, and callbacks for clicks, hovering and lassos."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
+from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.figures import GRID, POINTS, THEMES, Theme, empty_places, latent_map, layer_trace
 from cdvae_lab.figures.maps import WITHOUT
-from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.parts.plot import Plot
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-CHOSEN = "chosen"  # name of the trace that rings the place that was chosen
+CHOSEN = "chosen"  # name of the trace that rings the chosen place
 TRAINING = "training set"  # name of the map's own crystals, among the layers
 
 
 @dataclass(frozen=True)
 class Hit:
-    """What is under the mouse: a crystal of the map, a point of a layer or path, or an empty place.
+    """The target under the mouse: a crystal of the map, a point of a layer or path, or an empty place.
 
     Attributes:
         xy: the place.
@@ -43,7 +40,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A layer or a path: places with a text each."""
+    """A layer or a path: points with a text each."""
 
     joined: bool
     xy: Float[Tensor, "points 2"]
@@ -53,14 +50,14 @@ class Overlay:
 
 
 class MapFigure(Plot):
-    """The map as a live figure.
+    """The latent map as a live figure.
 
     Args:
-        map: what is drawn.
+        map: the map to draw.
         color: as in `figures.latent_map`.
         height: pixels.
         clicked, hovered: called with a `Hit`.
-        lassoed: called with the numbers of the map's crystals in a lasso; with none when it is taken away.
+        lassoed: called with the numbers of the map's crystals in a lasso; with none when it is removed.
     """
 
     def __init__(
@@ -76,10 +73,10 @@ class MapFigure(Plot):
         self.map, self._color, self._height = map, color, height
         self._clicked, self._hovered, self._lassoed = clicked, hovered, lassoed
         self._overlays: dict[str, Overlay] = {}
-        self._next = 0  # number of the next layer, which decides on its color
+        self._next = 0  # number of the next layer, which decides its color
         self._training = True
         self._chosen: tuple[float, float] | None = None
-        self._part: tuple[tuple[float, float], tuple[float, float]] | None = None  # what is seen: ranges of x and y
+        self._part: tuple[tuple[float, float], tuple[float, float]] | None = None  # the visible ranges of x and y
         self._in_lasso: dict[str, list[int]] = {}
         super().__init__(self._make)
         for trace in self.figure.data:
@@ -87,11 +84,17 @@ class MapFigure(Plot):
         layout: Any = self.figure.layout
         layout.on_change(self._moved, "xaxis.range", "yaxis.range")
 
-    # --- what is drawn ----------------------------------------------------------------------------------
+    # --- drawing ----------------------------------------------------------------------------------------
 
     @property
     def color(self) -> str | tuple[str, str, Tensor]:
+        """The colors of the crystals, as `figures.latent_map` takes them; setting them redraws the map."""
         return self._color
+
+    @property
+    def chosen(self) -> tuple[float, float] | None:
+        """The place with a ring around it."""
+        return self._chosen
 
     @color.setter
     def color(self, value: str | tuple[str, str, Tensor]) -> None:
@@ -120,13 +123,15 @@ class MapFigure(Plot):
         self._trace(name).visible = shown
 
     def put(self, name: str, joined: bool, xy: Float[Tensor, "points 2"], texts: Sequence[str] = ()) -> None:
-        """Draw a layer or path, new or instead of the one of that name.
+        """Draw a layer or path; it replaces one of the same name.
 
         Raises:
             SettingError: for a name that is the map's own.
         """
         if name in (GRID, POINTS, WITHOUT, CHOSEN, TRAINING):
-            raise SettingError(f"a layer cannot be called {name!r}, which is a name of the map's own; choose another")
+            raise SettingError(
+                f"a layer cannot be called {name!r}, which is a name of the map's own; choose another name"
+            )
         old = self._overlays.get(name)
         number = self._next if old is None else old.number
         self._next += old is None
@@ -141,24 +146,33 @@ class MapFigure(Plot):
         with self.figure.batch_update():
             trace.update(x=made.x, y=made.y, text=made.text, marker=made.marker)
 
+    def places(self, name: str) -> Float[Tensor, "points 2"]:
+        """The points of a layer or path."""
+        return self._overlays[name].xy
+
     def drop(self, name: str) -> None:
-        """Take a layer or path away; nothing happens if there is none of that name."""
+        """Remove a layer or path; does nothing if there is none of that name."""
         if self._overlays.pop(name, None) is not None:
             self.figure.data = tuple(trace for trace in self.figure.data if trace.name != name)
 
     def mark(self, xy: tuple[float, float] | None) -> None:
-        """Ring a place; None: none."""
+        """Draw a ring around a place; None removes it."""
         self._chosen = xy
         trace = self._trace(CHOSEN)
         with self.figure.batch_update():
             trace.x, trace.y = ([], []) if xy is None else ([xy[0]], [xy[1]])
 
     def clear(self) -> None:
-        """Take the lasso away."""
+        """Remove the lasso."""
         with self.figure.batch_update():
             for trace in self.figure.data:
                 trace.selectedpoints = None
             self.figure.update_layout(selections=[])
+
+    def show_all(self) -> None:
+        """Show the whole map again, after somebody has zoomed in."""
+        self._part = None
+        self.redraw()
 
     def _trace(self, name: str) -> Any:
         [found] = [trace for trace in self.figure.data if trace.name == name]
@@ -179,6 +193,8 @@ class MapFigure(Plot):
             Scattergl(
                 x=x, y=y, name=CHOSEN, mode="markers", hoverinfo="skip", showlegend=False,
                 marker={"symbol": "circle-open", "size": 18, "color": THEMES[theme].ink, "line": {"width": 3}},
+                # A lasso fades every trace that it does not hold a point of.
+                selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
             )
         )  # fmt: skip
         for name, one in self._overlays.items():
@@ -198,7 +214,7 @@ class MapFigure(Plot):
             figure.data[0].update(self._net())
         return figure
 
-    # --- what somebody does -----------------------------------------------------------------------------
+    # --- the mouse --------------------------------------------------------------------------------------
 
     def _listen(self, trace: Any) -> None:
         if trace.name == CHOSEN:
@@ -211,7 +227,7 @@ class MapFigure(Plot):
             trace.on_deselect(lambda one, points: self._lasso(one, points))
 
     def _at(self, trace: Any, points: Any, tell: Callable[[Hit], Any]) -> None:
-        if not points.point_inds:  # plotly tells every trace, also those that were not hit
+        if not points.point_inds:  # plotly calls every trace, also those that were not hit
             return
         index, xy = points.point_inds[0], (float(points.xs[0]), float(points.ys[0]))
         if trace.name == GRID:
@@ -228,7 +244,7 @@ class MapFigure(Plot):
             self._lassoed(sorted(i for rows in self._in_lasso.values() for i in rows))
 
     def _moved(self, layout: Any, x: Any, y: Any) -> None:
-        """A net that is as fine on the screen as before."""
+        """Adapt the net of empty places to the zoom, so that it is as fine on the screen as before."""
         part = ((float(x[0]), float(x[1])), (float(y[0]), float(y[1])))
         if part != self._part:
             self._part = part
@@ -241,40 +257,3 @@ class MapFigure(Plot):
         low, high = np.array(self._part).T
         places = empty_places(self.map, low, high)
         return {"x": places[:, 0], "y": places[:, 1]}
-
-
-def chosen_map(model: CDVAE, given: Any) -> LatentMap | None:
-    """The map that goes with a model: the one that was given, or the bundled one.
-
-    Args:
-        given: a LatentMap, its file or name, a widget with `set_path` and perhaps a `map`, or None.
-
-    Raises:
-        CheckpointError: if it is of another model.
-        SettingError: for something else.
-    """
-    if given is None:
-        return map_of(model)
-    if isinstance(given, str | Path):
-        return load_map(given, model)
-    if not isinstance(given, LatentMap):
-        if not hasattr(given, "set_path"):
-            raise SettingError(f"map: a {type(given).__name__}; give a LatentMap, its file, or a widget with set_path")
-        given = getattr(given, "map", None)
-        if not isinstance(given, LatentMap):
-            return None
-    given.check(model, "map")
-    return given
-
-
-def place(map: LatentMap, z: Tensor | None, xy: Any) -> Float[Tensor, "points 2"]:
-    """Places from latents or from places.
-
-    Raises:
-        SettingError: for both or neither.
-    """
-    if (z is None) == (xy is None):
-        raise SettingError("give either z, latents that are placed on the map, or xy, places")
-    if z is not None:
-        return map.place(z.detach())
-    return torch.as_tensor(xy, dtype=torch.float32).reshape(-1, 2)

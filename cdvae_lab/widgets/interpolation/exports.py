@@ -1,0 +1,49 @@
+"""The crystals along a path as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cdvae_lab import render
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import reduced_formulas
+from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.widgets.parts.writing import Writing
+
+KINDS = ("cif", "extxyz", "png", "gif")
+
+
+def write_path(crystals: Crystals, texts: Sequence[str], folder: Path, kinds: Sequence[str]) -> Iterator[Writing]:
+    """Write the crystals along a path; yields the progress after each kind.
+
+    Args:
+        crystals: of the stops, on the CPU.
+        texts: a caption for each.
+        folder: created if necessary.
+        kinds: of `KINDS`.
+
+    Raises:
+        CrystalError: if a crystal cannot be exported.
+        LabError: if a file cannot be written.
+    """
+    placed = render.at_atom(crystals)
+    each = [placed[k] for k in range(len(placed))]
+    progress = Writing(0, len(kinds))
+    yield progress
+    for kind in kinds:
+        if kind == "cif":
+            names = [f"stop_{k:02d}_{formula}" for k, formula in enumerate(reduced_formulas(placed))]
+            written = placed.write_cif(folder, names)
+        elif kind == "extxyz":
+            written = [placed.write_extxyz(folder / "path.xyz")]
+        elif kind == "png":
+            strip = render.strip(each, captions=texts, size=200)
+            with atomic_path(folder / "path.png", "the strip") as temporary:
+                temporary.write_bytes(render.png_bytes(strip))
+            written = [folder / "path.png"]
+        else:
+            written = [render.gif(each, folder / "path.gif", fps=2, captions=texts)]
+        progress = replace(progress, step=progress.step + 1, files=(*progress.files, *written))
+        yield progress

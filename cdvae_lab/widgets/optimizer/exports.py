@@ -1,0 +1,52 @@
+"""The results of a search as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cdvae_lab.errors import SettingError
+from cdvae_lab.explore.saved_steps import save_steps
+from cdvae_lab.io.storage import atomic_path
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.widgets.optimizer.latent_search import Search
+from cdvae_lab.widgets.parts.writing import Writing
+
+KINDS = ("cif", "csv", "steps")
+
+
+def write_search(
+    model: CDVAE, search: Search, index: int, unit: str, folder: Path, kinds: Sequence[str]
+) -> Iterator[Writing]:
+    """Write the results of a search; yields the progress after each kind.
+
+    Args:
+        index: of the kept step whose crystals are written.
+        unit: of the property.
+        folder: created if necessary.
+        kinds: of `KINDS`.
+
+    Raises:
+        SettingError: if nothing is decoded at that step.
+        CrystalError: if a crystal cannot be exported.
+        LabError: if a file cannot be written.
+    """
+    progress = Writing(0, len(kinds))
+    yield progress
+    for kind in kinds:
+        if kind == "cif":
+            place = search.at(index)
+            if place is None:
+                raise SettingError("nothing is decoded yet at this step; decode it first")
+            one = search.decoded[place]
+            names = [f"step_{one.step:04d}_crystal_{k}" for k in range(len(one.crystals))]
+            written = one.crystals.write_cif(folder, names)
+        elif kind == "csv":
+            with atomic_path(folder / "search.csv", "the table") as temporary:
+                search.table(unit).to_csv(temporary, index=False)
+            written = [folder / "search.csv"]
+        else:
+            written = [save_steps(search.steps, folder / "search.safetensors", model)]
+        progress = replace(progress, step=progress.step + 1, files=(*progress.files, *written))
+        yield progress

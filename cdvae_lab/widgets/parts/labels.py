@@ -1,0 +1,17 @@
+"""The name of the property that a model predicts, and its unit."""
+
+from __future__ import annotations
+
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.cdvae import CDVAE
+
+
+def label_of(model: CDVAE, map: LatentMap | None = None) -> tuple[str, str]:
+    """Name and unit of the property that a model predicts.
+
+    Args:
+        map: of the model, whose label serves where the model does not say; the name is empty if neither does.
+    """
+    data = model.metadata.get("data", {})
+    name = data.get("property") or ("" if map is None else map.label_name)
+    return name or "", data.get("property_unit") or ("" if map is None else map.label_unit)

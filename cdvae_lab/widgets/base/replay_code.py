@@ -49,6 +49,10 @@ class ReplayCode:
         """This code, to be run after other code."""
         return ReplayCode(self.imports, self.setup, self.body, (*others, *self.before), self.title)
 
+    def as_setup(self) -> str:
+        """All lines as one statement of another code's `setup`."""
+        return "\n".join([*self.imports, *self.setup.values(), *self.body])
+
     def __str__(self) -> str:
         return str_of([self])
 
@@ -57,18 +61,21 @@ def str_of(parts: Iterable[ReplayCode]) -> str:
     """Several parts, one after another, as one piece of Python: imports first, and no setup twice in a row."""
     blocks: list[list[str]] = []
     bound: dict[str, str] = {}
+    imports: dict[str, None] = {}
     flat = [one for part in parts for one in _flat(part)]
     for part in flat:
-        lines = [code for name, code in part.setup.items() if bound.get(name) != code]
+        needed = [code for name, code in part.setup.items() if bound.get(name) != code]
+        lines = [line for code in needed for line in code.splitlines()]
         for name, code in part.setup.items():
             _rebind(bound, code)
             bound[name] = code
         if part.body:
             lines += [f"# {part.title}", *part.body] if part.title else part.body
             _rebind(bound, "\n".join(part.body))
-        if lines:
-            blocks.append(lines)
-    imports = dict.fromkeys(line for part in flat for line in part.imports if line != PACKAGE)
+        imports |= dict.fromkeys([*part.imports, *filter(_is_import, lines)])
+        if rest := [line for line in lines if not _is_import(line)]:
+            blocks.append(rest)
+    imports.pop(PACKAGE, None)
     head = "\n".join([*sorted(imports, key=_import_order), PACKAGE])
     return "\n\n".join([head, *("\n".join(lines) for lines in blocks)])
 
@@ -82,6 +89,10 @@ def _rebind(bound: dict[str, str], code: str) -> None:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             bound.pop(node.id, None)
+
+
+def _is_import(line: str) -> bool:
+    return line.startswith(("import ", "from "))
 
 
 def _import_order(line: str) -> tuple[bool, str]:

@@ -132,13 +132,13 @@ class View(ipywidgets.VBox):
     # --- for subclasses ---------------------------------------------------------------------------------
 
     def show_rows(self, rows: Sequence[ipywidgets.Widget], *closables: Any) -> None:
-        """Show widgets from top to bottom, and the status line and the code below them.
+        """Show widgets from top to bottom, and below them the status line, unless it is among them, and the code.
 
         Args:
             closables: have a `close`, which is called when the view is closed.
         """
         self._closables += closables
-        self.children = (*rows, self.status_line, self._code_view)
+        self.children = (*rows, *([] if self.status_line in rows else [self.status_line]), self._code_view)
 
     def listen(self, owner: Any, name: str, act: Callable[[Any], None]) -> None:
         """Observe a trait until the view is closed."""

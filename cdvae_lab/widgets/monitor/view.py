@@ -118,7 +118,7 @@ class TrainingMonitor(View):
             batch_size=batch_size, validate_every=validate_every, lr=self._settings.get("lr", 1e-3), kl=weights.kl
         )
         super().__init__(None if isinstance(model, CDVAEConfig) else model, state, selection)
-        self.dataset, self._data_code = _read(dataset, "train")
+        self.dataset, self.dataset_code = _read(dataset, "train")
         self._config = model if isinstance(model, CDVAEConfig) else CDVAEConfig(1, **SMALL) if model is None else None
         self._small, self._device, self._decode_steps = model is None, device, decode_steps
         self.validation, self._validation_code = self._held_out(dataset, validation)
@@ -294,7 +294,7 @@ class TrainingMonitor(View):
 
         def copy() -> WithCode[CDVAE]:
             code = self._code_until(self.step.step if self.step.step < self.step.num_steps else None)
-            return WithCode(self.averaged(), "\n".join([*code.imports, *code.setup.values(), *code.body]))
+            return WithCode(self.averaged(), code.as_setup())
 
         return self._between_steps(copy)
 
@@ -382,7 +382,7 @@ class TrainingMonitor(View):
         call = self._call if step is None else f"islice({self._call}, {step - self._before})"
         return ReplayCode(
             () if step is None else (_ISLICE,),
-            {"data": self._data_code},
+            {"data": self.dataset_code},
             (*self._prelude, f"step = lab.last(lab.progress({call}))", "model = step.averaged()"),
         )
 

@@ -52,7 +52,7 @@ class _Direct:
 
 
 class Stage(NGLWidget):
-    """nglview's widget without its threads and without its archive of all that was ever sent.
+    """nglview's widget without its threads, and without its archive of every message.
 
     `displayed` is called each time a browser shows it, also after a reload of the page.
     """
@@ -95,10 +95,10 @@ class Stage(NGLWidget):
 
 
 class CrystalView(ipywidgets.VBox):
-    """One crystal, or several side by side, each turned about its own middle by one camera.
+    """Crystals in 3D: one, or several side by side, each turned about its own center by one camera.
 
-    Drag to turn, scroll to come closer. Atoms on a face of the cell are drawn on the opposite face, too. Where widgets
-    cannot run, a picture is shown.
+    Drag to turn, scroll to zoom. Atoms on a face of the cell are drawn on the opposite face, too. Where widgets cannot
+    run, a picture is shown.
 
     Args:
         what: Crystals or a DenoisingFrame to begin with.
@@ -135,7 +135,7 @@ class CrystalView(ipywidgets.VBox):
 
     @property
     def frames(self) -> Sequence[DenoisingFrame | Crystals]:
-        """What the browser has; `index` is the one that it shows."""
+        """The frames that the browser has; `index` is the one that it shows."""
         return tuple(self._frames)
 
     @property
@@ -150,13 +150,13 @@ class CrystalView(ipywidgets.VBox):
             self.stage.slider.value = value
 
     def show(self, what: DenoisingFrame | Crystals) -> None:
-        """This frame alone, as it is."""
+        """Show this frame alone."""
         self.show_all([what])
 
     def show_all(
         self, frames: Sequence[DenoisingFrame | Crystals], origin: Crystals | None = None, index: int = 0
     ) -> None:
-        """These frames of one run.
+        """Show these frames of one run.
 
         Args:
             frames: Crystals or DenoisingFrames.
@@ -170,10 +170,10 @@ class CrystalView(ipywidgets.VBox):
         self._send_all()
 
     def add(self, frames: Sequence[DenoisingFrame | Crystals], follow: bool = False) -> None:
-        """More frames of the same run.
+        """Add frames of the same run.
 
         Args:
-            follow: show the last of them, as long as nobody has gone elsewhere, although `index` is told later.
+            follow: show the last of them, unless somebody has moved to another frame; `index` may be set later.
         """
         if not self._frames:
             self.show_all(frames)
@@ -237,7 +237,7 @@ class CrystalView(ipywidgets.VBox):
         }
 
     def _moved(self, frames: Sequence[DenoisingFrame | Crystals]) -> list[DenoisingFrame | Crystals]:
-        """The frames as they are drawn."""
+        """Move frames to where they are drawn."""
         if self._origin is None:
             return list(frames)
         placed = [render.at_atom(crystals_of(frame), like=self._origin) for frame in frames]
@@ -247,7 +247,7 @@ class CrystalView(ipywidgets.VBox):
         ]
 
     def _elements(self, frames: Sequence[DenoisingFrame | Crystals]) -> dict[int, list]:
-        """What the script must know of elements that it has not met yet."""
+        """The colors and radii of elements that the script has not received yet."""
         found = {int(n) for frame in frames for n in crystals_of(frame).atomic_numbers.unique().tolist()}
         new = found - self._known - {0}
         self._known |= new
@@ -271,7 +271,7 @@ class CrystalView(ipywidgets.VBox):
 
 
 def _numbers(values: Any, digits: int) -> list[float]:
-    """For JSON, which has no NaN: what is not finite is drawn at 0."""
+    """Round numbers for JSON, which has no NaN: a number that is not finite becomes 0."""
     return [round(float(x), digits) if math.isfinite(x) else 0.0 for x in values]
 
 

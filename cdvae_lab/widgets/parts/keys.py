@@ -1,4 +1,4 @@
-"""Keys that are pressed anywhere in a panel."""
+"""Keys that are pressed anywhere in a view."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anywidget
 
 
 class Keys(anywidget.AnyWidget):
-    """Invisible; stands somewhere in the panel.
+    """Listens to keys; invisible, and anywhere in the view.
 
     Args:
         pressed: called with "space", "left", "right", "home" or "end", and whether shift was held.

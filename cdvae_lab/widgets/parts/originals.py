@@ -11,11 +11,11 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 
-SAME = 0.1  # between latents: what rounding makes of one crystal's, where two different ones are some 6 apart
+SAME = 0.1  # largest distance of a crystal's latent after rounding; those of two different crystals are some 6 apart
 
 
 class Originals:
-    """Looks a map's crystals up; nothing is downloaded.
+    """Finds the crystals of a map in the data file; nothing is downloaded.
 
     Args:
         model: that the map was made with; a crystal is known by its latent.
@@ -29,7 +29,7 @@ class Originals:
 
     @property
     def file(self) -> bool:
-        """Whether there is a file to look into."""
+        """Whether the data file is on this machine."""
         data = self._map.metadata.get("data", {})
         if data.get("name") not in datasets.PUBLIC:
             return False
@@ -37,11 +37,11 @@ class Originals:
 
     @property
     def there(self) -> bool:
-        """Whether one has been found so far."""
+        """Whether a crystal has been found so far."""
         return any(self._found.values())
 
     def get(self, index: int) -> Crystals | None:
-        """The crystal of that number, or None without the file."""
+        """Find the crystal of that number; None without the file."""
         if index not in self._found:
             self._found[index] = self._look(index)
         found = self._found[index]

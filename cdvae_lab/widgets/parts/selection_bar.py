@@ -1,4 +1,4 @@
-"""The crystal that was chosen last, always in sight: what it is, those before it, and where it can be used."""
+"""A bar with the selected crystal, those selected before it, and the views that can use it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, cast
 import ipywidgets
 
 from cdvae_lab.crystals.formulas import to_html
-from cdvae_lab.widgets.base import captions as words
-from cdvae_lab.widgets.base.panel import field, row
+from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.fields import input_field, row
 from cdvae_lab.widgets.base.selection import Pick, Selection
 
 USES = {
@@ -20,11 +20,11 @@ USES = {
     "optimizer": ("optimize it", "the start of a search for another property"),
     "map": ("show on the map", "where it lies among the training crystals"),
 }
-NOTHING = "(nothing chosen yet)"
+NOTHING = "(nothing selected yet)"
 
 
 class SelectionBar(ipywidgets.HBox):
-    """Shows a selection, and offers what can be done with its pick.
+    """Shows a selection, and offers the uses of its newest crystal.
 
     Args:
         selection: whose pick and history are shown.
@@ -37,7 +37,7 @@ class SelectionBar(ipywidgets.HBox):
         self._selection, self._drawing = selection, False
         self._image = ipywidgets.HTML(layout={"flex": "0 0 auto", "width": "92px", "height": "92px"})
         self._words = ipywidgets.HTML(layout={"flex": "1 1 260px", "min_width": "0"})
-        self._history = field(ipywidgets.Dropdown, "chosen so far", "340px", options=[(NOTHING, -1)])
+        self._history = input_field(ipywidgets.Dropdown, "chosen so far", "340px", options=[(NOTHING, -1)])
         self.buttons: dict[str, ipywidgets.Button] = {}
         for name, (text, tip) in USES.items():
             one = ipywidgets.Button(description=text, tooltip=tip, layout={"width": "auto"})
@@ -86,11 +86,11 @@ class SelectionBar(ipywidgets.HBox):
             self._image.value = ""
             self._words.value = (
                 "<b>No crystal is chosen yet.</b> Click on the map, or choose one that was generated, found on a path, "
-                "optimized or decoded: it appears here, and every tab can go on with it."
+                "optimized or decoded: it appears here, and every tab can use it."
             )
             return
-        self._image.value = words.picture(pick.crystal, 90)
+        self._image.value = captions.picture(pick.crystal, 90)
         self._words.value = (
-            f"<div style='line-height:1.35'><b>{to_html(words.formula(pick.crystal))}</b> "
-            f"{words.facts(pick.crystal)}<br>from: {html.escape(pick.name)}</div>"
+            f"<div style='line-height:1.35'><b>{to_html(captions.formula(pick.crystal))}</b> "
+            f"{captions.facts(pick.crystal)}<br>from: {html.escape(pick.name)}</div>"
         )

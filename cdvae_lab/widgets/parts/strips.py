@@ -1,4 +1,4 @@
-"""What a denoising run does, frame by frame, as four strips under the film, and the keys that move through it."""
+"""Four strips below the player: noise level, distances, changed elements and validity of every frame; and keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WIDGET: dict[str, Any] = {"sync": True, **ipywidgets.widget_serialization}
 
 
 class Strips(anywidget.AnyWidget):
-    """One canvas with the slider's frame marked; pointing at it, and keys, move slider and film.
+    """One canvas with the slider's frame marked; pointing at it, and keys, move the slider.
 
     Other widgets' values are read and set in the browser: a link would send a message for each change, twice.
     """
@@ -35,7 +35,7 @@ class Strips(anywidget.AnyWidget):
 
 
 class StepButtons(anywidget.AnyWidget):
-    """One frame back and one on, also while the kernel is busy."""
+    """Buttons for the previous and the next frame, which work while the kernel is busy, too."""
 
     _esm = Path(__file__).with_name("steps.js")
     slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
@@ -44,7 +44,7 @@ class StepButtons(anywidget.AnyWidget):
 
 @dataclass(frozen=True)
 class Course:
-    """What the strips show, for each frame and crystal.
+    """Values of the strips, for each frame and crystal.
 
     Attributes:
         distance: closest distance between two atoms, an atom and its own images included, Å.
@@ -58,7 +58,7 @@ class Course:
 
     @classmethod
     def of(cls, frames: Sequence[DenoisingFrame], before: DenoisingFrame | None = None) -> Course:
-        """Of some frames in order, the first compared with the frame before them."""
+        """Compute the strips of frames in order; the first is compared with the frame before them."""
         batches = [frame.crystals.to("cpu") for frame in frames]
         together, shape = Crystals.cat(batches), (len(batches), len(batches[0]))
         numbers = torch.stack([batch.atomic_numbers for batch in batches])
@@ -77,9 +77,11 @@ class Course:
         validity.formula_validity(((8, 3), (22, 1), (38, 1)))
 
     def then(self, later: Course) -> Course:
+        """Append the strips of later frames."""
         return Course(*(torch.cat([getattr(self, k), getattr(later, k)]) for k in ("distance", "changed", "valid")))
 
     def until(self, length: int) -> Course:
+        """Keep the first so many frames."""
         return Course(self.distance[:length], self.changed[:length], self.valid[:length])
 
     def data(self, frames: Sequence[DenoisingFrame], choice: int | None, length: int) -> dict:

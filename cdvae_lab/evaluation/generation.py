@@ -240,7 +240,9 @@ def _missing_notes(options: Options, training: Crystals | None, reference: np.nd
         "coverage and novelty depend on how many crystals there are: the papers generate 10,000 and compare with all "
         "of test."
     ]
-    if options.predictor is None:
+    if options.predictor is not None:
+        notes.append("published energy distances were measured with other predictors, each system with its own.")
+    else:
         notes.append("no predictor was given, so there is no statistic of a predicted property.")
     if options.novelty and training is None:
         notes.append("no training set was given, so novelty was not measured.")

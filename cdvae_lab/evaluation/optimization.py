@@ -15,6 +15,11 @@ from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.success_rates import SUCCESS, Predictor, success_rates
 from cdvae_lab.metrics.validity import invalid_reasons
 
+PREDICTORS = (
+    "success is what the predictor says: published success rates were measured with other predictors, and one that "
+    "learned from the labels of the optimized model is not independent of it."
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -36,7 +41,7 @@ def optimization(decodings: list[Crystals], name: str, options: Options) -> Iter
         "composition rules": RULES[options.rules],
         "versions": versions(),
     }
-    card = ReportCard(0, 1, "predicting", "optimization", name, "", total, settings=settings)
+    card = ReportCard(0, 1, "predicting", "optimization", name, "", total, settings=settings, notes=(PREDICTORS,))
     score = success_rates(decodings, options.predictor, options.thresholds, options.rules)
     starts = score.valid.shape[1]
     shares = SUCCESS if len(options.thresholds) == len(SUCCESS) else range(1, len(options.thresholds) + 1)

@@ -45,6 +45,7 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Keys", "params_style")]
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 toc_object_entries_show_parents = "hide"

@@ -165,7 +165,9 @@ def main() -> None:
         report("peak GPU memory", torch.cuda.max_memory_allocated() / 2**20, "MiB", None, None)
     report("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB", None, None)
     if options.json:
-        options.json.write_text(json.dumps({"machine": name, "torch": torch.__version__, "rows": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"machine": name, "torch": torch.__version__, "rows": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

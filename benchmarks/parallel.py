@@ -239,7 +239,9 @@ def main() -> None:
                 break
             part()
             if options.json and processes.first:
-                options.json.write_text(json.dumps({"machine": name, "torch": torch.__version__, "rows": bench.rows}))
+                options.json.write_text(
+                    json.dumps({"machine": name, "torch": torch.__version__, "rows": bench.rows}), encoding="utf-8"
+                )
     bench.say("done")
 
 

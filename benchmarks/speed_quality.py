@@ -101,7 +101,7 @@ def measure(options: argparse.Namespace) -> None:
     about = {"model": fingerprint(model), "data": data, "crystals": len(truth), "batch_size": options.batch_size}
     about |= {"compile": bool(options.compile), "device": device_name(model.device), "torch": str(torch.__version__)}
     path = options.out / "times.json"
-    times = json.loads(path.read_text()) if path.is_file() else {"about": about, "settings": {}}
+    times = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"about": about, "settings": {}}
     if other := [name for name, value in about.items() if times["about"].get(name) != value]:
         raise SettingError(f"{path}: holds times with another {', '.join(other)}; choose another --out")
     wanted = {name: setting(name) for name in options.settings}
@@ -148,9 +148,9 @@ def score(folder: Path, jobs: int) -> dict[str, Any]:
 
     if not (folder / "times.json").is_file():
         raise SettingError(f"{folder / 'times.json'}: there is no such file; decode into this folder first, with --out")
-    times = json.loads((folder / "times.json").read_text())
+    times = json.loads((folder / "times.json").read_text(encoding="utf-8"))
     path = folder / "speed_quality.json"
-    before = json.loads(path.read_text())["rows"] if path.is_file() else []
+    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     rows: list[dict[str, Any]] = []
     for name, timed in times["settings"].items():
         row = {"setting": name, "device": times["about"]["device"]} | timed
@@ -214,7 +214,7 @@ def draw(measured: Mapping[str, Any], folder: Path, pictures: bool) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

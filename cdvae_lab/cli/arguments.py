@@ -80,7 +80,7 @@ def read_data(
             return chosen[: limit or args.limit or len(chosen)]
         return datasets.load(
             name,
-            split or args.split,
+            datasets.split_of(name, split or args.split),
             folder=args.folder,
             label=args.label,
             cache=args.cache,

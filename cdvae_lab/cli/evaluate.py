@@ -152,7 +152,7 @@ def _training_set(args: argparse.Namespace, name: str) -> Dataset | None:
     if not args.novelty or (args.train is None and name not in datasets.PUBLIC):
         return None
     folder = args.folder if args.train in (None, name) else None
-    return datasets.load(args.train or name, "train", folder=folder, cache=args.cache)
+    return datasets.load(args.train or name, folder=folder, cache=args.cache)
 
 
 def predictor_named(name: str) -> tuple[Predictor, str]:

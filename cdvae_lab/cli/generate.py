@@ -218,9 +218,9 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     """
     path = folder / "settings.json"
     if path.is_file():
-        there = json.loads(path.read_text())
+        there = json.loads(path.read_text(encoding="utf-8"))
         if other := [name for name, value in settings.items() if there.get(name) != value]:
             raise SettingError(f"{folder}: holds crystals made with another {', '.join(other)}; choose another --out")
         return
     with atomic_path(path, "the settings") as temporary:
-        temporary.write_text(json.dumps(settings))
+        temporary.write_text(json.dumps(settings), encoding="utf-8")

@@ -276,7 +276,7 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
     ]
     rms: list[float | None] = []
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
+    with out.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "formula", "decoded", "structure_valid", "composition_valid", "matched", "rms"])
         matches = metric.match(truth, predicted, jobs=jobs)

@@ -273,12 +273,13 @@ class Log:
         """Remove the lines of an interrupted run from this step on: those steps are done again."""
         kept = []
         if step > 1 and self.path.is_file():
-            lines = self.path.read_text().split("\n")[:-1]  # the last is empty, or half a line of a killed run
+            # The last line is empty, or half a line of a killed run.
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
             kept = [line for line in lines if json.loads(line)["step"] < step]
         with atomic_path(self.path, "the log") as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a line."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

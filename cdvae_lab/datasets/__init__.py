@@ -14,6 +14,7 @@ from cdvae_lab.datasets.tables import (
     files_there,
     find_crystals,
     load,
+    split_of,
     synthetic_perovskites,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "files_there",
     "find_crystals",
     "load",
+    "split_of",
     "synthetic_perovskites",
 ]

@@ -189,7 +189,7 @@ class Dataset:
 
 def load(
     name_or_path: str | Path,
-    split: str = "train",
+    split: str | None = None,
     *,
     folder: str | Path | None = None,
     label: str | None = None,
@@ -204,8 +204,8 @@ def load(
     Args:
         name_or_path: "perov_5", "carbon_24", "mp_20", "synthetic_perovskites"; or the path of a folder of .cif files
             (with a labels.csv, if wanted: a column `file` and columns of properties), or of a .csv or .csv.gz table.
-        split: "train", "val" or "test". A user's own table is taken whole unless it has a column `split`; a folder
-            of CIFs is always taken whole.
+        split: "train", "val" or "test"; None takes train. Of a user's own data None takes the rows of train if the
+            table has a column `split`, and everything otherwise.
         folder: where `<name>/<split>.csv` or `<split>.csv` lies (or .csv.gz); None downloads the public files.
         label: the column with the label; None takes the set's own (a user's table: no label).
         cache: folder for parsed and downloaded files; None for the user's cache folder.
@@ -223,6 +223,8 @@ def load(
         raise SettingError(f"limit: {limit} rows; give at least 1, or None for all")
     if jobs is not None and jobs < 1:
         raise SettingError(f"jobs: {jobs} processes; give at least 1, or None for all cores")
+    chosen = split
+    split = "train" if split is None else split
     if split not in SPLITS:
         raise SettingError(f"split: {split!r}; give one of {', '.join(SPLITS)}")
     cache = _users_cache() if cache is None else Path(cache)
@@ -244,8 +246,14 @@ def load(
         return _from_table(path, name, split, label or default, source, license, read, limit, own=False)
     path = Path(name_or_path)
     if path.is_dir():
+        if chosen is not None:
+            raise DatasetError(f"{path}: a folder has no splits; leave split out to take all of it, or give a table")
         return _from_folder(path, label, read, limit)
     if path.is_file() and path.name.lower().endswith((".csv", ".csv.gz")):
+        if chosen is not None and not _has_splits(path):
+            raise DatasetError(
+                f"{path}: has no column split; add one with {split} in it, or leave split out to take all"
+            )
         return _from_table(path, path.name, split, label, str(path), "the user's own", read, limit, own=True)
     if path.exists():
         raise DatasetError(f"{path}: is neither a folder of CIF files nor a .csv or .csv.gz table; give one of these")
@@ -253,6 +261,24 @@ def load(
         f"{name}: no such data set or path; give one of {', '.join([*PUBLIC, SYNTHETIC])}, a folder of CIF files, or a "
         ".csv or .csv.gz table with a column cif"
     )
+
+
+def split_of(name_or_path: str | Path, split: str) -> str | None:
+    """The split to ask `load` for: `split`, or None for a user's own data that has no splits and is taken whole."""
+    path = Path(name_or_path)
+    if str(name_or_path) in (*PUBLIC, SYNTHETIC) or not path.exists():
+        return split
+    return split if path.is_file() and _has_splits(path) else None
+
+
+def _has_splits(path: Path) -> bool:
+    """True for a table with a column `split`; a file that cannot be read is reported as it is read whole."""
+    import pandas as pd
+
+    try:
+        return "split" in pd.read_csv(path, nrows=0)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError):
+        return True
 
 
 def find_crystals(
@@ -512,7 +538,7 @@ def _from_folder(folder: Path, column: str | None, read: Reader, limit: int | No
             f"{column}, or leave label out"
         )
     # Broken bytes become a broken CIF, which is then reported as one file left out.
-    texts = [p.read_text(errors="replace") for p in files]
+    texts = [p.read_text(encoding="utf-8", errors="replace") for p in files]
     crystals, kept, left_out = read(texts, [p.name for p in files], str(folder))
     return Dataset(
         folder.name,

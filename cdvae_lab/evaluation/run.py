@@ -141,7 +141,9 @@ def _source(crystals: Source, settings: Mapping[str, Any]) -> CrystalSource:
 
 def _load(name: str, split: str, settings: Mapping[str, Any]) -> Dataset:
     jobs = settings.get("jobs", -1)
-    return datasets.load(name, split, folder=settings.get("folder"), jobs=jobs if jobs >= 1 else None)
+    return datasets.load(
+        name, datasets.split_of(name, split), folder=settings.get("folder"), jobs=jobs if jobs >= 1 else None
+    )
 
 
 def _named(reference: Dataset | Crystals) -> tuple[str, str, Crystals]:

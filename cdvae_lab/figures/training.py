@@ -34,7 +34,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: naming the line that is not one. A last line that was cut off in writing is left out.
     """
-    lines = Path(path).read_text().splitlines()
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:

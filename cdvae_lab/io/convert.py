@@ -386,7 +386,7 @@ def write(
         text = str(CifWriter(structure)) if fmt == "cif" else Poscar(structure, sort_structure=True).get_str()
         path = Path(folder) / f"{name.removesuffix(suffixes[fmt])}{suffixes[fmt]}"
         with atomic_path(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
 
@@ -398,5 +398,5 @@ def write_extxyz(crystals: Crystals, path: str | Path) -> Path:
     buffer = io.StringIO()
     ase_write(buffer, to_ase(crystals), format="extxyz")
     with atomic_path(path) as temporary:
-        temporary.write_text(buffer.getvalue())
+        temporary.write_text(buffer.getvalue(), encoding="utf-8")
     return Path(path)

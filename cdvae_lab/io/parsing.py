@@ -41,7 +41,7 @@ def read_file(path: Path) -> list[tuple[Structure, str]]:
             f"{path}: its name does not tell the format; use .cif, .vasp, .poscar, .xyz or .extxyz, or call it POSCAR"
         )
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CrystalError(f"{path}: is not a text file ({error.reason}); give a CIF, POSCAR or XYZ file") from error
     except OSError as error:

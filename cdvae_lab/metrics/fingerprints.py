@@ -266,7 +266,7 @@ def composition_fingerprint(formula: Composition) -> Float[np.ndarray, " 132"]:
 def _scaler() -> tuple[np.ndarray, np.ndarray]:
     import json
 
-    data = json.loads(assets.asset_path("magpie_scaler.json").read_text())
+    data = json.loads(assets.asset_path("magpie_scaler.json").read_text(encoding="utf-8"))
     return np.array(data["means"]), np.array(data["stds"])
 
 

@@ -208,17 +208,17 @@ class CDVAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = cls(config)
-        parameters = scaled_parameters(crystals)
+        parameters = scaled_parameters(crystals).cpu()  # the data may be on a GPU, a new model is not
         # Cubic cells all have the same angles: a spread of nothing must not blow up a rounding error.
         std = parameters.std(0, correction=0)
         model.lattice_mean.copy_(parameters.mean(0))
         model.lattice_std.copy_(torch.where(std < 1e-3, torch.ones_like(std), std))
-        labels = dataset.labels[torch.isfinite(dataset.labels)]
+        labels = dataset.labels[torch.isfinite(dataset.labels)].cpu()
         if len(labels) > 1:
             model.property_mean.copy_(labels.mean())
             model.property_std.copy_(labels.std(correction=0).clamp_min(1e-6))
         model.elements.zero_()
-        model.elements[crystals.atomic_numbers[crystals.mask].unique()] = True
+        model.elements[crystals.atomic_numbers[crystals.mask].unique().cpu()] = True
         return model
 
     @property

@@ -120,15 +120,21 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
         raise SettingError(f"--device {device} is a single one; give {device.type} for --devices {devices}")
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise SettingError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs")
-    from lightning_fabric import Fabric  # slow to import
+    try:
+        from lightning_fabric import Fabric  # slow to import
+    except ImportError as error:
+        raise SettingError(
+            f"--devices {devices} --nodes {nodes}: several processes need lightning-fabric; install it with "
+            "pip install 'cdvae_lab[parallel]'"
+        ) from error
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets otherwise
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # otherwise it prints a line for each process
     try:
         fabric = Fabric(accelerator=device.type, devices=devices, num_nodes=nodes, strategy="ddp")
         fabric.launch()
     except ValueError as error:
         raise SettingError(f"--devices {devices} --nodes {nodes}: {error}") from error
-    # Those that this process started. Fabric's watchman sees the same list; once it is empty he goes home.
+    # The processes that this one started. Fabric's observer watches the same list and ends when it is empty.
     watched = getattr(fabric.strategy.launcher, "procs", [])
     usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

@@ -182,7 +182,7 @@ class Trajectory:
         text = io.StringIO()
         write(text, frames, format="extxyz")
         with atomic_path(path) as temporary:
-            temporary.write_text(text.getvalue())
+            temporary.write_text(text.getvalue(), encoding="utf-8")
         return Path(path)
 
     def write_cif(self, folder: str | Path, which: int = 0) -> list[Path]:

@@ -219,11 +219,11 @@ class App(Panel):
             source = self.monitor.dataset
         model = self._the_model
         given = isinstance(source, Dataset)
-        self._map_lines = [] if given else [f"data = lab.datasets.load({str(source)!r}, 'train')"]
+        self._map_lines = [] if given else [f"data = lab.datasets.load({str(source)!r})"]
         self._map_lines.append(f"known = lab.LatentMap.fit(model, data, limit={MAPPED})")
 
         def make() -> Iterator[tuple[LatentMap, CDVAE]]:
-            data = source if isinstance(source, Dataset) else datasets.load(source, "train")
+            data = source if isinstance(source, Dataset) else datasets.load(source)
             yield LatentMap.fit(model, data, limit=MAPPED), model
 
         self._say("making the map: half a minute")
@@ -302,7 +302,7 @@ class App(Panel):
     def _read_data(self) -> Iterator[bool]:
         """In the worker: a data set that is made or parsed takes seconds, and is quick the second time."""
         assert not isinstance(self._dataset, Dataset)
-        datasets.load(self._dataset, "train")
+        datasets.load(self._dataset)
         yield True
 
     def _data_read(self) -> None:

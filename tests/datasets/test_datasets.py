@@ -314,6 +314,20 @@ def test_download_that_cannot_be_written(load, table, tmp_path, monkeypatch, ser
         load("perov_5", base_url=server)
 
 
+def test_a_split_that_own_data_do_not_have_is_refused(load, table, tmp_path):
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    (tmp_path / "cifs").mkdir()
+    with pytest.raises(DatasetError, match=r"mine\.csv: has no column split; add one with test in it"):
+        load(tmp_path / "mine.csv", "test")
+    with pytest.raises(DatasetError, match="a folder has no splits"):
+        load(tmp_path / "cifs", "test")
+    assert load(tmp_path / "mine.csv").split == "all"
+    assert datasets.split_of(tmp_path / "mine.csv", "test") is datasets.split_of(tmp_path / "cifs", "test") is None
+    table.assign(split="test").to_csv(tmp_path / "parts.csv", index=False)
+    assert datasets.split_of(tmp_path / "parts.csv", "test") == datasets.split_of("perov_5", "test") == "test"
+    assert load(tmp_path / "parts.csv", "test").split == "test"
+
+
 # Selecting, and the benchmark files
 
 

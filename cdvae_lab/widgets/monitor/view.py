@@ -547,8 +547,9 @@ def _read(source: Dataset | str | Path, split: str) -> tuple[Dataset, str]:
     """A data set, and the statement that reads it as `data`."""
     if isinstance(source, Dataset):
         return source, "# `data` is the data set that the view was given"
-    own = "" if Path(source).is_dir() else f", {split!r}"
-    return datasets.load(source, split), f"data = lab.datasets.load({str(source)!r}{own})"
+    part = datasets.split_of(source, split)
+    own = "" if part is None else f", {part!r}"
+    return datasets.load(source, part), f"data = lab.datasets.load({str(source)!r}{own})"
 
 
 def _arguments(options: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ from cdvae_lab.explore.optimization import resumed
 from cdvae_lab.explore.property_target import check_target, property_gradient
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import DiffusionPrior, noise_levels
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import crystal_numbers, latents_of
@@ -135,7 +136,7 @@ class GuidedStep(Frame):
 
 
 def optimize_guided(
-    model: CDVAE,
+    model: ModelOrName,
     start: Any = None,
     *,
     step: GuidedStep | None = None,
@@ -150,7 +151,7 @@ def optimize_guided(
     step=step)`; only another number of `rounds` may be given beside it. For another target start a new run from its z.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         start: crystals (files, pymatgen Structures, ASE Atoms, or Crystals, which are taken as they are), of which the
             posterior mean is the start; or latents (crystals, latent); or a number of crystals to draw from the prior.
         step: where to resume; it carries its own settings.
@@ -164,6 +165,7 @@ def optimize_guided(
         CrystalError: for crystals that the model cannot encode.
         SettingError: for anything out of range, that contradicts the step, or without a learned prior, before any work.
     """
+    model = as_model(model)
     if (start is None) == (step is None):
         raise SettingError(
             "optimize_guided starts from exactly one of start (crystals, z or a number) or step (to resume)"

@@ -20,6 +20,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, read_for
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
 from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
@@ -85,11 +86,11 @@ def spherical(
     return torch.lerp(length_a, length_b, w) * direction
 
 
-def latent_path(model: CDVAE, a: Any, b: Any, n: int = 9, path: str = "straight") -> LatentPath:
+def latent_path(model: ModelOrName, a: Any, b: Any, n: int = 9, path: str = "straight") -> LatentPath:
     """Lay evenly spaced latents from the posterior mean of crystal a to that of crystal b.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         a, b: one crystal each: a file, a pymatgen Structure, ASE Atoms or Crystals; all are Niggli-reduced first.
         n: number of points, with both ends.
         path: "straight", or "spherical", which assumes that the latents are distributed like N(0, I).
@@ -98,6 +99,7 @@ def latent_path(model: CDVAE, a: Any, b: Any, n: int = 9, path: str = "straight"
         CrystalError: naming the end, if it cannot be read, is not one crystal, or is none that the model can encode.
         SettingError: for n or path out of range.
     """
+    model = as_model(model)
     if n < 2:
         raise SettingError(f"n, the number of points with both ends, must be at least 2, not {n}")
     if path not in PATHS:
@@ -141,7 +143,7 @@ class PathDecodingSettings(SamplerSettings, total=False):
 
 
 def interpolate(
-    model: CDVAE,
+    model: ModelOrName,
     a: Any,
     b: Any,
     n: int = 9,
@@ -157,7 +159,7 @@ def interpolate(
     either at the value of one end.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         a, b, n, path: as in `latent_path`.
         settings: `keep_composition`, `keep_num_atoms`, `seed`, `sampler` with its settings, and `compile`; see
             `PathDecodingSettings`.
@@ -175,12 +177,16 @@ def interpolate(
         >>> len(frame.crystals)
         3
     """
+    model = as_model(model)
     _check(model, settings)  # before the crystals are read
     return decode_path(model, latent_path(model, a, b, n, path), **settings)
 
 
-def decode_path(model: CDVAE, stops: LatentPath, **settings: Unpack[PathDecodingSettings]) -> Iterator[DenoisingFrame]:
+def decode_path(
+    model: ModelOrName, stops: LatentPath, **settings: Unpack[PathDecodingSettings]
+) -> Iterator[DenoisingFrame]:
     """Decode a path that `latent_path` laid; settings and errors are those of `interpolate`."""
+    model = as_model(model)
     schedule = _check(model, settings)
     if stops.z.shape[1] != model.config.latent_dim:
         raise SettingError(

@@ -10,26 +10,32 @@ McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projectio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import ATOMIC_NUMBERS, symbol_of
 from cdvae_lab.crystals.formulas import density, parse, respell
 from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
-from cdvae_lab.io.storage import read_tensors, write_tensors
+from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, check_takes
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.training.objectives import posteriors
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
@@ -40,9 +46,9 @@ SILENT = 0.1
 PLACED_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LatentMap:
-    """Crystals as points on a plane, beside their latents.
+    """A map of latent space: crystals as points on a plane, with their latents.
 
     Attributes:
         xy: places on the map; they have no unit, and only who is near whom means something.
@@ -71,6 +77,23 @@ class LatentMap:
 
     def __len__(self) -> int:
         return len(self.xy)
+
+    def __repr__(self) -> str:
+        name = self.metadata.get("data", {}).get("name", "crystals")
+        label = f", {self.label_name}" * bool(self.label_name)
+        return f"<LatentMap: {len(self):,} points of {name}, {self.latents.shape[1]} latent dimensions{label}>"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the ranges of what the points have."""
+        rows = [("points", f"{len(self):,}"), ("elements", ", ".join(self.elements))]
+        ranges = {"atoms": self.num_atoms, "density, g/cm³": self.density}
+        ranges |= {f"{self.label_name}, {self.label_unit}": self.labels} if self.label_name else {}
+        for name, values in ranges.items():
+            known = values[torch.isfinite(values.float())]
+            if len(known):
+                rows.append((name, f"{float(known.min()):.4g} to {float(known.max()):.4g}"))
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+        return f"<table><caption>{escape(repr(self))}</caption>{cells}</table>"
 
     # Making and keeping one
 
@@ -182,6 +205,50 @@ class LatentMap:
                 f"{where}: made with the model of fingerprint {self.model}, but this model's is {given}; load the "
                 "model that it was made with, or make a map of this one: LatentMap.fit(model, dataset)"
             )
+
+    def to_chemiscope(self, crystals: Crystals, path: str | Path | None = None) -> dict[str, Any]:
+        """Return the map in the JSON format of chemiscope, the structure-property explorer, and write it to a file.
+
+        Open the file at chemiscope.org, or show it in a notebook with `chemiscope.show_input(path)`.
+
+        Args:
+            crystals: of the points, in order: `dataset.crystals`, which the map does not hold.
+            path: a .json file, in which a missing label is NaN as chemiscope writes it; None writes none.
+
+        Raises:
+            SettingError: if there is not one crystal for each point.
+            CrystalError: for crystals that cannot be exported.
+            LabError: if the file cannot be written.
+        """
+        if len(crystals) != len(self):
+            raise SettingError(f"the map has {len(self):,} points, and needs as many crystals, not {len(crystals):,}")
+        columns: dict[str, tuple[list[Any], str]] = {
+            "map 1": (self.xy[:, 0].tolist(), ""),
+            "map 2": (self.xy[:, 1].tolist(), ""),
+            "id": (list(self.ids), ""),
+            "formula": (list(self.formulas), ""),
+            "number of atoms": (self.num_atoms.tolist(), ""),
+            "density": (self.density.tolist(), "g/cm^3"),
+        }
+        if self.label_name:
+            columns[self.label_name] = self.labels.tolist(), self.label_unit
+        result = {
+            "meta": {"name": str(self.metadata.get("data", {}).get("name", "latent map")), "description": repr(self)},
+            "structures": [_chemiscope_structure(structure) for structure in crystals.to_structures()],
+            "properties": {
+                name: {"target": "structure", "values": values} | ({"units": unit} if unit else {})
+                for name, (values, unit) in columns.items()
+            },
+            "settings": {
+                "target": "structure",
+                "map": {"x": {"property": "map 1"}, "y": {"property": "map 2"}},
+                "structure": [{"unitCell": True}],
+            },
+        }
+        if path is not None:
+            with atomic_path(path, "the map") as temporary:
+                temporary.write_text(json.dumps(result), encoding="utf-8")
+        return result
 
     # Reading it
 
@@ -298,7 +365,7 @@ class LatentMap:
 
 
 def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
-    """A bundled map by the name of its model ("perov_5"), or a map file by path; arguments as of `LatentMap.load`.
+    """Load a bundled map by the name of its model ("perov_5"), or a map file by path; arguments as of `LatentMap.load`.
 
     Raises:
         SettingError: if no map of that name is bundled; it lists what there is.
@@ -317,6 +384,16 @@ def map_of(model: CDVAE) -> LatentMap | None:
         if (found := LatentMap.load(assets.asset_path(name))).model == mine:
             return found
     return None
+
+
+def _chemiscope_structure(structure: Structure) -> dict[str, Any]:
+    positions = structure.cart_coords.T.tolist()
+    return {
+        "size": len(structure),
+        "names": [site.specie.symbol for site in structure],
+        **dict(zip("xyz", positions, strict=True)),
+        "cell": structure.lattice.matrix.flatten().tolist(),
+    }
 
 
 def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:

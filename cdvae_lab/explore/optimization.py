@@ -27,6 +27,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.property_target import check_target, property_gradient
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import check_latents, crystal_numbers, latents_of, prior_of
 from cdvae_lab.runtime.threads import one_thread
@@ -117,7 +118,7 @@ class LatentStep(Frame):
 
 
 def optimize(
-    model: CDVAE,
+    model: ModelOrName,
     start: Any = None,
     *,
     step: LatentStep | None = None,
@@ -132,7 +133,7 @@ def optimize(
     start a new run from its z.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         start: crystals (files, pymatgen Structures, ASE Atoms, or Crystals, which are taken as they are), of which the
             posterior mean is the start; or latents (crystals, latent); or a number of crystals to draw from the prior.
         step: where to resume; it carries its own settings.
@@ -155,6 +156,7 @@ def optimize(
         >>> bool((steps[-1].prediction < steps[0].prediction).all())
         True
     """
+    model = as_model(model)
     if (start is None) == (step is None):
         raise SettingError("optimize starts from exactly one of start (crystals, z or a number) or step (to resume)")
     if steps is not None and steps < 1:

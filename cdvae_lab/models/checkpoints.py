@@ -140,7 +140,10 @@ def load_composition_model(path: str | Path, device: str | torch.device = "cpu")
     return model
 
 
-def as_model(model: CDVAE | str | Path) -> CDVAE:
+ModelOrName = CDVAE | str | Path  # what a function takes that calls `as_model`
+
+
+def as_model(model: ModelOrName) -> CDVAE:
     """Return a CDVAE as it is, or `load` the one of a name or path, on the CPU.
 
     Raises:

@@ -16,6 +16,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import draw
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
@@ -23,7 +24,7 @@ from cdvae_lab.models.noise import Stream
 
 @torch.no_grad()
 def latents_of(
-    model: CDVAE,
+    model: ModelOrName,
     source: Any,
     *,
     sampled: bool = False,
@@ -35,6 +36,7 @@ def latents_of(
     """Return the latents of crystals, latents as they are, or latents drawn from a prior, on the model's device.
 
     Args:
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         source: crystals (files, pymatgen Structures, ASE Atoms, or a list of these, reduced as `cdvae_lab.read` does;
             or Crystals, which are taken as they are), of which z is the posterior mean; or latents
             (crystals, latent); or a number of crystals to draw from the prior.
@@ -49,6 +51,7 @@ def latents_of(
         CrystalError: naming the crystal, for what the model cannot encode.
         SettingError: for a number below 1, latents of another size, or a seed or first number out of range.
     """
+    model = as_model(model)
     if isinstance(source, int):
         return draw_latents(model, source, prior, seed, first_number)[0]
     if isinstance(source, Tensor):
@@ -71,7 +74,7 @@ def crystals_of(model: CDVAE, source: Any, *, allow_unseen: bool = False) -> Cry
     return source.to(model.device, model.lattice_mean.dtype)
 
 
-def encode(model: CDVAE, source: Any) -> Float[Tensor, "crystals latent"]:
+def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
     """Encode crystals: the posterior mean of z, for files, pymatgen Structures, ASE Atoms, Crystals or a list of these.
 
     Every crystal is reduced to its Niggli cell first, Crystals too.
@@ -79,6 +82,7 @@ def encode(model: CDVAE, source: Any) -> Float[Tensor, "crystals latent"]:
     Raises:
         CrystalError: naming the crystal, for what the model cannot encode.
     """
+    model = as_model(model)
     return latents_of(model, read_for(model, source))
 
 

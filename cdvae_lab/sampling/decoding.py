@@ -25,6 +25,7 @@ from cdvae_lab.crystals.neighbors import nearest_neighbors, periodic_images
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latents import check_latents, crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
@@ -135,7 +136,7 @@ class Decoded(Frame):
 
 
 def decode(
-    model: CDVAE,
+    model: ModelOrName,
     z: Float[Tensor, "crystals latent"] | None = None,
     *,
     state: Decoded | None = None,
@@ -153,7 +154,7 @@ def decode(
     given beside it.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         z: latents to decode.
         state: where to resume; it carries z, numbers and settings.
         atomic_numbers: what to begin with instead of the elements that z says; 0 for no atom, at the end.
@@ -176,6 +177,7 @@ def decode(
         >>> state.crystals.to_structures()[0].composition.reduced_formula
         'SrTiO3'
     """
+    model = as_model(model)
     if state is not None:
         return _rounds(model, _resumed(model, state, z, atomic_numbers, first_number, settings), compile)
     if z is None:

@@ -30,6 +30,7 @@ from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import check_latents, crystal_numbers, draw_latents, latents_of
 from cdvae_lab.models.noise import Stream
@@ -73,7 +74,7 @@ class DenoisingFrame(Frame):
 
 
 def denoise(
-    model: CDVAE,
+    model: ModelOrName,
     n: int | None = None,
     *,
     z: Float[Tensor, "crystals latent"] | None = None,
@@ -95,7 +96,7 @@ def denoise(
     does amplify it: over hundreds of steps rounding can lead to another crystal.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         n: number of crystals to draw from the prior.
         z: latents to decode.
         frame: where to resume; it carries its own sampler and numbers.
@@ -127,6 +128,7 @@ def denoise(
         True
         >>> branch = lab.last(lab.denoise(model, frame=frames[10], seed=1))
     """
+    model = as_model(model)
     if sum(given is not None for given in (n, z, frame)) != 1:
         raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
     if prior is not None and n is None:
@@ -248,7 +250,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
     noise.prepare(device)
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
-    levels = schedule.sigma.tolist()
+    levels = [float(sigma) for sigma in schedule.sigma]
     if compile:
         # The network's blocks and not the step: they serve batches of any size, where a step would be compiled for
         # each size again.
@@ -276,7 +278,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
 
 
 def reconstruct(
-    model: CDVAE,
+    model: ModelOrName,
     source: Any,
     *,
     sampled: bool = False,
@@ -290,7 +292,7 @@ def reconstruct(
     """Encode crystals and decode them again; yields frames like `denoise`, and the last one holds the result.
 
     Args:
-        model: a trained model.
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
         source: files, pymatgen Structures, ASE Atoms, a list of these, or Crystals, which are taken as they are.
         sampled: decode a sample of the posterior, as the reference implementation does, instead of its mean.
         seed, sampler, first_number, compile, settings: as in `denoise`.
@@ -307,13 +309,14 @@ def reconstruct(
         >>> frame.crystals.to_structures()[0].composition.reduced_formula
         'SrTiO3'
     """
+    model = as_model(model)
     options: dict[str, Any] = {"seed": seed, "first_number": first_number}
     z = latents_of(model, source, sampled=sampled, allow_unseen=allow_unseen, **options)
     return denoise(model, z=z, sampler=sampler, compile=compile, **options, **settings)
 
 
 def generate(
-    model: CDVAE,
+    model: ModelOrName,
     n: int,
     *,
     seed: int = 0,

@@ -187,7 +187,7 @@ class Trajectory:
 
     def write_cif(self, folder: str | Path, which: int = 0) -> list[Path]:
         """Write one crystal's frames as `step_0000.cif` and so on; errors as of `convert.write`."""
-        names = [f"step_{step:04d}" for step in self.steps.tolist()]
+        names = [f"step_{int(step):04d}" for step in self.steps]
         return self.crystal(which).write_cif(folder, names)
 
 

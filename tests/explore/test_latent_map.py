@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +273,29 @@ print(time.perf_counter() - start, {"umap", "numba", "sklearn", "plotly"} & set(
     seconds, loaded = done.stdout.strip().split(" ", 1)
     assert float(seconds) < 1
     assert loaded == "set()"
+
+
+def test_a_map_shows_itself_and_leaves_for_chemiscope(tmp_path: Path, random_dataset):
+    model = CDVAE.for_dataset(random_dataset, **SMALL)
+    fitted = LatentMap.fit(model, random_dataset)
+    assert repr(fitted) == "<LatentMap: 20 points of random, 12 latent dimensions, energy>"
+    assert "<th>elements</th><td>C, O, Ti</td>" in fitted._repr_html_()
+    path = tmp_path / "map.json"
+    written = fitted.to_chemiscope(random_dataset.crystals, path)
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert set(read) == {"meta", "structures", "properties", "settings"}
+    assert [s["size"] for s in read["structures"]] == random_dataset.crystals.num_atoms.tolist()
+    for number, structure in enumerate(random_dataset.crystals.to_structures()):
+        mine = read["structures"][number]
+        assert mine["names"] == [str(site.specie) for site in structure]
+        assert mine["y"] == pytest.approx(structure.cart_coords[:, 1].tolist())
+        assert mine["cell"] == pytest.approx(structure.lattice.matrix.flatten().tolist())
+    for column in read["properties"].values():
+        assert column["target"] == "structure"
+        assert len(column["values"]) == 20
+    assert read["properties"]["map 2"]["values"] == pytest.approx(fitted.xy[:, 1].tolist())
+    assert [math.isnan(v) for v in read["properties"]["energy"]["values"]] == [True] * 4 + [False] * 16
+    assert read["properties"]["energy"]["units"] == "eV/atom"
+    assert written["structures"] == read["structures"]
+    with pytest.raises(SettingError, match="20 points, and needs as many crystals, not 3"):
+        fitted.to_chemiscope(random_dataset.crystals[:3])

@@ -24,6 +24,7 @@ from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import CrystalError, DatasetError, SettingError
 from cdvae_lab.io import convert
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
+from cdvae_lab.models.display import Described
 from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.models.painn import PaiNN
 
@@ -132,8 +133,16 @@ class Head(nn.Module):
         return self.hidden(x) + self.linear(x)
 
 
-class CDVAE(nn.Module):
-    """The model. Build one with `CDVAE.for_dataset`, or get a trained one with `cdvae_lab.load`."""
+class CDVAE(Described):
+    """Crystal Diffusion Variational Autoencoder. `for_dataset` creates one, `cdvae_lab.load` loads a trained one.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> data = lab.datasets.load("synthetic_perovskites", limit=4)
+        >>> model = lab.CDVAE.for_dataset(data, hidden_dim=8, latent_dim=4, head_dim=8)
+        >>> model.encode(data.crystals).mu.shape
+        torch.Size([4, 4])
+    """
 
     lattice_mean: Tensor
     lattice_std: Tensor
@@ -220,6 +229,13 @@ class CDVAE(nn.Module):
         model.elements.zero_()
         model.elements[crystals.atomic_numbers[crystals.mask].unique().cpu()] = True
         return model
+
+    def facts(self) -> dict[str, str]:
+        """Facts to show: parameters, data, dimension of z and prior."""
+        return super().facts() | {
+            "latent_dim": str(self.config.latent_dim),
+            "prior": "N(0, I)" if self.prior is None else "learned",
+        }
 
     @property
     def device(self) -> torch.device:

@@ -109,6 +109,11 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
         SettingError: if no bundled model has that name; the message lists those that exist.
         CheckpointError: if the file is missing, truncated, not written by cdvae_lab, of another kind, or of a format
             version that cannot be read.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> lab.load("perov_5").config.max_atoms
+        5
     """
     model = _load(_located(name_or_path, ".safetensors"), CDVAE, device)
     assert isinstance(model, CDVAE)

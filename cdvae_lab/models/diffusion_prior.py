@@ -28,6 +28,7 @@ from cdvae_lab.models.composition_model import (
     CompositionModelConfig,
     atoms_of,
 )
+from cdvae_lab.models.display import Described
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.noise import Stream
 
@@ -97,7 +98,7 @@ def noise_levels(
 COLLAPSED_BELOW = 0.02
 
 
-class DiffusionPrior(nn.Module):
+class DiffusionPrior(Described):
     """A learned prior: a diffusion model over z. Untrained it is exactly the Gaussian of its mean and deviations.
 
     In collapsed dimensions (often most of them) it stays this Gaussian, since they would otherwise dominate the others

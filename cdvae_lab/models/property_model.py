@@ -22,6 +22,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
 from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.models.display import Described
 from cdvae_lab.models.painn import PaiNN
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class PropertyModelConfig:
             raise SettingError(f"PropertyModelConfig needs a cutoff above 0 Å, not {self.cutoff}")
 
 
-class PropertyModel(nn.Module):
+class PropertyModel(Described):
     """A property per atom: the mean over what every atom contributes; the same for the same crystal in another cell."""
 
     property_mean: Tensor

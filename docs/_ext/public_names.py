@@ -19,6 +19,9 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
+from sphinx.util.inspect import signature as inspect_signature
+from sphinx.util.inspect import stringify_signature
+from traitlets import HasTraits
 
 import cdvae_lab
 
@@ -41,6 +44,15 @@ def _as_prose(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines
         parts = line.split("`")
         parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
         lines[number] = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", "`".join(parts))
+
+
+def _widget_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, None] | None:
+    """Return the signature of a widget's `__init__`: traitlets' `__new__`, which autodoc sees, takes anything."""
+    if what != "class" or not issubclass(thing, HasTraits) or thing.__init__ is HasTraits.__init__:
+        return None
+    return stringify_signature(inspect_signature(thing.__init__, bound_method=True), unqualified_typehints=True), None
 
 
 def _resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
@@ -67,5 +79,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         if field.name == "variable":
             field.label = "Attributes"  # Sphinx says "Variables"
     app.connect("autodoc-process-docstring", _as_prose)
+    app.connect("autodoc-process-signature", _widget_signature)
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

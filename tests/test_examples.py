@@ -54,3 +54,16 @@ def test_perovskites_are_cubic(name: str) -> None:
     structure = Structure.from_file(assets.asset_path(f"examples/{name}.cif"))
     assert structure.get_space_group_info(symprec=1e-3)[1] == 221
     assert structure.composition.reduced_formula == name
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "density"), [("NaCl", 225, 2.164), ("ZnS", 216, 4.10), ("diamond_4H", 194, 3.515)]
+)
+def test_the_ends_of_paths_are_what_they_are_called(name: str, group: int, density: float) -> None:
+    structure = Structure.from_file(assets.asset_path(f"examples/{name}.cif"))
+    assert structure.get_space_group_info(symprec=1e-3)[1] == group
+    assert structure.density == pytest.approx(density, abs=0.01)
+    if name == "diamond_4H":  # the bonds of diamond, all of one length
+        bonds = structure.get_all_neighbors(1.7)
+        assert {len(around) for around in bonds} == {4}
+        assert {round(n.nn_distance, 3) for around in bonds for n in around} == {1.545}

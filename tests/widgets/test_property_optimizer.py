@@ -380,6 +380,7 @@ class TestWhereItStarts:
     def test_an_example_a_file_an_upload_the_prior_and_the_selection(self, model: CDVAE, tmp_path: Path) -> None:
         one = PropertyOptimizer(model, **QUICK)
         assert one.state.start == "SrTiO3"
+        assert "press Run" in one.status_line.value
         path = lab.asset_path("examples/KTaO3.cif")
         expected = lab.encode(model, path)
         one.state.start = "file"

@@ -135,6 +135,7 @@ class PropertyOptimizer(View):
             self.listen(state, trait, lambda change: self._check_start())
         self.when_picked(lambda pick: self._picked())
         self._check_start()
+        self._refresh(self.recorded_run.status)
 
     # --- what can be done, by buttons and from code ---------------------------------------------------
 

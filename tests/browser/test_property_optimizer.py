@@ -75,18 +75,6 @@ def test_run_stop_resume_and_undo(page: LabPage) -> None:
     assert page.kernel("print(search.steps[-1].z.sum().item())") == last
 
 
-def test_the_course_is_drawn_although_it_was_redrawn_before_its_view_was_ready(page: LabPage) -> None:
-    # As in a cell that makes the view, runs it and shows it: the browser learns of the run before it shows anything.
-    made = "(model, steps=4, decode_every=4, decode_steps=2)"
-    page.kernel(f"early = lab.PropertyOptimizer{made}; early.run(wait=True); search.children += (early,)")
-    plot = f"{PANEL} {PANEL} .js-plotly-plot"
-    page.wait(f"() => document.querySelector('{plot}')?.data?.some(t => t.name === 'predicted for z')", 60)
-    points = page.js(f"() => document.querySelector('{plot}').data.find(t => t.name === 'predicted for z').x.length")
-    assert points == 5
-    page.kernel("search.children = search.children[:-1]; early.close()")
-    page.wait(f"() => !document.querySelector('{PANEL} {PANEL}')", 20)
-
-
 def test_keys_and_the_film(page: LabPage) -> None:
     page.page.locator(PANEL).focus()
     page.page.keyboard.press("Home")

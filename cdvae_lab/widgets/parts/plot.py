@@ -1,10 +1,9 @@
-"""A plotly figure in a notebook: dark where the notebook is, the same in every view, and closed without leaks."""
+"""A plotly figure in a notebook: dark where the notebook is, and closed without leaks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +18,6 @@ from cdvae_lab.figures import Theme
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_EDITS = [f"_py2js_{name}" for name in ("addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update")]
-
 
 class Page(anywidget.AnyWidget):
     """Tells Python whether the page is dark, and keeps a closed figure from answering pending messages."""
@@ -32,40 +29,17 @@ class Page(anywidget.AnyWidget):
 
 @cache
 def _figure_widget() -> type:
-    """Make the class of figures: plotly's FigureWidget with two faults of it mended.
+    """Make the class of figures: plotly's FigureWidget, whose JavaScript (5 MB) a page reads once for all figures.
 
-    - Its five megabytes of JavaScript are read once for a page and not once for each figure: anywidget gives up a
-      widget that is not ready within two seconds, and after a reload of the page all figures come at once.
-    - A view shows the changes that were sent before it was ready (`figure.js`).
+    anywidget gives up a widget that is not ready within two seconds, and after a reload of the page all come at once.
     """
     from plotly.graph_objects import FigureWidget
 
     source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{version('plotly')}")
     blob = f'new Blob([{source}], {{type: "text/javascript"}})'
-    code = f"const plotly = () => (globalThis[{name}] ??= import(URL.createObjectURL({blob})));\n"
-
-    class LabFigure(FigureWidget):
-        _esm = code + Path(__file__).with_name("figure.js").read_text(encoding="utf-8")
-        edits_in_state = traitlets.Int().tag(sync=True)  # number of edits that are in what new views are drawn from
-        edits = 0  # messages that have changed the figure so far
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.observe(self._count, _EDITS)
-            self.on_msg(self._view_made)
-
-        def _count(self, change: Any) -> None:
-            self.edits += change["new"] is not None
-
-        def _view_made(self, widget: Any, content: Any, buffers: Any) -> None:
-            """Send the whole figure to a view that has missed something."""
-            if content.get("edits") != self.edits:
-                # plotly keeps these two for new views only, and does not bring them up to date by itself.
-                self._widget_layout, self._widget_data = deepcopy(self._layout_obj._props), deepcopy(self._data)
-                self.edits_in_state = self.edits
-                self.send({"view": content["view"]})
-
-    return LabFigure
+    code = f"globalThis[{name}] ??= import(URL.createObjectURL({blob}));\n"
+    code += f"export default async () => (await globalThis[{name}]).default();\n"  # which makes one figure's widget
+    return type("Figure", (FigureWidget,), {"_esm": code})
 
 
 class Plot(ipywidgets.Box):

@@ -1,9 +1,8 @@
-"""What is watched and steered: widgets for notebooks, each over the generators that scripts use too."""
+"""Views for notebooks: watch and control the generators that scripts use, too."""
 
 from __future__ import annotations
 
 from cdvae_lab.widgets.app import App
-from cdvae_lab.widgets.base.panel import Panel
 from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
@@ -19,7 +18,6 @@ __all__ = [
     "CrystalView",
     "InterpolationView",
     "LatentMapView",
-    "Panel",
     "Pick",
     "PropertyOptimizer",
     "RecordedRun",

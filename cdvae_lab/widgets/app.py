@@ -1,14 +1,15 @@
-"""The whole laboratory on one page: five widgets as tabs that share a model, a map and the chosen crystal."""
+"""The whole laboratory on one page: five views as tabs that share a model, a map and the selected crystal."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import traitlets
 
 from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
@@ -16,11 +17,12 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.checkpoints import load
-from cdvae_lab.widgets.base.panel import Panel, field, row
-from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode, str_of
+from cdvae_lab.widgets.base.fields import Fields, button, row
+from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.selection import Selection
-from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.base.state import Choice, ViewState
+from cdvae_lab.widgets.base.view import View, with_code
 from cdvae_lab.widgets.interpolation.view import InterpolationView
 from cdvae_lab.widgets.latent_map.view import LatentMapView
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
@@ -38,29 +40,56 @@ TABS = {
     "monitor": "Train",
 }
 _TAB_OF_USE = {"player": "player", "a": "interpolation", "b": "interpolation", "optimizer": "optimizer", "map": "map"}
-MAPPED = 2000  # crystals that a map made here is of: half a minute on two cores
+MAPPED = 2000  # crystals of a map that is made here: half a minute on two cores
 
 
-class App(Panel):
-    """Five widgets as tabs. A tab is made when it is first opened.
+class AppState(ViewState):
+    """Every field of an `App`.
 
-    What is chosen in one tab is the start of something in another: the bar above the tabs shows it, with all that were
-    chosen before. Paths of interpolation and optimization are drawn on the one map. Everything is also a method: `tab`
-    opens, `use` sends the chosen crystal somewhere, `use_model` and `use_trained` change the model of all tabs;
-    `player`, `map_view`, `interpolation`, `optimizer` and `monitor` are the widgets themselves.
+    Attributes:
+        tab: the open tab.
+        model: the model of all tabs but training, by its label.
+        own_checkpoint: path of a checkpoint to take as the model.
+        map_source: data set, or folder of CIFs, to make a map of; empty: what the model was trained on.
+    """
+
+    tab = Choice([(title, name) for name, title in TABS.items()])
+    model = Choice(["perov_5"]).tag(saved=False)
+    own_checkpoint = traitlets.Unicode("").tag(saved=False)
+    map_source = traitlets.Unicode("")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as the dropdown names it, with its map, if there is one."""
+
+    label: str
+    model: WithCode[CDVAE]
+    map: WithCode[LatentMap] | None
+
+
+class App(View):
+    """Five views as tabs. A view is made when its tab is first opened.
+
+    A crystal that is selected in one tab is the start of something in another: the bar above the tabs shows it, with
+    those selected before. Paths of interpolation and optimization are drawn on the one map. Everything is also a
+    method or a trait of `state`: `tab` opens, `use` sends the selected crystal somewhere, `use_model` and `use_trained`
+    change the model of all tabs; `player`, `map_view`, `interpolation`, `optimizer` and `monitor` are the views.
 
     Args:
         model: a CDVAE, the name of a bundled one, or a checkpoint's path.
         map: the LatentMap of that model, its file, or a bundled one's name; None takes the bundled one, if there is.
         dataset: what the training tab trains on, as `TrainingMonitor` takes it.
-        selection: what is chosen; a new one by default.
+        selection: the selected crystals; a new one by default.
         data_folder: where the public data files lie, as of `LatentMapView`.
-        tab: which one to open first: "player", "map", "interpolation", "optimizer" or "monitor".
+        tab: the one to open first: "player", "map", "interpolation", "optimizer" or "monitor".
 
     Raises:
         SettingError: if there is no such model, map or tab.
         CheckpointError: if the model cannot be read, or the map is of another model.
     """
+
+    state: AppState
 
     def __init__(
         self,
@@ -72,68 +101,72 @@ class App(Panel):
         data_folder: str | Path | None = None,
         tab: str = "player",
     ) -> None:
-        _check_tab(tab)
-        super().__init__(model)
-        self.map, map_lines = _map_for(self._the_model, map, self._name)
-        self._head = [self._model_line(), *map_lines]  # lines of code that all tabs begin with
-        self._model_lines = 1  # how many of them give the model
-        self.selection = selection or Selection()
+        state = AppState(tab=tab)
+        super().__init__(model, state, selection)
+        self._views: dict[str, Any] = {}
         self._dataset, self._data_folder = dataset, data_folder
-        self._panels: dict[str, Any] = {}
-        self._made_map: LatentMap | None = None
-        self._mapper = self._runner(self._keep_map, self._map_ended)
-        self._read = False  # whether the data set has been tried; what is wrong with it the training tab says
-        self._reader = self._runner(lambda done: None, self._data_read)
-        self._known: dict[str, CDVAE | str | Path] = {name: name for name in files.bundled_models()}
-        self._maps: dict[str, LatentMap] = {}  # that were made here, by the model's label
-        self._map_lines: list[str] = []  # of code, of the one that is being made
-        self._lines: dict[str, list[str]] = {}  # of code, by the model's label
-        self._quiet = False
-        self._make_controls()
+        self._data_read = isinstance(dataset, Dataset)  # whether reading has been tried; the training tab shows errors
+        self._known: dict[str, CDVAE | WithCode[CDVAE] | str | Path] = {name: name for name in files.bundled_models()}
+        self._made_maps: dict[str, WithCode[LatentMap]] = {}  # by the model's label
         label = self._label_of(model)
-        self._lines[label] = [self._model_line()]
-        self._tell_model(label, model)
+        self._loaded = LoadedModel(label, self._with_code(), self._find_map(self._with_code(), map))
+        self._loader = self.new_run(show=self._show_loading, max_frames=1)
+        self._mapper = self.new_run(show=self._show_mapping, max_frames=1)
+        self._reader = self.new_run(show=self._show_reading, max_frames=1)
+        self._fields = Fields(state)
+        self._make_controls()
+        self._offer(label, model)
         self.add_class("cdvae-app")
-        self.tab = tab
+        self.listen(state, "tab", lambda change: self._open_tab())
+        self.listen(state, "model", lambda change: self._choose_model(change["new"]))
+        self.listen(state, "own_checkpoint", lambda change: self._choose_checkpoint(change["new"]))
         self._open_tab()
 
     # --- what can be done, by buttons and from code -----------------------------------------------------
 
     @property
     def tab(self) -> str:
-        """The tab that is open; setting it opens another."""
-        return list(TABS)[self._tabs.selected_index or 0]
+        """The open tab; setting it opens another."""
+        return self.state.tab
 
     @tab.setter
     def tab(self, name: str) -> None:
-        _check_tab(name)
-        self._tabs.selected_index = list(TABS).index(name)
+        self.state.tab = name
+
+    @property
+    def map(self) -> LatentMap | None:
+        """The map of the model; None if there is none."""
+        return None if self._loaded.map is None else self._loaded.map.value
+
+    @property
+    def views(self) -> dict[str, View]:
+        """The views that have been made so far, by the names of their tabs."""
+        return dict(self._views)
 
     @property
     def player(self) -> TrajectoryPlayer:
-        """Denoising; made if it has not been opened yet, as the others are."""
-        return self._panel("player", lambda: TrajectoryPlayer(self._model_with_code, selection=self.selection))
+        """Denoising; made if it has not been opened yet, as the other views are."""
+        return self._view("player", lambda: TrajectoryPlayer(self._with_code(), selection=self.selection))
 
     @property
     def map_view(self) -> LatentMapView:
         """The map. Raises CheckpointError if there is none of this model; `make_map` makes one."""
-        if self.map is None:
-            raise CheckpointError(f"there is no map of {self._model_label} yet")
-
-        known = WithCode(self.map, "\n".join(self._head[self._model_lines :]))
-        return self._panel(
+        known = self._loaded.map
+        if known is None:
+            raise CheckpointError(f"there is no map of {self._loaded.label} yet; make one: make_map()")
+        return self._view(
             "map",
             lambda: LatentMapView(
-                self._model_with_code, known, selection=self.selection, data_folder=self._data_folder, height=520
+                self._with_code(), known, selection=self.selection, data_folder=self._data_folder, height=520
             ),
         )
 
     @property
     def interpolation(self) -> InterpolationView:
         """The path between two crystals, which is also drawn on the map."""
-        return self._panel(
+        return self._view(
             "interpolation",
-            lambda: InterpolationView(self._model_with_code, map=self._shared_map(), selection=self.selection),
+            lambda: InterpolationView(self._with_code(), map=self._shared_map(), selection=self.selection),
         )
 
     @property
@@ -141,34 +174,53 @@ class App(Panel):
         """The search for another property, whose trail is also drawn on the map."""
 
         def make() -> PropertyOptimizer:
-            made = PropertyOptimizer(self._model_with_code, map=self._shared_map(), selection=self.selection)
+            made = PropertyOptimizer(self._with_code(), map=self._shared_map(), selection=self.selection)
             if self.selection.pick is not None:
                 made.start_from_selection()
             return made
 
-        return self._panel("optimizer", make)
+        return self._view("optimizer", make)
 
     @property
     def monitor(self) -> TrainingMonitor:
         """Training, of a model of its own; `use_trained` gives it to the other tabs."""
-        return self._panel("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
+        return self._view("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
+
+    @property
+    def replay_code(self) -> ReplayCode:
+        """The code that repeats what was done in all tabs, one after another."""
+        setup = {"model": self._loaded.model.code}
+        if self._loaded.map is not None:
+            setup["known"] = self._loaded.map.code
+        parts = [ReplayCode(setup=setup)]
+        for name, title in TABS.items():
+            if name in self._views:
+                code: ReplayCode = self._views[name].replay_code
+                if code.body and code.as_setup() != self._loaded.model.code:
+                    parts.append(replace(code, title=title))
+        return ReplayCode(before=tuple(parts))
+
+    def stop(self) -> None:
+        """Stop what the app itself does: loading a model, reading data, making a map."""
+        for run in (self._loader, self._mapper, self._reader):
+            run.stop()
 
     def use(self, where: str) -> None:
-        """Go on with the chosen crystal.
+        """Use the selected crystal in a tab.
 
         Args:
             where: "player", to denoise from its z; "a" or "b", an end of the interpolation; "optimizer", its start;
                 "map", to see where it lies.
 
         Raises:
-            SettingError: for another place, or if nothing is chosen.
+            SettingError: for another place, or if nothing is selected.
             LabError: if the model of the tabs cannot take the crystal.
         """
         pick: Any = self.selection.pick
         if where not in _TAB_OF_USE:
             raise SettingError(f"use: no place {where!r}; there are {', '.join(_TAB_OF_USE)}")
         if pick is None:
-            raise SettingError("no crystal is chosen yet; choose one in any tab")
+            raise SettingError("no crystal is selected yet; select one in any tab")
         self.tab = _TAB_OF_USE[where]
         if where == "player":
             self.player.start_from_selection()
@@ -176,128 +228,115 @@ class App(Panel):
             self.interpolation.set_end(where, pick)
         elif where == "optimizer":
             self.optimizer.start_from_selection()
-        elif self.map is None:
-            raise CheckpointError(f"there is no map of {self._model_label} yet; make one in the tab")
-        self._say("")
+        else:
+            self.map_view  # noqa: B018 - raises if there is none
+        self.show_message("")
 
-    def use_model(self, model: CDVAE | str | Path, map: LatentMap | str | Path | None = None) -> None:
-        """Take another model in all tabs but training, which keeps its own. What runs is stopped; the map of the model
-        is taken if there is one. Chosen crystals stay, without the other model's latents.
+    def use_model(
+        self, model: CDVAE | str | Path, map: LatentMap | str | Path | None = None, wait: bool = True
+    ) -> None:
+        """Use another model in all tabs but training, which keeps its own.
+
+        Runs are stopped. The map of the model is used, if there is one. Selected crystals stay, without the latents of
+        the other model.
+
+        Args:
+            model, map: as of the app itself.
+            wait: False: read the files in the background.
 
         Raises:
             SettingError, CheckpointError: as of the app itself, and then nothing has changed.
         """
-        self._change(self._label_of(model), model, map)
+        self._load(self._label_of(model), model, map, wait)
 
     def use_trained(self) -> None:
-        """Take the training tab's model, with the moving average of its weights as they are now, in the other tabs.
+        """Use the model of the training tab, with the moving average of its weights as they are now, in the other tabs.
 
         Raises:
             SettingError: before the first step.
         """
-        trained = self.monitor.trained()
-        name = f"trained here, step {self.monitor.step.step:,}"
-        self._change(name, trained.value, None, trained.code.splitlines())
-        self._say(f"all tabs now use the model {name}")
+        monitor = self.monitor
+        trained = monitor.trained()
+        label = f"trained here, step {monitor.step.step:,}"
+        self._take(LoadedModel(label, trained, self._made_maps.get(label)), trained)
+        self.show_message(f"all tabs now use the model {label}")
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:
         """Make a map of this model, of 2,000 crystals of a data set; it takes half a minute.
 
         Args:
             dataset: by default the one that the model was trained on.
-            wait: until it is there.
+            wait: return at the end, and raise what goes wrong.
 
         Raises:
             SettingError: if it is not known what the model was trained on.
             DatasetError: if the data cannot be read or do not fit the model.
         """
-        trained_on = self._the_model.metadata.get("data", {}).get("name")
+        loaded = self._loaded
+        trained_on = loaded.model.value.metadata.get("data", {}).get("name")
         source: Any = dataset or trained_on
         if source is None:
             raise SettingError("this model does not say what it was trained on; name a data set, or a folder of CIFs")
-        if dataset is None and "monitor" in self._panels and self.monitor.dataset.name == trained_on:
-            source = self.monitor.dataset
-        model = self._the_model
-        given = isinstance(source, Dataset)
-        self._map_lines = [] if given else [f"data = lab.datasets.load({str(source)!r})"]
-        self._map_lines.append(f"known = lab.LatentMap.fit(model, data, limit={MAPPED})")
+        code = f"data = lab.datasets.load({str(source)!r})"
+        if dataset is None and "monitor" in self._views and self.monitor.dataset.name == trained_on:
+            source, code = self.monitor.dataset, self.monitor.dataset_code
+        elif isinstance(source, Dataset):
+            code = "# `data` is the data set that the view was given"
+        code += f"\nknown = lab.LatentMap.fit(model, data, limit={MAPPED})"
 
-        def make() -> Iterator[tuple[LatentMap, CDVAE]]:
+        def make() -> Iterator[LoadedModel]:
             data = source if isinstance(source, Dataset) else datasets.load(source)
-            yield LatentMap.fit(model, data, limit=MAPPED), model
+            made = LatentMap.fit(loaded.model.value, data, limit=MAPPED)
+            yield replace(loaded, map=WithCode(made, code))
 
-        self._say("making the map: half a minute")
-        if wait:
-            self._mapper.run_blocking(make())
-        else:
-            self._mapper.start(make())
-
-    @property
-    def code(self) -> str:
-        """Lines of Python that do again what was done in all tabs."""
-        known = self._head[self._model_lines :]
-        setup = {"model": self._model_with_code.code} | ({"known": "\n".join(known)} if known else {})
-        parts = [ReplayCode(setup=setup)]
-        given = ("# `model` is the one that the widget was given", "# `known` is the map that the widget was given")
-        for name in TABS:
-            if name in self._panels:
-                panel = self._panels[name]
-                if isinstance(panel, View):
-                    code = panel.replay_code
-                    parts.append(replace(code, title=TABS[name]))
-                    continue
-                lines = panel.code.splitlines()
-                imports = [line for line in lines if line.startswith(("import ", "from "))]
-                own = [line for line in lines if line and line not in (*self._head, *given, *imports)]
-                parts.append(ReplayCode(tuple(imports), {}, tuple(own), title=TABS[name]))
-        return str_of(parts)
+        self._mapper.start(make(), wait=wait)
 
     def close(self) -> None:
         """Stop what runs, and give threads and the browser's WebGL contexts back."""
-        if self._open:
-            for panel in self._panels.values():
-                panel.close()
+        for view in self._views.values():
+            view.close()
         super().close()
+
+    def picture(self) -> Crystals | None:
+        """What the open tab shows, or the selected crystal, for a page that cannot run widgets."""
+        view, pick = self._views.get(self.tab), self.selection.pick
+        shown = None if view is None else view.picture()
+        return shown if shown is not None or pick is None else pick.crystal
 
     # --- the tabs ---------------------------------------------------------------------------------------
 
-    @property
-    def _the_model(self) -> CDVAE:
+    def _with_code(self) -> WithCode[CDVAE]:
         assert self.model is not None
-        return self.model
+        return WithCode(self.model, self.model_code)
 
-    def _panel(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._panels:
-            made = make()
-            made.add_class(f"cdvae-{name}")
-            self._panels[name] = made
-        return self._panels[name]
-
-    @property
-    def _model_with_code(self) -> WithCode[CDVAE]:
-        return WithCode(self._the_model, "\n".join(self._head[: self._model_lines]))
+    def _view(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._views:
+            self._views[name] = make()
+            self._views[name].add_class(f"cdvae-{name}")
+        return self._views[name]
 
     def _shared_map(self) -> LatentMapView | None:
-        return None if self.map is None else self.map_view
+        return None if self._loaded.map is None else self.map_view
 
     def _open_tab(self) -> None:
         """Make what the open tab shows, unless it is there. Hidden tabs are not drawn, which spares WebGL contexts."""
         name = self.tab
         box = self._boxes[name]
-        if box.children and box.children[0] is self._panels.get(name):
+        if box.children and box.children[0] is self._views.get(name):
             return
-        if name not in self._panels:
+        if name not in self._views:
             box.children = (ipywidgets.HTML("opening …"),)
-            if name == "monitor" and not isinstance(self._dataset, Dataset) and not self._read:
+            if name == "monitor" and not self._data_read:
                 if not self._reader.running:
                     self._reader.start(self._read_data())
-                return  # the page stays alive meanwhile; `_data_read` comes back here
+                return  # the page stays alive meanwhile; `_show_reading` comes back here
         try:
-            panel = getattr(self, "map_view" if name == "map" else name)
+            view = getattr(self, "map_view" if name == "map" else name)
         except LabError as error:
-            self._show_problem(name, error)
+            text = ipywidgets.HTML(f"<p>{html.escape(str(error))}.</p>")
+            box.children = (text, row(self._map_source, self._map_button)) if name == "map" else (text,)
             return
-        box.children = (panel, row(self._take_trained)) if name == "monitor" else (panel,)
+        box.children = (view, row(self._take_trained)) if name == "monitor" else (view,)
 
     def _read_data(self) -> Iterator[bool]:
         """In the worker: a data set that is made or parsed takes seconds, and is quick the second time."""
@@ -305,152 +344,146 @@ class App(Panel):
         datasets.load(self._dataset)
         yield True
 
-    def _data_read(self) -> None:
-        self._read = True
-        if self.tab == "monitor":
-            self._open_tab()
+    def _show_reading(self, status: RunStatus) -> None:
+        if not status.running:
+            self._data_read = True
+            if self.tab == "monitor":
+                self._open_tab()
 
-    def _show_problem(self, name: str, error: LabError) -> None:
-        text = ipywidgets.HTML(f"<p>{html.escape(str(error))}.</p>")
-        self._boxes[name].children = (text, row(self._map_data, self._map_button)) if name == "map" else (text,)
-
-    def _keep_map(self, made: tuple[LatentMap, CDVAE]) -> None:
-        self._made_map = made[0] if made[1] is self.model else None
-
-    def _map_ended(self) -> None:
-        if self._mapper.error is not None:
-            expected = isinstance(self._mapper.error, LabError)
-            self._complain(self._mapper.error, "" if expected else self._mapper.traceback)
-        elif self._made_map is not None:
-            made, self._made_map = self._made_map, None
-            self._forget_panels(("map", "interpolation", "optimizer"))
-            self.map = self._maps[self._model_label] = made
-            self._head = [*self._head, *self._map_lines]
-            self._open_tab()
-            self._say("the map is there")
-
-    def _forget_panels(self, names: tuple[str, ...]) -> None:
+    def _forget_views(self, names: tuple[str, ...]) -> None:
         for name in names:
             self._boxes[name].children = ()
-            if name in self._panels:
-                self._panels.pop(name).close()
+            if name in self._views:
+                self._views.pop(name).close()
 
-    def _change(
+    # --- the model --------------------------------------------------------------------------------------
+
+    def _choose_model(self, label: str) -> None:
+        if label != self._loaded.label:
+            self.attempt(lambda: self._load(label, self._known[label], None, wait=False))
+
+    def _choose_checkpoint(self, path: str) -> None:
+        if path.strip():
+            self.attempt(lambda: self.use_model(path.strip(), wait=False))
+
+    def _load(
         self,
         label: str,
-        source: CDVAE | str | Path,
+        source: CDVAE | WithCode[CDVAE] | str | Path,
         map: LatentMap | str | Path | None,
-        lines: list[str] | None = None,
+        wait: bool,
     ) -> None:
-        """Another model in all tabs but training; nothing has changed if it cannot be read."""
-        model = source if isinstance(source, CDVAE) else load(source)
-        name = None if isinstance(source, CDVAE) else source
-        found, map_lines = _map_for(model, map or self._maps.get(label), name)
-        self._forget_panels(tuple(one for one in TABS if one != "monitor"))
-        self.model, self._name, self.map = model, name, found
-        self._lines[label] = lines or self._lines.get(label) or [self._model_line()]
-        self._head, self._model_lines = [*self._lines[label], *map_lines], len(self._lines[label])
-        self._tell_model(label, source)
+        def read() -> Iterator[LoadedModel]:
+            model = with_code(source)
+            assert model is not None
+            yield LoadedModel(label, model, self._find_map(model, self._made_maps.get(label) if map is None else map))
+
+        self._loading = label, source
+        self._loader.start(read(), wait=wait)
+
+    def _find_map(
+        self, model: WithCode[CDVAE], map: WithCode[LatentMap] | LatentMap | str | Path | None
+    ) -> WithCode[LatentMap] | None:
+        """The given map, or the bundled one; None if there is none."""
+        try:
+            return require_map(model.value, map)
+        except CheckpointError:
+            if map is not None:
+                raise
+            return None
+
+    def _show_loading(self, status: RunStatus) -> None:
+        label, source = self._loading
+        if status.running:
+            self.show_message(f"reading the model {label}")
+        elif status.error is not None:
+            self.show_error(status.error, status.traceback)
+            self._offer(self._loaded.label, self._known[self._loaded.label])
+        elif self._loader.newest is not None:
+            self.show_message("")
+            self._take(self._loader.newest, source)
+
+    def _take(self, loaded: LoadedModel, source: CDVAE | WithCode[CDVAE] | str | Path) -> None:
+        """Use a model that has been read in all tabs but training."""
+        self._forget_views(tuple(one for one in TABS if one != "monitor"))
+        self._loaded = loaded
+        self.model, self.model_code = loaded.model.value, loaded.model.code
+        self._offer(loaded.label, source)
         # A latent means something to its own model alone.
         history = tuple(replace(pick, z=None) for pick in self.selection.history)
         with self.selection.hold_trait_notifications():
             self.selection.history = history
             self.selection.pick = history[-1] if history else None
         self._open_tab()
-        self._draw_code()
+        self.draw_code()
 
-    # --- the looks --------------------------------------------------------------------------------------
-
-    def _make_controls(self) -> None:
-        W = ipywidgets
-        self._models = field(W.Dropdown, "model", "320px", options=[*self._known])
-        self._path = field(W.Text, "own checkpoint", "330px", placeholder="path, then Enter", continuous_update=False)
-        self._about = W.HTML()
-        self.bar = SelectionBar(self.selection, lambda where: self._try(lambda: self.use(where)))
-        self._map_data = field(
-            W.Text, "data set, or folder of CIFs", "360px", placeholder="what the model was trained on"
-        )
-        self._map_button = self._button(
-            "Make a map", "half a minute", lambda: self.make_map(self._map_data.value.strip() or None), "primary"
-        )
-        self._take_trained = self._button(
-            "Use this model in the other tabs", "with the averaged weights as they are now", self.use_trained, "info"
-        )
-        self._boxes = {name: W.VBox(layout={"min_height": "200px"}) for name in TABS}
-        self._tabs = W.Tab(list(self._boxes.values()), titles=list(TABS.values()), selected_index=0)
-        self._models.observe(lambda change: self._chosen_model(change["new"]), "value")
-        self._path.observe(lambda change: change["new"] and self._try(lambda: self.use_model(change["new"])), "value")
-        self._tabs.observe(lambda change: self._open_tab(), "selected_index")
-        self.children = (
-            row(self._models, self._path, self._about, self._code_button),
-            self.bar,
-            self._status,
-            self._tabs,
-            self._code_view,
-        )
-
-    def _chosen_model(self, label: str) -> None:
-        if not self._quiet:
-            try:
-                self._try(lambda: self._change(label, self._known[label], None))
-            finally:  # what it says is what there is, also if that could not be taken
-                self._offer_models()
+    def _show_mapping(self, status: RunStatus) -> None:
+        made: LoadedModel | None = self._mapper.newest
+        if status.running:
+            self.show_message("making the map: half a minute")
+        elif status.error is not None:
+            self.show_error(status.error, status.traceback)
+        elif made is not None and made.model.value is self.model and made.map is not None:
+            self._forget_views(("map", "interpolation", "optimizer"))
+            self._loaded, self._made_maps[made.label] = made, made.map
+            self._open_tab()
+            self.show_message("the map is there")
 
     def _label_of(self, model: CDVAE | str | Path) -> str:
         if not isinstance(model, CDVAE):
             return str(model)
-        same = [label for label, one in self._known.items() if one is model]
-        number = sum(isinstance(one, CDVAE) for one in self._known.values())
+        given = {label: one.value if isinstance(one, WithCode) else one for label, one in self._known.items()}
+        same = [label for label, one in given.items() if one is model]
+        number = sum(isinstance(one, CDVAE) for one in given.values())
         return same[0] if same else f"given model {number + 1}" if number else "given model"
 
-    def _tell_model(self, label: str, source: CDVAE | str | Path) -> None:
-        """Say which model is used, and keep it among those to choose from."""
-        self._model_label = label
+    def _offer(self, label: str, source: CDVAE | WithCode[CDVAE] | str | Path) -> None:
+        """Show which model is used, and keep it among those to choose from."""
         self._known[label] = source
-        self._offer_models()
-        data = self._the_model.metadata.get("data", {}).get("name", "unknown data")
-        size = sum(one.numel() for one in self._the_model.parameters())
+        self.state.offer("model", [*self._known])
+        self.state.model = label
+        self._models.layout.display = "" if len(self._known) > 1 else "none"
+        model = self._with_code().value
+        data = model.metadata.get("data", {}).get("name", "unknown data")
+        size = sum(one.numel() for one in model.parameters())
         shown = "" if len(self._known) > 1 else f"<b>{html.escape(label)}</b>: "
         self._about.value = (
             f"<span style='padding:0 8px'>{shown}{size:,} parameters, trained on {html.escape(data)}</span>"
         )
 
-    def _offer_models(self) -> None:
-        self._quiet = True
-        self._models.options = [*self._known]
-        self._models.value = self._model_label
-        self._quiet = False
-        self._models.layout.display = "" if len(self._known) > 1 else "none"
+    # --- the screen -------------------------------------------------------------------------------------
 
-    def _draw_code(self) -> None:
-        if hasattr(self, "_panels"):
-            super()._draw_code()
-
-    def _picture(self) -> Crystals | None:
-        panel = self._panels.get(self.tab)
-        shown = None if panel is None else panel.picture() if isinstance(panel, View) else panel._picture()
-        pick: Any = self.selection.pick
-        return shown if shown is not None or pick is None else pick.crystal
+    def _make_controls(self) -> None:
+        W, fields = ipywidgets, self._fields
+        self._models = fields.make("model", "model", "320px")
+        path = fields.make(
+            "own_checkpoint", "own checkpoint", "330px", placeholder="path, then Enter", continuous_update=False
+        )
+        self._about = W.HTML()
+        self.bar = SelectionBar(self.selection, lambda where: self.attempt(lambda: self.use(where)))
+        self._map_source = fields.make(
+            "map_source", "data set, or folder of CIFs", "360px", placeholder="what the model was trained on"
+        )
+        self._map_button = button(
+            self, "Make a map", "half a minute", lambda: self.make_map(self.state.map_source.strip() or None), "primary"
+        )
+        self._take_trained = button(
+            self,
+            "Use this model in the other tabs",
+            "with the averaged weights as they are now",
+            self.use_trained,
+            "info",
+        )
+        self._boxes = {name: W.VBox(layout={"min_height": "200px"}) for name in TABS}
+        names = list(TABS)
+        tabs = W.Tab(list(self._boxes.values()), titles=list(TABS.values()), selected_index=names.index(self.tab))
+        tabs.observe(lambda change: setattr(self.state, "tab", names[change["new"] or 0]), "selected_index")
+        fields.observe("tab", lambda change: setattr(tabs, "selected_index", names.index(change["new"])))
+        self.show_rows(
+            [row(self._models, path, self._about, fields.code_button()), self.bar, self.status_line, tabs], fields
+        )
 
 
 def app(model: CDVAE | str | Path = "perov_5", map: LatentMap | str | Path | None = None, **options: Any) -> App:
     """The whole laboratory on one page; arguments as of `App`."""
     return App(model, map, **options)
-
-
-def _check_tab(name: str) -> None:
-    if name not in TABS:
-        raise SettingError(f"there is no tab {name!r}; there are {', '.join(TABS)}")
-
-
-def _map_for(
-    model: CDVAE, map: LatentMap | str | Path | None, name: str | Path | None
-) -> tuple[LatentMap | None, list[str]]:
-    """The map that was given or is bundled, if there is one, and its line of code."""
-    try:
-        found = require_map(model, map)
-    except CheckpointError:
-        if map is not None:
-            raise
-        return None, []
-    return found.value, [found.code]

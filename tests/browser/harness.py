@@ -130,6 +130,18 @@ class Server:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._log.close()
 
+    def kernels(self) -> set[int]:
+        """Process numbers of the kernels that the server has started and that are alive."""
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self._process.pid and b"ipykernel" in (folder / "cmdline").read_bytes():
+                    found.add(int(folder.name))
+            except OSError:  # it has ended meanwhile
+                continue
+        return found
+
     def _environment(self) -> dict[str, str]:
         kinds = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
         environment = dict(os.environ) | {f"JUPYTER_{kind}": str(self._home / kind.lower()) for kind in kinds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +227,23 @@ def test_under_voila(alone: tuple[Page, str]) -> None:
     assert page.gl()["contexts"] < 12
     assert page.errors == []
     assert page.outside == []
+
+
+def test_a_reload_under_voila_ends_the_old_kernel(browser: Browser, tmp_path: Path) -> None:
+    """The request to end it was refused (403) for want of a cookie."""
+    with VoilaServer(tmp_path) as server:
+        page = browser.open_app(server)
+        says(page, ".cdvae-player", "press Run", 120)
+        [old] = server.kernels()
+        page.page.reload(wait_until="domcontentloaded", timeout=120_000)
+        says(page, ".cdvae-player", "press Run", 120)
+        end = time.monotonic() + 20
+        while old in server.kernels() and time.monotonic() < end:
+            page.sleep(0.5)
+        assert old not in server.kernels()
+        assert len(server.kernels()) == 1
+        assert page.errors == []
+        page.page.close()
 
 
 @pytest.fixture(scope="module")

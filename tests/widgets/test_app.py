@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import pytest
 import torch
 
@@ -16,9 +17,9 @@ from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.io import assets
 from cdvae_lab.widgets import App, Pick
+from cdvae_lab.widgets.base.fields import descendants
 from cdvae_lab.widgets.optimizer.region import Region
 from cdvae_lab.widgets.parts.selection_bar import USES
-from tests.small_model import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def app(model: lab.CDVAE) -> Iterator[App]:
     one = lab.app(model)
     yield one
     one.close()
+
+
+def shown(app: App) -> tuple[Any, ...]:
+    """What the open tab shows."""
+    [tabs] = [one for one in app.children if isinstance(one, ipywidgets.Tab)]
+    return tabs.children[tabs.selected_index].children
 
 
 def a_pick(model: lab.CDVAE, name: str = "KTaO3") -> Pick:
@@ -48,12 +55,12 @@ def another(model: lab.CDVAE, folder: Path) -> Path:
 
 class TestTabs:
     def test_only_the_first_is_there_at_once(self, app: App) -> None:
-        assert list(app._panels) == ["player"]
+        assert list(app.views) == ["player"]
         assert app.player.model is app.model
         app.tab = "map"
-        assert list(app._panels) == ["player", "map"]
-        assert app._boxes["map"].children == (app.map_view,)
-        assert not app._boxes["optimizer"].children
+        assert list(app.views) == ["player", "map"]
+        assert shown(app) == (app.map_view,)
+        assert "optimizer" not in app.views
 
     def test_model_map_and_selection_are_the_same_in_all(self, app: App) -> None:
         panels: list[Any] = [app.player, app.map_view, app.interpolation, app.optimizer]
@@ -65,24 +72,24 @@ class TestTabs:
 
     def test_what_a_hidden_tab_needs_is_made_but_not_drawn(self, app: App) -> None:
         app.tab = "interpolation"
-        assert "map" in app._panels
-        assert not app._boxes["map"].children  # no WebGL contexts for it
+        assert "map" in app.views
+        assert app.map_view not in descendants(app)  # no WebGL contexts for it
 
     def test_training_opens_when_its_data_are_there(self, model: lab.CDVAE) -> None:
         app = lab.app(model, tab="monitor")
-        assert app._reader.running
+        assert app.running
         app.wait(60)
-        assert app._boxes["monitor"].children[0] is app.monitor
+        assert shown(app)[0] is app.monitor
         app.close()
 
     def test_data_that_cannot_be_read_are_named_in_the_tab(self, model: lab.CDVAE) -> None:
         app = lab.app(model, tab="monitor", dataset="no such data")
         app.wait(60)
-        assert "no such data" in app._boxes["monitor"].children[0].value
+        assert "no such data" in shown(app)[0].value
         app.close()
 
     def test_settings_that_cannot_be(self, model: lab.CDVAE) -> None:
-        with pytest.raises(SettingError, match="tab 'mapp'"):
+        with pytest.raises(SettingError, match="tab is 'mapp'"):
             lab.app(model, tab="mapp")
         with pytest.raises(SettingError, match="perov_6"):
             lab.app("perov_6")
@@ -91,19 +98,19 @@ class TestTabs:
 class TestTheChosenCrystal:
     def test_buttons_wait_for_one(self, app: App) -> None:
         assert all(one.disabled for one in app.bar.buttons.values())
-        with pytest.raises(SettingError, match="no crystal is chosen"):
+        with pytest.raises(SettingError, match="no crystal is selected"):
             app.use("player")
-        app.selection.choose(a_pick(app._the_model))
+        app.selection.choose(a_pick(app.model))
         assert not any(one.disabled for one in app.bar.buttons.values())
         assert "KTaO3, a file" in app.bar._words.value
         assert "<img" in app.bar._image.value
 
     def test_it_reaches_every_tab(self, app: App) -> None:
-        pick = a_pick(app._the_model)
+        pick = a_pick(app.model)
         app.selection.choose(pick)
         for name in USES:
             app.bar.buttons[name].click()
-            assert "Error" not in app._status.value
+            assert "Error" not in app.status_line.value
         app.interpolation.wait()
         assert app.interpolation.ends["a"].name == app.interpolation.ends["b"].name == pick.name
         app.player.run(wait=True)
@@ -116,7 +123,7 @@ class TestTheChosenCrystal:
         assert app.tab == "map"
 
     def test_back_to_an_earlier_one(self, app: App) -> None:
-        first, second = a_pick(app._the_model, "KTaO3"), a_pick(app._the_model, "BaTiO3")
+        first, second = a_pick(app.model, "KTaO3"), a_pick(app.model, "BaTiO3")
         app.selection.choose(first)
         app.selection.choose(second)
         assert app.bar._history.label == "2: BaTiO3, a file"
@@ -130,7 +137,7 @@ class TestTheChosenCrystal:
         with pytest.raises(CrystalError, match="end a"):
             app.use("a")
         app.bar.buttons["a"].click()
-        assert "CrystalError" in app._status.value
+        assert "CrystalError" in app.status_line.value
 
     def test_paths_are_drawn_on_the_one_map(self, app: App) -> None:
         app.optimizer.run(wait=True, steps=2)
@@ -140,24 +147,120 @@ class TestTheChosenCrystal:
         assert {"path", "the search"} <= set(app.map_view.plot.layers)
 
 
+def replayed(app: App, **names: Any) -> dict[str, Any]:
+    """Run the code of all tabs."""
+    exec(app.code, names)
+    return names
+
+
 class TestCode:
-    def test_it_is_that_of_the_tabs_and_runs(self) -> None:
-        app = lab.app("perov_5")
-        app.player.state.n = 1
+    """The code is executed after every kind of action; the imports of one tab serve all."""
+
+    @pytest.fixture
+    def lab_app(self) -> Iterator[App]:
+        one = lab.app("perov_5")
+        one.player.state.update({"n": 1, "sampler": "preview"})
+        yield one
+        one.close()
+
+    def test_of_several_tabs_in_one_program(self, lab_app: App) -> None:
+        lab_app.player.run(wait=True)
+        lab_app.player.select()
+        lab_app.optimizer.run(wait=True, steps=2)
+        lab_app.map_view.choose(3, wait=True)
+        code = lab_app.code
+        assert code.count("lab.load('perov_5')") == 1
+        assert code.count("lab.load_map('perov_5', model)") == 1
+        assert "# Denoise" in code
+        assert "# Optimize" in code
+        there = replayed(lab_app)
+        last = lab_app.player.frames[-1].crystals
+        assert there["steps"][-1].z.shape == lab_app.optimizer.steps[-1].z.shape
+        frames = there["frames"]
+        assert torch.equal(frames[-1].crystals.frac_coords, last.frac_coords)
+
+    def test_after_a_stop(self, lab_app: App) -> None:
+        """The line that imports islice was cut off."""
+        lab_app.player.run()
+        lab_app.player.stop()
+        lab_app.player.wait()
+        there = replayed(lab_app)
+        assert len(there["frames"]) == len(lab_app.player.frames) < 51
+        lab_app.player.resume(wait=True)
+        assert len(replayed(lab_app)["frames"]) == 51
+
+    def test_after_decoding_an_empty_place(self, lab_app: App) -> None:
+        """The line that imports torch was cut off."""
+        lab_app.map_view.decode_at(0.5, 0.25, wait=True)
+        lab_app.player.run(wait=True)
+        there = replayed(lab_app)
+        assert torch.equal(there["z"], lab_app.selection.pick.z)
+
+    def test_a_crystal_of_one_tab_used_in_others(self, lab_app: App) -> None:
+        lab_app.optimizer.run(wait=True, steps=3)
+        lab_app.optimizer.choose()
+        lab_app.use("player")  # whose code comes before that of the optimizer
+        lab_app.player.run(wait=True)
+        there = replayed(lab_app)
+        assert torch.allclose(there["frames"][-1].z, lab_app.player.frames[-1].z)
+        lab_app.player.select()
+        for end in ("a", "b"):
+            lab_app.use(end)
+        lab_app.interpolation.wait()
+        lab_app.interpolation.state.n = 2
+        lab_app.interpolation.run(wait=True)
+        replayed(lab_app)
+
+    def test_a_model_that_was_trained_stopped_and_used_in_other_tabs(self, random_dataset: Dataset) -> None:
+        app = lab.app("perov_5", dataset=random_dataset)
+        app.monitor.state.update({"steps": 400, "batch_size": 8, "validate_every": 500})
+        app.monitor.run()
+        while not app.monitor.records:
+            app.monitor.wait(0.02)
+        app.monitor.stop()
+        app.monitor.wait()
+        app.use_trained()
+        app.player.state.update({"n": 1, "sampler": "preview"})
         app.player.run(wait=True)
-        app.player.select()
-        app.optimizer.run(wait=True, steps=2)
-        app.map_view.choose(3, wait=True)
-        told = app.code
-        assert told.count("lab.load('perov_5')") == 1
-        assert told.count("lab.load_map('perov_5', model)") == 1
-        there: dict[str, Any] = {}
-        exec(told, there)
-        assert torch.equal(there["frames"][-1].crystals.frac_coords, app.player.frames[-1].crystals.frac_coords)
-        # Encoding what was decoded gives the latent back only nearly.
-        assert there["steps"][-1].z.shape == app.optimizer.steps[-1].z.shape
-        assert "# Denoise" in told
-        assert "# Optimize" in told
+        there = replayed(app, data=random_dataset)
+        assert there["step"].step == app.monitor.step.step
+        assert app.code.count("lab.fit(") == 1  # the training is not done twice
+        # Weights of another initialization: the frames are of the same run of another model.
+        assert len(there["frames"]) == len(app.player.frames)
+        app.monitor.resume()
+        app.monitor.stop()
+        app.monitor.wait()
+        replayed(app, data=random_dataset)
+        app.close()
+
+    def test_after_a_change_of_the_model(self, lab_app: App) -> None:
+        lab_app.player.run(wait=True)
+        lab_app.player.select()
+        lab_app.use_model("carbon_24")
+        lab_app.player.state.update({"n": 1, "sampler": "preview"})
+        lab_app.player.run(wait=True)
+        there = replayed(lab_app)
+        assert torch.equal(there["frames"][-1].z, lab_app.player.frames[-1].z)
+
+
+class TestState:
+    def test_tab_and_fields_are_traits(self, app: App) -> None:
+        app.state.tab = "optimizer"
+        assert shown(app) == (app.optimizer,)
+        with pytest.raises(SettingError, match="tab is 'no such'"):
+            app.tab = "no such"
+        assert app.tab == "optimizer"
+        with pytest.raises(SettingError, match="model is 'no such'"):
+            app.state.model = "no such"
+
+    def test_a_model_is_read_in_the_background(self) -> None:
+        app = lab.app("perov_5")
+        app.state.model = "carbon_24"
+        assert app.running
+        assert "reading the model carbon_24" in app.status_line.value
+        assert app.wait(30)
+        assert app.player.model is app.model
+        assert app.model.metadata["data"]["name"] == "carbon_24"
         app.close()
 
 
@@ -167,38 +270,40 @@ class TestModels:
         app.selection.choose(a_pick(model))
         old = app.player
         path = another(model, tmp_path)
-        assert app._models.options == ("carbon_24", "mp_20", "perov_5")
-        app._path.value = str(path)
+        assert [word for _, word in app.state.options("model")] == ["carbon_24", "mp_20", "perov_5"]
+        app.state.own_checkpoint = str(path)
+        assert app.wait(20)
         assert app.player is not old
         assert app.player.model is app.model
         assert app.map is None  # the bundled one is of other latents
         assert app.selection.pick.z is None  # so are those of the picks
-        assert app._models.value == str(path)
-        assert app._models.layout.display == ""
+        assert app.state.model == str(path)
         app.tab = "map"
-        assert "no map" in app._boxes["map"].children[0].value
+        assert "no map" in shown(app)[0].value
         app.optimizer.run(wait=True, steps=1)
         assert repr(str(path)) in app.code
-        app._models.value = "perov_5"
+        app.state.model = "perov_5"
+        assert app.wait(20)
         assert app.map is not None
-        assert app._boxes["map"].children == (app.map_view,)
+        assert shown(app) == (app.map_view,)
         app.close()
 
     def test_one_that_cannot_be_read_changes_nothing(self, app: App, tmp_path: Path) -> None:
         (tmp_path / "broken.safetensors").write_bytes(b"nothing")
         player, known = app.player, app.model
-        app._path.value = str(tmp_path / "broken.safetensors")
-        assert "CheckpointError" in app._status.value
+        app.state.own_checkpoint = str(tmp_path / "broken.safetensors")
+        assert app.wait(20)
+        assert app.state.model == "given model"
+        assert "CheckpointError" in app.status_line.value
         with pytest.raises(CheckpointError):
             app.use_model(tmp_path / "broken.safetensors")
         with pytest.raises(CheckpointError):
-            app.use_model(another(app._the_model, tmp_path), map="perov_5")
+            app.use_model(another(app.model, tmp_path), map="perov_5")
         assert app.player is player
         assert app.model is known
 
     def test_what_was_trained_is_taken_over_and_mapped(self, random_dataset: Dataset) -> None:
         app = lab.app("perov_5", dataset=random_dataset)
-        app.monitor._config, app.monitor._small = lab.CDVAEConfig(6, **SMALL), False
         with pytest.raises(SettingError, match="no step"):
             app.use_trained()
         app.monitor.state.steps = 3
@@ -208,8 +313,8 @@ class TestModels:
         app.use_trained()
         assert app.monitor is monitor
         expected = monitor.averaged().state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in app._the_model.state_dict().items())
-        assert app._models.value == "trained here, step 3"
+        assert all(torch.equal(value, expected[name]) for name, value in app.model.state_dict().items())
+        assert app.state.model == "trained here, step 3"
         with pytest.raises(CheckpointError, match="no map"):
             app.map_view  # noqa: B018
         app.make_map(wait=True)
@@ -236,5 +341,5 @@ def test_close_ends_threads_and_listens_no_more(model: lab.CDVAE) -> None:
 def test_the_picture_for_pages_without_widgets(app: App) -> None:
     assert "JupyterLab" in app._repr_mimebundle_()["text/plain"]
     assert "image/png" not in app._repr_mimebundle_()
-    app.selection.choose(a_pick(app._the_model))
+    app.selection.choose(a_pick(app.model))
     assert "image/png" in app._repr_mimebundle_()

@@ -64,6 +64,7 @@ lint: $(TOOLS) ## check style, imports and types
 
 docs: $(DOCS) ## build the documentation, with the executed notebooks, into docs/_build/html
 	$(BIN)/python -m tools.tutorials $(if $(filter 0,$(NOTEBOOKS)),--no-execute)
+	@rm -rf docs/reference/generated # a name that is gone must leave no page
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "cdvae_lab: open docs/_build/html/index.html"
 

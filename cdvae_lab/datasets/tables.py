@@ -218,6 +218,12 @@ def load(
         DatasetError: names the file or column and the remedy. Single broken rows or files raise nothing: they are in
             the data set's `left_out`, with the reason.
         SettingError: if split, jobs or limit is out of range.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> data = lab.datasets.load("synthetic_perovskites", limit=8, progress=False)
+        >>> len(data), data.label_name
+        (8, 'electrostatic_energy_per_atom')
     """
     if limit is not None and limit < 1:
         raise SettingError(f"limit: {limit} rows; give at least 1, or None for all")

@@ -67,9 +67,9 @@ class ReportCard:
     >>> crystals = lab.read(sorted(lab.asset_path("examples").glob("*.cif")))
     >>> card = lab.last(lab.evaluate(crystals, task="validity"))
     >>> card.title
-    'validity: 8 crystals'
+    'validity: 11 crystals'
     >>> card.scores[0].name, card.scores[0].text, card.scores[0].counted
-    ('structure valid', '100.00 %', '8 of 8')
+    ('structure valid', '100.00 %', '11 of 11')
     """
 
     step: int

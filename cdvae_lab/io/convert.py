@@ -59,7 +59,7 @@ def read(
     primitive: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Crystals:
-    """Crystals from what a user has: a file, its text, a pymatgen Structure, ASE Atoms, Crystals, or a list of these.
+    """Read crystals from a file, its text, a pymatgen Structure, ASE Atoms, Crystals, or a list of these.
 
     A path ends in .cif, .vasp, .poscar, .xyz or .extxyz, or is named like POSCAR or CONTCAR; a string with line breaks
     is taken for the text of such a file. A file with several crystals gives all of them.
@@ -73,6 +73,12 @@ def read(
 
     Raises:
         CrystalError: names the file or the number in the list, what is wrong, and the remedy.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> crystals = lab.read([lab.asset_path(f"examples/{name}.cif") for name in ("SrTiO3", "diamond")])
+        >>> crystals.num_atoms.tolist()
+        [5, 8]
     """
     structures, names = [], []
     for structure, name in _structures(source, "crystal"):

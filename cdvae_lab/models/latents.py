@@ -81,6 +81,11 @@ def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
 
     Raises:
         CrystalError: naming the crystal, for what the model cannot encode.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> lab.encode("perov_5", lab.asset_path("examples/SrTiO3.cif")).shape
+        torch.Size([1, 256])
     """
     model = as_model(model)
     return latents_of(model, read_for(model, source))

@@ -157,6 +157,11 @@ def every(frames: Iterable[AnyFrame], n: int) -> Iterator[AnyFrame]:
 
     Raises:
         SettingError: if n is less than 1.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> [frame.step for frame in lab.every(lab.denoise("perov_5", n=1, steps=10), 4)]
+        [0, 4, 8, 10]
     """
     if n < 1:
         raise SettingError(f"every: n is {n}; give 1 or more")

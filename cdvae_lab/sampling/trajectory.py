@@ -213,18 +213,24 @@ def record(
 
     The file is complete at any time: it is replaced as a whole every `interval` seconds (more rarely, once that takes
     long), at the end, and when the loop is left early. What it holds always ends with the newest frame there was,
-    so that `denoise(model, frame=Trajectory.load(path)[-1])` goes on from there.
+    so that `denoise(model, frame=Trajectory.load(path)[-1])` resumes from there.
 
     Args:
         frames: of one run of `denoise`.
         into: the file, best named .safetensors.
         thin: keep only every n-th step, beside the first and the newest.
-        after: the record of the same run so far, when it goes on; the file then holds both.
+        after: the record of the same run so far, when the run is resumed; the file then holds both.
         interval: seconds.
 
     Raises:
         SettingError: if thin is less than 1, or frames of another run come.
         LabError: if the file cannot be written.
+
+    Examples:
+        >>> import cdvae_lab as lab
+        >>> frame = lab.last(lab.record(lab.denoise("perov_5", n=1, steps=10), "run.safetensors"))
+        >>> len(lab.Trajectory.load("run.safetensors"))
+        11
     """
     if thin < 1 or interval < 0:
         raise SettingError(f"record: thin is {thin} and interval {interval}; give thin >= 1 and interval >= 0 seconds")

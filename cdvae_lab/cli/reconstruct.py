@@ -23,7 +23,7 @@ from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.metrics.reconstruction import ReconstructionScore
-from cdvae_lab.models.cdvae import CDVAE, read_for
+from cdvae_lab.models.cdvae import CDVAE, read_encodable
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
@@ -62,10 +62,10 @@ def add(commands: Any) -> None:
         "decode a sample of the posterior (default: its mean)"
     ))  # fmt: skip
     parser.add_argument("--max-attempts", type=int, default=1, metavar="N", help=(
-        "decode what does not encode back to its z at most so often, and keep the best (default %(default)s)"
+        "decode a crystal again, up to N times in all, if it does not encode back to its z (default %(default)s)"
     ))  # fmt: skip
     parser.add_argument("--refine", type=int, default=0, metavar="N", help=(
-        "after every attempt move atoms and cell so many steps towards what encodes to its z (default %(default)s)"
+        "after every attempt, steps that move atoms and cell towards encoding to its z (default %(default)s)"
     ))  # fmt: skip
     parser.add_argument("--tolerance", type=float, metavar="X", help=(
         f"do not retry a crystal at most so far from its z, in standard deviations of the posterior (default "
@@ -83,7 +83,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode crystals, decode them again, and report how many come back.
+    """Encode crystals, decode them again, and report how many are reconstructed.
 
     Match: pymatgen's StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3); RMSE in units of (volume / atom)^(1/3).
     """
@@ -205,7 +205,7 @@ def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) 
         if processes.first:
             print(dataset.summary(), file=sys.stderr)
         return dataset.crystals, list(dataset.ids), f"{dataset.name} ({dataset.split})"
-    parts = [read_for(model, path).to("cpu") for path in args.source]
+    parts = [read_encodable(model, path).to("cpu") for path in args.source]
     ids = [
         Path(path).name + (f" {i}" if len(part) > 1 else "")
         for path, part in zip(args.source, parts, strict=True)

@@ -6,6 +6,9 @@ one index tensor, on the device where the data set lives, without a loop over cr
 a data-dependent shape; that is what makes CUDA graphs possible.
 """
 
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -100,7 +103,7 @@ class Crystals:
 
         Raises:
             IndexError: for a number that no crystal has, or a mask of another length.
-            TypeError: for what is neither a number, a slice, a sequence of numbers nor a mask.
+            TypeError: if `which` is neither a number, a slice, a sequence of numbers nor a mask.
         """
         rows = chosen_rows(which, len(self), self.device)
         return Crystals(self.frac_coords[rows], self.atomic_numbers[rows], self.lattice[rows])

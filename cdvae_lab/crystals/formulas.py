@@ -6,6 +6,8 @@ except that the five elements and six compounds in `_MOLECULES` keep a molecule'
 Counts are never grouped in parentheses, but `parse` reads these.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Choosing some of the rows of a batch or a data set, always as a batch."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

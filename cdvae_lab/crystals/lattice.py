@@ -3,6 +3,8 @@
 Everything is plain elementwise arithmetic on (..., 3, 3) tensors, without calls that wait for the device.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import torch

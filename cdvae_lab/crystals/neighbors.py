@@ -6,6 +6,8 @@ change. `nearest_neighbors` depends on the positions: it measures all pairs unde
 keeps the k nearest, without waiting for the device.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

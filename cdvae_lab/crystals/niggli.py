@@ -8,6 +8,8 @@ default tolerance 0, 116 and 916, and now and then no cell at all; what is here 
 See docs/explanation/algorithm.md, section 1.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import itertools

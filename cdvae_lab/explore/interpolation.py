@@ -1,7 +1,7 @@
 """Interpolation through latent space: `latent_path` lays points between two crystals, `interpolate` decodes them.
 
 All points of a path are one batch and share their noise, so that neighbors differ by their latents alone. The first and
-the last point are reconstructions of the two ends: their quality says how far to trust what lies between
+the last point are reconstructions of the two ends: their quality shows how far to trust the points between
 (`metrics.reconstruction` compares the last frame's first and last crystal with `LatentPath.ends`).
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, read_for
+from cdvae_lab.models.cdvae import CDVAE, read_encodable
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
@@ -116,7 +116,7 @@ def latent_path(model: ModelOrName, a: Any, b: Any, n: int = 9, path: str = "str
 
 def _read_end(model: CDVAE, source: Any, name: str) -> Crystals:
     try:
-        crystals = read_for(model, source)
+        crystals = read_encodable(model, source)
     except CrystalError as error:
         raise CrystalError(f"end {name}: {error}") from error
     if len(crystals) != 1:
@@ -125,7 +125,7 @@ def _read_end(model: CDVAE, source: Any, name: str) -> Crystals:
 
 
 class PathDecodingSettings(SamplerSettings, total=False):
-    """What `interpolate` and `decode_path` take by keyword, for editors to complete.
+    """Keyword arguments of `interpolate` and `decode_path`.
 
     Keys:
         keep_composition: "a" or "b": every point has the atoms of that end, at positions of its own.

@@ -30,7 +30,7 @@ from cdvae_lab.datasets.tables import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, check_takes
+from cdvae_lab.models.cdvae import CDVAE, check_encodable
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.training.objectives import posteriors
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
 FEWEST = 8  # crystals that UMAP can make a map of
-# Dimensions that spread less than this share of the widest say nothing of a crystal: the KL term has switched them off,
+# Dimensions that spread less than this share of the widest are collapsed: the KL term has removed their information,
 # and a latent from the prior holds noise there.
-SILENT = 0.1
+COLLAPSED_BELOW = 0.1
 PLACED_AT_ONCE = 1024
 
 
@@ -112,10 +112,10 @@ class LatentMap:
 
         Args:
             seed: of UMAP, and of the choice where there is a limit.
-            n_neighbors: how many neighbors UMAP looks at: few show detail, many show the whole. At most all others.
+            n_neighbors: number of neighbors of UMAP: few preserve local detail, many the global structure.
             min_dist: how close UMAP lets points lie.
-            limit: only so many crystals, chosen at random.
-            notes: what a reader should know, by subject; kept in `metadata`. What is under "labels" a figure shows.
+            limit: largest number of crystals, chosen at random.
+            notes: notes for readers, by subject, stored in `metadata`. Figures show the note "labels".
 
         Raises:
             SettingError: for settings out of range.
@@ -133,7 +133,7 @@ class LatentMap:
             chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), limit, replace=False))
             dataset = dataset[torch.from_numpy(chosen)]
         crystals = dataset.crystals.to("cpu")
-        check_takes(model, crystals)
+        check_encodable(model, crystals)
         # Half precision before the fit, so that the map is one of just those latents that it holds.
         latents = posteriors(model, dataset)[0].cpu().half()
         n_neighbors = min(n_neighbors, len(dataset) - 1)
@@ -256,7 +256,7 @@ class LatentMap:
     def informative(self) -> Bool[Tensor, " latent"]:
         """The dimensions in which the map's latents differ; only those count for distances between latents."""
         spread = self.latents.float().std(0)
-        return spread >= SILENT * spread.max()
+        return spread >= COLLAPSED_BELOW * spread.max()
 
     def nearest(
         self,
@@ -296,7 +296,7 @@ class LatentMap:
         return torch.cat(rows), torch.cat(distances)
 
     def place(self, z: Float[Tensor, "queries latent"], k: int = NEIGHBORS) -> Float[Tensor, "queries 2"]:
-        """Where latents belong on the map, which stays as it is: the mean place of their k nearest neighbors.
+        """Place latents on the map without changing it: at the mean place of their k nearest neighbors.
 
         Weights are 1 / distance^2 between latents, so that a crystal of the map is placed where it is. A latent between
         two islands is placed between them, where UMAP might have chosen one.
@@ -365,7 +365,7 @@ class LatentMap:
 
 
 def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
-    """Load a bundled map by the name of its model ("perov_5"), or a map file by path; arguments as of `LatentMap.load`.
+    """Load a bundled map by the name of its model ("perov_5"), or a map file by path, as `LatentMap.load` does.
 
     Raises:
         SettingError: if no map of that name is bundled; it lists what there is.
@@ -378,7 +378,7 @@ def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
 
 
 def map_of(model: CDVAE) -> LatentMap | None:
-    """The bundled map that was made with a model, whatever the model was loaded from; None if there is none."""
+    """The bundled map that was made with a model, by the fingerprint of its weights; None if there is none."""
     mine = fingerprint(model)
     for name in assets.names("*_map.safetensors"):
         if (found := LatentMap.load(assets.asset_path(name))).model == mine:

@@ -1,4 +1,4 @@
-"""Files that cannot run code: safetensors with JSON metadata, written atomically, judged when they are read."""
+"""Files that cannot run code: safetensors with JSON metadata, written atomically and checked when they are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,7 +22,7 @@ FORMAT = "cdvae_lab"
 
 
 def stored_tensors(model: nn.Module, half: bool = False) -> dict[str, Tensor]:
-    """What a released model's file holds: weights in float32 or float16, buffers (standardization) as they are."""
+    """Return the tensors to store of a model: weights in float32 or float16, buffers (standardization) unchanged."""
     floats, buffers = torch.float16 if half else torch.float32, {name for name, _ in model.named_buffers()}
     return {name: x if name in buffers else x.to(floats) for name, x in model.state_dict().items()}
 
@@ -47,14 +48,16 @@ def atomic_path(path: str | Path, what: str = "the file") -> Iterator[Path]:
     except OSError as error:
         raise LabError(
             f"cannot write {what} {path}: {error.strerror or error}; free some space or choose another folder "
-            "(what was there before is untouched)"
+            "(an existing file is unchanged)"
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], metadata: Mapping) -> Path:
+def write_tensors(
+    path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> Path:
     """Write tensors and JSON metadata to one safetensors file, atomically.
 
     The header also records the version of the package.
@@ -91,17 +94,19 @@ def refusing_others(path: str | Path, what: str) -> Iterator[None]:
 
 
 def _last_line(error: Exception) -> str:
-    """The last line of an error's text, where torch says what differs; the kind of error where it has no text."""
+    """Last line of an error's text, which in torch's errors is the specific one; the error's type if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _renamed(values: dict) -> dict:
-    """A JSON object with today's names: files of 0.1 say "licence"."""
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a JSON object from version 0.1, which spelled "licence"."""
     return {{"licence": "license"}.get(name, name): value for name, value in values.items()}
 
 
-def read_tensors(path: str | Path, readable: Mapping[str, Collection[int]]) -> tuple[str, dict[str, Tensor], dict]:
+def read_tensors(
+    path: str | Path, readable: Mapping[str, Collection[int]]
+) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """Read a file of `write_tensors`: its kind, tensors and metadata.
 
     Args:
@@ -142,7 +147,7 @@ def read_tensors(path: str | Path, readable: Mapping[str, Collection[int]]) -> t
         ) from error
 
 
-def _writer(header: Mapping[str, str], metadata: Mapping) -> str:
+def _writer(header: Mapping[str, str], metadata: Mapping[str, Any]) -> str:
     """The version of the package that wrote a file; files of 0.1 state it, if at all, in a model's metadata."""
     model = metadata.get("model")
     stated = model.get("version") if isinstance(model, dict) else None

@@ -1,3 +1,3 @@
-"""The networks, and what they predict."""
+"""Networks: the CDVAE, priors over its latents, a property predictor, and their files."""
 
 from __future__ import annotations

@@ -1,11 +1,20 @@
-"""The Crystal Diffusion Variational Autoencoder: encode a crystal, predict its aggregates, score its atoms.
+"""The Crystal Diffusion Variational Autoencoder (CDVAE).
 
 Xie, Fu, Ganea, Barzilay and Jaakkola, "Crystal Diffusion Variational Autoencoder for Periodic Material Generation"
-(ICLR 2022, arXiv 2110.06197). The three networks of the paper are `CDVAE.encode` (PGNN_ENC), `CDVAE.aggregates`
-(MLP_AGG) and `CDVAE.predict_noise` (PGNN_DEC).
+(ICLR 2022, arXiv 2110.06197), section 4. The model has three parts, which are trained together:
+
+* `CDVAE.encode`, the periodic graph network PGNN_ENC: a crystal to a Gaussian q(z | crystal) over the latent z.
+* `CDVAE.aggregates`, the multilayer perceptrons MLP_AGG: z to the number of atoms, the lattice and the composition.
+* `CDVAE.predict_noise`, the periodic graph network PGNN_DEC: z and a noisy crystal to the score of every atom's
+  position and the logits of its element.
+
+To generate, draw z, build a cell of randomly placed atoms from its aggregates, and move them along the score while the
+noise level decreases (`cdvae_lab.sampling.denoising`). To train, minimize the terms of `cdvae_lab.training.losses`.
 
 See docs/explanation/algorithm.md, section 2; departures D1, D2, D6.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -31,24 +40,30 @@ from cdvae_lab.models.painn import PaiNN
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-NOISE_FREQUENCIES = 8
+NOISE_FREQUENCIES = 8  # sines, and as many cosines, of log sigma
 
 
 @dataclass(frozen=True)
 class CDVAEConfig:
-    """The settings of a model; saved in its checkpoint.
+    """Settings of a CDVAE, stored in its checkpoint.
 
     Attributes:
-        max_atoms: the largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
-        encoder_sees_aggregates: whether mu and the log-variance also see the number of atoms, the
-            standardized lattice and the composition, beside the pooled atom features. A mean over atoms cannot count.
-            They are then also added to mu linearly, and the heads read z linearly beside their hidden layer: a linear
-            way in and out holds for combinations that training never showed, where a hidden layer learns by heart.
-        cutoff: how far an atom sees, Å.
-        num_neighbors: how many of the nearest periodic images within the cutoff it sees; 0 for all of them.
-        sigma_max, sigma_min: coordinate noise, Å.
-        type_sigma_max, type_sigma_min: type noise, no unit.
-        num_levels: noise levels between those, geometric.
+        max_atoms: largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
+        latent_dim: dimension of z.
+        hidden_dim: number of scalar features, and of vector features, per atom.
+        encoder_blocks, decoder_blocks: message-passing blocks of the two graph networks.
+        head_dim: width of the hidden layers of the heads, and of the vector that conditions the decoder.
+        num_radial: number of Gaussians that expand a distance.
+        cutoff: largest distance between neighbors, Å.
+        num_neighbors: largest number of neighbors of an atom, nearest periodic images first; 0 for all within the
+            cutoff.
+        encoder_sees_aggregates: whether the encoder also receives the number of atoms, the standardized lattice and the
+            composition, beside the pooled atom features: a mean over atoms cannot count them. They are then added to
+            mu by a linear map as well, and the heads have a linear path beside their hidden layer. Linear maps
+            extrapolate to combinations that the training set lacks, where a hidden layer memorizes (departure D1).
+        sigma_max, sigma_min: largest and smallest noise level of the coordinates, Å.
+        type_sigma_max, type_sigma_min: largest and smallest noise level of the elements, without unit.
+        num_levels: number of noise levels in the geometric sequences between these.
     """
 
     max_atoms: int
@@ -79,25 +94,25 @@ class CDVAEConfig:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The encoder's Gaussian over z, q(z | crystal) = N(mu, exp(log_var))."""
+    """Diagonal Gaussian over z that the encoder predicts: q(z | crystal) = N(mu, exp(log_var)) (paper, section 4.1)."""
 
     mu: Float[Tensor, "crystals latent"]
     log_var: Float[Tensor, "crystals latent"]
 
     def sample(self, eps: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
-        """z = mu + exp(log_var / 2) * eps."""
+        """Sample by reparameterization: z = mu + exp(log_var / 2) * eps, with standard normal eps."""
         return self.mu + torch.exp(0.5 * self.log_var) * eps
 
 
 @dataclass(frozen=True)
 class Aggregates:
-    """What z alone says of a crystal, as the heads give it (paper, section 4.1).
+    """Predictions of the heads for a crystal as a whole, from z alone (paper, section 4.2).
 
     Attributes:
-        num_atoms_logits: classes 0 to max_atoms.
+        num_atoms_logits: logits of the numbers of atoms 0 to max_atoms.
         lattice_parameters: lengths / N^(1/3) and angles, standardized with the training set's mean and deviation.
-        composition_logits: classes Z = 1..100, shared by the atoms.
-        standardized_property: the property, standardized likewise.
+        composition_logits: logits of the elements Z = 1..100, one distribution for all atoms of a crystal.
+        standardized_property: the property, standardized in the same way.
     """
 
     num_atoms_logits: Float[Tensor, "crystals sizes"]
@@ -107,22 +122,22 @@ class Aggregates:
 
     @property
     def num_atoms(self) -> Int[Tensor, " crystals"]:
-        """The likeliest number of atoms; never 0."""
+        """Most likely number of atoms; never 0."""
         return self.num_atoms_logits[:, 1:].argmax(-1) + 1
 
     @property
     def composition(self) -> Float[Tensor, "crystals elements"]:
-        """Probabilities of the elements Z = 1..100."""
+        """Predicted share of each element Z = 1..100 in the atoms."""
         return self.composition_logits.softmax(-1)
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """One hidden layer."""
+    """Create a perceptron with one hidden layer."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
 class Head(nn.Module):
-    """One hidden layer, and beside it a linear path."""
+    """Perceptron with one hidden layer and a parallel linear path."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -134,7 +149,7 @@ class Head(nn.Module):
 
 
 class CDVAE(Described):
-    """Crystal Diffusion Variational Autoencoder. `for_dataset` creates one, `cdvae_lab.load` loads a trained one.
+    """Crystal Diffusion Variational Autoencoder. `for_dataset` creates a model, `cdvae_lab.load` loads a trained one.
 
     Examples:
         >>> import cdvae_lab as lab
@@ -155,9 +170,9 @@ class CDVAE(Described):
     def __init__(self, config: CDVAEConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.metadata: dict = {}
-        self.prior: DiffusionPrior | None = None  # over z, learned after the model
-        # Standardization and the elements seen, from the training set.
+        self.metadata: dict[str, Any] = {}
+        self.prior: DiffusionPrior | None = None  # learned prior over z, fitted after the model
+        # From the training set: standardization, and which elements occur (departure D6).
         self.register_buffer("lattice_mean", torch.zeros(6))
         self.register_buffer("lattice_std", torch.ones(6))
         self.register_buffer("property_mean", torch.zeros(()))
@@ -168,6 +183,7 @@ class CDVAE(Described):
         self.register_buffer("sigmas", levels.float(), persistent=False)
         self.register_buffer("type_sigmas", type_levels.float(), persistent=False)
 
+        # PGNN_ENC (paper, section 4.1): a graph network, a mean over atoms, and linear maps to mu and log_var.
         self.encoder_types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
         self.encoder = PaiNN(c.hidden_dim, c.encoder_blocks, c.num_radial, c.cutoff)
         self.pool = mlp(c.hidden_dim, c.head_dim, c.latent_dim)
@@ -177,12 +193,14 @@ class CDVAE(Described):
         self.to_log_var = nn.Linear(c.head_dim, c.latent_dim)
         self.direct_to_mu = nn.Linear(seen, c.latent_dim, bias=False) if seen else None
 
+        # MLP_AGG (paper, section 4.2).
         head = Head if c.encoder_sees_aggregates else mlp
         self.num_atoms_head = head(c.latent_dim, c.head_dim, c.max_atoms + 1)
         self.lattice_head = head(c.latent_dim, c.head_dim, 6)
         self.composition_head = head(c.latent_dim, c.head_dim, NUM_ELEMENTS)
         self.property_head = mlp(c.latent_dim, c.head_dim, 1)
 
+        # PGNN_DEC (paper, section 4.3), conditioned on z and the noise level in every block (departure D2).
         self.condition = nn.Sequential(
             nn.Linear(c.latent_dim + 1 + 2 * NOISE_FREQUENCIES, c.head_dim),
             nn.SiLU(),
@@ -196,15 +214,15 @@ class CDVAE(Described):
         self.type_head = mlp(c.hidden_dim, c.head_dim, NUM_ELEMENTS)
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> CDVAE:
-        """An untrained model with the data set's sizes, elements and standardization.
+    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings: Any) -> CDVAE:
+        """Create an untrained model with a data set's largest cell, elements and standardization.
 
         Args:
-            seed: of the initial weights.
-            settings: of `CDVAEConfig`.
+            seed: seed of the initial weights.
+            settings: fields of `CDVAEConfig`.
 
         Raises:
-            DatasetError: for elements that a CDVAE has no class for.
+            DatasetError: for elements beyond Z = 100, for which a CDVAE has no class.
             SettingError: for settings out of range.
         """
         crystals = dataset.crystals
@@ -218,7 +236,7 @@ class CDVAE(Described):
             torch.manual_seed(seed)
             model = cls(config)
         parameters = scaled_parameters(crystals).cpu()  # the data may be on a GPU, a new model is not
-        # Cubic cells all have the same angles: a spread of nothing must not blow up a rounding error.
+        # All cubic cells have the same angles: dividing by a deviation of nearly 0 would amplify rounding errors.
         std = parameters.std(0, correction=0)
         model.lattice_mean.copy_(parameters.mean(0))
         model.lattice_std.copy_(torch.where(std < 1e-3, torch.ones_like(std), std))
@@ -231,7 +249,7 @@ class CDVAE(Described):
         return model
 
     def facts(self) -> dict[str, str]:
-        """Facts to show: parameters, data, dimension of z and prior."""
+        """Facts to display: number of parameters, training data, dimension of z, and prior."""
         return super().facts() | {
             "latent_dim": str(self.config.latent_dim),
             "prior": "N(0, I)" if self.prior is None else "learned",
@@ -239,10 +257,11 @@ class CDVAE(Described):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.lattice_mean.device
 
     def standardized_lattice(self, crystals: Crystals) -> Float[Tensor, "crystals 6"]:
-        """The lattice head's target."""
+        """Compute the target of the lattice head: scaled lattice parameters, standardized."""
         return (scaled_parameters(crystals) - self.lattice_mean) / self.lattice_std
 
     def atom_features(
@@ -251,33 +270,40 @@ class CDVAE(Described):
         images: Float[Tensor, "crystals images 3"] | None = None,
         num_neighbors: int | None = None,
     ) -> Float[Tensor, "crystals sites hidden"]:
-        """The encoder's invariant features of every atom, before pooling."""
+        """Compute the encoder's invariant features of every atom, before pooling.
+
+        Args:
+            images: periodic images as `periodic_images` lists them; by default computed here.
+            num_neighbors: largest number of neighbors; by default the model's.
+        """
         c = self.config
         if images is None:
             images = periodic_images(crystals.lattice, c.cutoff)
         k = c.num_neighbors if num_neighbors is None else num_neighbors
-        basis = self.encoder.see(crystals, images, k, c.cutoff)
+        basis = self.encoder.basis_for(crystals, images, k, c.cutoff)
         return self.encoder(self.encoder_types(crystals.atomic_numbers), basis, crystals.mask)[0]
 
     def encode(self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None) -> Posterior:
-        """q(z | crystal); invariant to rotation, translation, permutation and padding.
+        """Predict q(z | crystal) (PGNN_ENC; paper, section 4.1).
+
+        It is invariant to rotation, translation, permutation of the atoms, and padding.
 
         Args:
-            images: of `periodic_images`, where they are known already.
+            images: periodic images as `periodic_images` lists them; by default computed here.
         """
         pooled = masked_mean(self.pool(self.atom_features(crystals, images)), crystals.mask)
         if self.direct_to_mu is None:
             features = self.posterior_features(pooled)
             return Posterior(self.to_mu(features), self.to_log_var(features))
-        seen = self.seen_aggregates(crystals).to(pooled.dtype)
+        seen = self.encoder_aggregates(crystals).to(pooled.dtype)
         features = self.posterior_features(torch.cat([pooled, seen], -1))
         return Posterior(self.to_mu(features) + self.direct_to_mu(seen), self.to_log_var(features))
 
-    def seen_aggregates(self, crystals: Crystals) -> Float[Tensor, "crystals seen"]:
-        """What the encoder sees of a crystal as a whole: number of atoms, lattice, composition, elements present.
+    def encoder_aggregates(self, crystals: Crystals) -> Float[Tensor, "crystals aggregates"]:
+        """Compute the aggregates that the encoder receives: number of atoms, lattice, composition, elements present.
 
-        The number of atoms is a class and the elements are there or not: the heads that read them from z again must
-        not confuse 11 atoms with 12, nor a little of an element with none.
+        The number of atoms is one-hot and the presence of an element is 0 or 1, since the heads must tell 11 atoms from
+        12 in z, and a small share of an element from none.
         """
         shares = composition(crystals, crystals.lattice.dtype)
         classes = torch.arange(self.config.max_atoms + 1, device=shares.device)
@@ -287,7 +313,7 @@ class CDVAE(Described):
         )
 
     def aggregates(self, z: Float[Tensor, "crystals latent"]) -> Aggregates:
-        """Number of atoms, lattice, composition and property from z alone."""
+        """Predict number of atoms, lattice, composition and property from z (MLP_AGG; paper, section 4.2)."""
         return Aggregates(
             self.num_atoms_head(z), self.lattice_head(z), self.composition_head(z), self.property_head(z).squeeze(-1)
         )
@@ -295,14 +321,18 @@ class CDVAE(Described):
     def predict_lattice(
         self, aggregates: Aggregates, num_atoms: Int[Tensor, " crystals"] | None = None
     ) -> Float[Tensor, "crystals 3 3"]:
-        """A possible lattice (Å) from the lattice head, for the predicted or the given number of atoms."""
+        """Build a valid lattice (Å) from the lattice head's prediction.
+
+        Args:
+            num_atoms: number of atoms that the lengths are scaled with; by default the most likely one.
+        """
         count = (aggregates.num_atoms if num_atoms is None else num_atoms)[:, None]
         parameters = aggregates.lattice_parameters * self.lattice_std + self.lattice_mean
         lengths = parameters[:, :3] * count.to(parameters.dtype) ** (1 / 3)
         return lat.from_parameters(*lat.possible_parameters(lengths, parameters[:, 3:]))
 
     def predict_property(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
-        """The property head's prediction, in the property's own unit."""
+        """Predict the property from z, in the unit of the training set's labels."""
         return self.property_head(z).squeeze(-1) * self.property_std + self.property_mean
 
     def predict_noise(
@@ -312,16 +342,20 @@ class CDVAE(Described):
         sigma: Float[Tensor, " crystals"],
         images: Float[Tensor, "crystals images 3"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites 3"], Float[Tensor, "crystals sites elements"]]:
-        """One call of the decoder on noisy crystals.
+        """Predict the coordinate noise and the element of every atom of noisy crystals (PGNN_DEC; paper, section 4.3).
+
+        Args:
+            sigma: noise level of the coordinates, Å.
+            images: periodic images as `periodic_images` lists them; by default computed here.
 
         Returns:
-            p, whose quotient p / sigma is the score in 1/Å (it has no unit itself), and the logits of the
-            classes Z = 1..100 of every atom.
+            p, without unit: p / sigma is the score, the gradient of log p(coordinates) in 1/Å. And the logits of the
+            elements Z = 1..100 of every atom.
         """
         c = self.config
         if images is None:
             images = periodic_images(crystals.lattice, c.cutoff)
-        basis = self.decoder.see(crystals, images, c.num_neighbors, c.cutoff)
+        basis = self.decoder.basis_for(crystals, images, c.num_neighbors, c.cutoff)
         condition = self.condition(torch.cat([z, self.embed_noise(sigma)], -1))
         start = self.decoder_types(crystals.atomic_numbers) + self.decoder_start(condition)[:, None]
         s, v = self.decoder(start, basis, crystals.mask, condition)
@@ -329,13 +363,13 @@ class CDVAE(Described):
         return p, self.type_head(s)
 
     def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
-        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
-        from cdvae_lab.models.checkpoints import save_model  # which knows this class
+        """Write the model to one safetensors file; arguments and errors are those of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # imports this module
 
         return save_model(self, path, half, **metadata)
 
     def embed_noise(self, sigma: Float[Tensor, " crystals"]) -> Float[Tensor, "crystals features"]:
-        """Smooth features of log sigma, scaled to [-1, 1] between sigma_min and sigma_max."""
+        """Embed noise levels: log sigma, scaled to [-1, 1] over the model's range, and its sines and cosines."""
         low, high = torch.log(self.sigmas[-1]), torch.log(self.sigmas[0])
         x = (2 * (torch.log(sigma) - low) / (high - low) - 1)[:, None]
         angles = x * torch.pi * 2.0 ** torch.arange(-1, NOISE_FREQUENCIES - 1, device=x.device).mul(0.5)
@@ -343,13 +377,13 @@ class CDVAE(Described):
 
 
 def scaled_parameters(crystals: Crystals) -> Float[Tensor, "crystals 6"]:
-    """Lengths divided by N^(1/3), Å, and angles in degrees: the lattice head's target before standardization."""
+    """Compute lengths / N^(1/3), in Å, and angles, in degrees: the lattice head's target before standardization."""
     lengths, angles = lat.to_parameters(crystals.lattice)
     return torch.cat([lengths / crystals.num_atoms[:, None].to(lengths.dtype) ** (1 / 3), angles], -1)
 
 
 def composition(crystals: Crystals, dtype: torch.dtype = torch.float32) -> Float[Tensor, "crystals elements"]:
-    """The share of each element Z = 1..100 in each crystal."""
+    """Compute the share of each element Z = 1..100 in the atoms of each crystal."""
     counts = torch.zeros(len(crystals), NUM_ELEMENTS + 1, dtype=dtype, device=crystals.device)
     counts.scatter_add_(1, crystals.atomic_numbers.long(), crystals.mask.to(dtype))
     return counts[:, 1:] / crystals.num_atoms[:, None]
@@ -358,30 +392,29 @@ def composition(crystals: Crystals, dtype: torch.dtype = torch.float32) -> Float
 def masked_mean(
     x: Float[Tensor, "crystals sites *features"], mask: Bool[Tensor, "crystals sites"]
 ) -> Float[Tensor, "crystals *features"]:
-    """Mean over the atoms of each crystal."""
+    """Average features over the atoms of each crystal."""
     weight = mask.to(x.dtype) / mask.sum(1, keepdim=True)
     return (x * weight.reshape(*weight.shape, *[1] * (x.ndim - 2))).sum(1)
 
 
-def read_for(model: CDVAE, source: object) -> Crystals:
-    """Whatever `convert.read` takes, as crystals on the model's device that the model can encode.
+def read_encodable(model: CDVAE, source: object) -> Crystals:
+    """Read crystals that the model can encode, on the model's device, from anything that `convert.read` takes.
 
     Raises:
-        CrystalError: naming the file, for what `convert` refuses, more atoms than the model was trained for,
-            or elements that it never saw.
+        CrystalError: naming the file, for input that `convert.read` refuses, more atoms than the model's largest cell,
+            or elements that its training set lacks.
     """
     seen = frozenset(model.elements.nonzero()[:, 0].tolist())
     dtype = model.lattice_mean.dtype
     return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
 
 
-def check_takes(model: CDVAE, crystals: Crystals, *, allow_unseen: bool = False) -> None:
+def check_encodable(model: CDVAE, crystals: Crystals, *, allow_unseen: bool = False) -> None:
     """Refuse crystals that the model cannot encode.
 
     Args:
-        crystals: a batch.
-        allow_unseen: let elements pass that the model never saw, so that one of them does not end the evaluation of a
-            whole test set; they cannot come back from a reconstruction.
+        allow_unseen: accept elements that the training set lacks, so that one crystal does not end the evaluation of a
+            whole test set. The model cannot reconstruct them.
 
     Raises:
         CrystalError: naming the crystal by its number.

@@ -1,15 +1,18 @@
-"""What crystals are made of: a distribution over compositions, learned from a data set.
+"""Composition model: an autoregressive distribution over compositions, learned from a data set.
 
-Compositions are discrete, and a density over the continuous z blurs them; a small transformer that writes one element
-after the other, each with its number of atoms, does not. `CompositionModel.sample` draws compositions, `log_prob` says
-how usual one is, and a `DiffusionPrior` that carries such a model draws the composition first, and z given it.
+Compositions are discrete, and a density over the continuous z blurs them. A small transformer that generates one
+element after another, each with its number of atoms, does not. `CompositionModel.sample` draws compositions and
+`log_prob` evaluates their log-likelihood. A `DiffusionPrior` that carries such a model draws the composition first and
+then z given the composition.
 
-A composition is a row of counts, `counts[i, Z - 1]` atoms of the element Z in the cell of crystal i. It is written as
-the number of atoms and their greatest common divisor (Ti2O4: 6 atoms, 2 formula units), then the reduced formula,
-element by element along the groups of the periodic table, which is nearly that of electronegativity: the anions, whose
-number balances the charge, come last. No other sequence stands for the same composition, and none that stands for no
-composition has a probability, so that the probabilities of all compositions add up to 1.
+A composition is a row of counts: `counts[i, Z - 1]` atoms of element Z in the cell of crystal i. Its sequence begins
+with the number of atoms and their greatest common divisor (Ti2O4: 6 atoms, 2 formula units). The reduced formula
+follows, element by element in the order of the groups of the periodic table, which is nearly the order of
+electronegativity: the anions, whose number balances the charge, come last. Every composition has exactly one sequence,
+and sequences that are no composition are masked, so that the probabilities of all compositions add up to 1.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -34,23 +37,23 @@ from cdvae_lab.models.noise import Stream
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-AT_ONCE = 4096  # compositions
-NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
+CHUNK_SIZE = 4096  # compositions per call of the network
+NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)  # last atomic number of each period
 GROUPS, PERIODS = 18, 7
 
 
 @dataclass(frozen=True)
 class CompositionModelConfig:
-    """The settings of a `CompositionModel`; saved with it.
+    """Settings of a `CompositionModel`, stored in its file.
 
     Attributes:
-        max_atoms: the largest number of atoms in a cell.
-        max_elements: the largest number of elements in a crystal.
-        elements: atomic numbers of those that occur, in the order in which a formula names them.
-        hidden_dim, blocks, heads: of its transformer.
-        dropout: share of the channels that training switches off.
-        temperature: of its choices, whose logarithms of probability it divides. 1: what the data taught; below it,
-            what is usual more often, which is less new.
+        max_atoms: largest number of atoms in a cell.
+        max_elements: largest number of elements in a crystal.
+        elements: atomic numbers of the elements that occur, in the order of the sequences.
+        hidden_dim, blocks, heads: width, number of blocks and attention heads of the transformer.
+        dropout: share of the channels that training sets to zero.
+        temperature: divisor of the logits of every choice. 1 gives the learned distribution; below 1, compositions of
+            high likelihood are drawn more often, and novel ones less often.
     """
 
     max_atoms: int
@@ -80,14 +83,15 @@ class CompositionModelConfig:
 
 
 @dataclass(frozen=True)
-class Written:
-    """Compositions as the transformer writes them.
+class FormulaSequences:
+    """Compositions as sequences that the transformer reads and generates.
 
     Attributes:
         size: number of atoms in the cell.
-        units: formula units in it, the greatest common divisor of the counts.
-        ranks: places of the elements in `CompositionModelConfig.elements`; their number where there are no more.
-        counts: atoms of them in a formula unit; 0 where there are no more.
+        units: number of formula units in the cell, the greatest common divisor of the counts.
+        ranks: index of each element in `CompositionModelConfig.elements`; after the last element, the length of
+            `elements`.
+        counts: number of atoms of each element in a formula unit; after the last element, 0.
     """
 
     size: Int[Tensor, " crystals"]
@@ -95,20 +99,20 @@ class Written:
     ranks: Int[Tensor, "crystals places"]
     counts: Int[Tensor, "crystals places"]
 
-    def before(self) -> tuple[Int[Tensor, "crystals places"], Int[Tensor, "crystals places"]]:
-        """At every place, how many atoms of the formula unit are still to come, and the divisor of those so far."""
+    def prefix_state(self) -> tuple[Int[Tensor, "crystals places"], Int[Tensor, "crystals places"]]:
+        """Compute, before every place, the remaining atoms of the formula unit and the divisor of the counts so far."""
         remaining, common = [self.size // self.units], [torch.zeros_like(self.size)]
         for count in self.counts.unbind(1)[:-1]:
             remaining.append(remaining[-1] - count)
             common.append(torch.gcd(common[-1], count))
         return torch.stack(remaining, 1), torch.stack(common, 1)
 
-    def __getitem__(self, which: Int[Tensor, " some"]) -> Written:
-        return Written(self.size[which], self.units[which], self.ranks[which], self.counts[which])
+    def __getitem__(self, which: Int[Tensor, " some"]) -> FormulaSequences:
+        return FormulaSequences(self.size[which], self.units[which], self.ranks[which], self.counts[which])
 
 
 class Block(nn.Module):
-    """Causal self-attention and a hidden layer, each added to what was there (pre-norm)."""
+    """Transformer block: causal self-attention and a perceptron, both residual, with layer norm before each."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -128,10 +132,11 @@ class Block(nn.Module):
 
 
 class CompositionModel(Described):
-    """A distribution over compositions. Build one with `CompositionModel.for_dataset` and train it with `fit`.
+    """Autoregressive distribution over compositions. `for_dataset` creates a model, `fit` trains it.
 
-    For the 26,000 crystals of MP-20 5,000 steps of 256 at a learning rate of 2e-3 are enough (`ema_decay=0.998`), six
-    minutes on one CPU core: after 4,000 the validation data gain nothing more. Fewer crystals need fewer steps.
+    For the 26,000 crystals of MP-20, 5,000 steps with a batch size of 256 and a learning rate of 2e-3 suffice
+    (`ema_decay=0.998`): six minutes on one CPU core. The validation loss stops falling after 4,000 steps. Smaller data
+    sets need fewer steps.
     """
 
     numbers: Tensor
@@ -140,13 +145,13 @@ class CompositionModel(Described):
     def __init__(self, config: CompositionModelConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
         known, width = len(c.elements), c.hidden_dim
         self.register_buffer("numbers", torch.tensor(c.elements), persistent=False)
-        self.register_buffer("table", _places_in_table(c.elements), persistent=False)
+        self.register_buffer("table", _table_features(c.elements), persistent=False)
         self.first = nn.Parameter(torch.zeros(c.max_atoms, c.max_atoms))  # logits of (size, units)
         self.sizes, self.units = nn.Embedding(c.max_atoms + 1, width), nn.Embedding(c.max_atoms + 1, width)
-        # Elements of a group, and of a period, have much in common, so that they need not be learned one by one.
+        # Elements of a group or period share an embedding, so that rare elements are learned from similar ones.
         self.own, self.shared = nn.Embedding(known + 1, width), nn.Linear(GROUPS + PERIODS + 1, width, bias=False)
         self.counts, self.remaining = nn.Embedding(c.max_atoms + 1, width), nn.Embedding(c.max_atoms + 1, width)
         self.places = nn.Embedding(c.max_elements, width)
@@ -160,12 +165,12 @@ class CompositionModel(Described):
         self.count_head = nn.Sequential(nn.SiLU(), nn.Linear(width, c.max_atoms))
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> CompositionModel:
-        """An untrained model with the data set's sizes and elements.
+    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings: Any) -> CompositionModel:
+        """Create an untrained model with a data set's largest cell and elements.
 
         Args:
-            seed: of the initial weights.
-            settings: of `CompositionModelConfig`.
+            seed: seed of the initial weights.
+            settings: fields of `CompositionModelConfig`.
 
         Raises:
             SettingError: for settings out of range, or elements beyond Z = 100.
@@ -173,17 +178,19 @@ class CompositionModel(Described):
         crystals = dataset.crystals
         elements = sorted(crystals.atomic_numbers[crystals.mask].unique().tolist(), key=group_and_period)
         most = int((element_counts(crystals.atomic_numbers) > 0).sum(1).max())
-        given = {"max_atoms": int(crystals.num_atoms.max()), "max_elements": most, "elements": elements, **settings}
+        sizes = {"max_atoms": int(crystals.num_atoms.max()), "max_elements": most}
+        given: dict[str, Any] = {**sizes, "elements": elements, **settings}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(CompositionModelConfig(**given))
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.numbers.device
 
-    def written(self, counts: Int[Tensor, "crystals elements"]) -> Written:
-        """Compositions as they are written; those that `is_possible` says are impossible come out as something else."""
+    def sequences(self, counts: Int[Tensor, "crystals elements"]) -> FormulaSequences:
+        """Convert counts of atoms to sequences; meaningless for compositions that `is_possible` refuses."""
         c = self.config
         known = len(c.elements)
         ordered = counts[:, self.numbers - 1]
@@ -196,10 +203,10 @@ class CompositionModel(Described):
         for count in atoms.unbind(1):
             units = torch.gcd(units, count)
         units = units.clamp_min(1)
-        return Written(atoms.sum(1), units, ranks, atoms // units[:, None])
+        return FormulaSequences(atoms.sum(1), units, ranks, atoms // units[:, None])
 
     def is_possible(self, counts: Int[Tensor, "crystals elements"]) -> Bool[Tensor, " crystals"]:
-        """Whether a composition has atoms at all, not too many, of not too many elements, all of them known."""
+        """Test for 1 to `max_atoms` atoms, at most `max_elements` elements, and no elements but the known ones."""
         c = self.config
         total = counts.sum(1)
         known = counts[:, self.numbers - 1].sum(1) == total
@@ -207,96 +214,99 @@ class CompositionModel(Described):
         return known & sized & (counts >= 0).all(1)
 
     def log_prob(self, counts: Int[Tensor, "crystals elements"]) -> Float[Tensor, " crystals"]:
-        """log p(composition), in nats; minus infinity for what `is_possible` refuses.
+        """Evaluate log p(composition), in nats; minus infinity for compositions that `is_possible` refuses.
 
         Args:
-            counts: atoms of the elements Z = 1..100 in a cell, as `element_counts` gives them.
+            counts: number of atoms of each element Z = 1..100 in the cell, as `element_counts` returns them.
         """
         possible = self.is_possible(counts)
         some = torch.zeros_like(counts)
         some[:, self.numbers[0] - 1] = 1
-        written = self.written(torch.where(possible[:, None], counts, some))
-        parts = torch.arange(len(counts), device=counts.device).split(AT_ONCE)
-        logs = torch.cat([self.log_prob_written(written[part]) for part in parts])
+        sequences = self.sequences(torch.where(possible[:, None], counts, some))
+        parts = torch.arange(len(counts), device=counts.device).split(CHUNK_SIZE)
+        logs = torch.cat([self.log_prob_of_sequences(sequences[part]) for part in parts])
         return torch.where(possible, logs, -torch.inf)
 
-    def log_prob_written(
-        self, written: Written, keep: Float[Tensor, "crystals layers width"] | None = None
+    def log_prob_of_sequences(
+        self, sequences: FormulaSequences, keep: Float[Tensor, "crystals layers width"] | None = None
     ) -> Float[Tensor, " crystals"]:
-        """log p of compositions that are written already.
+        """Evaluate log p of compositions that are sequences already, in nats.
 
         Args:
-            keep: what every channel of every layer is multiplied with in training (dropout); the same at all places
-                (Gal and Ghahramani 2016, "variational dropout").
+            keep: dropout factors of every channel of every layer, the same at all places of a sequence ("variational
+                dropout", Gal and Ghahramani 2016); None for no dropout.
         """
-        remaining, common = written.before()
-        h = self._network(written, remaining, keep)
-        pair = (written.size - 1) * self.config.max_atoms + written.units - 1
-        first = nn.functional.embedding(pair, self._first()[:, None])[:, 0]
-        element = self._elements(h, written, remaining, common).gather(2, self._real(written)[..., None])
-        count = self._counts(h, self._real(written), remaining, common)
-        count = count.gather(2, (written.counts - 1).clamp_min(0)[..., None])
+        remaining, common = sequences.prefix_state()
+        h = self._network(sequences, remaining, keep)
+        pair = (sequences.size - 1) * self.config.max_atoms + sequences.units - 1
+        first = nn.functional.embedding(pair, self._size_log_p()[:, None])[:, 0]
+        ranks = self._valid_ranks(sequences)
+        element = self._element_log_p(h, sequences, remaining, common).gather(2, ranks[..., None])
+        count = self._count_log_p(h, ranks, remaining, common)
+        count = count.gather(2, (sequences.counts - 1).clamp_min(0)[..., None])
         return first + torch.where(remaining > 0, (element + count)[..., 0], 0).sum(1)
 
     @torch.no_grad()
     def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Int[Tensor, "crystals elements"]:
-        """One composition for each crystal number, on the numbers' device: atoms of Z = 1..100 in the cell.
+        """Draw a composition for each crystal number, on the numbers' device: number of atoms of each Z = 1..100.
 
-        The same for the same (seed, number), in whatever batch.
+        A composition depends on (seed, crystal number) alone, not on the batch.
 
         Raises:
             SettingError: for a seed out of range.
         """
         noise.check_seed(seed)
-        # In double precision rounding, which depends on the batch, all but never moves a draw to another class.
+        # Rounding depends on the batch; in double precision it almost never moves a draw to another class.
         exact = copy.deepcopy(self).eval().to(numbers.device, torch.float64)
-        return torch.cat([exact._sample(seed, part) for part in numbers.split(AT_ONCE)])
+        return torch.cat([exact._sample(seed, part) for part in numbers.split(CHUNK_SIZE)])
 
     def _sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Int[Tensor, "crystals elements"]:
         c = self.config
         draw = noise.uniform(seed, Stream.FORMULA, numbers, 0, (c.max_elements + 1, 2), torch.float64)
-        first = _drawn(self._first().expand(len(numbers), -1), draw[:, 0, 0])
+        first = _draw_class(self._size_log_p().expand(len(numbers), -1), draw[:, 0, 0])
         size, units = first // c.max_atoms + 1, first % c.max_atoms + 1
         shape = (len(numbers), c.max_elements)
         ranks = torch.full(shape, len(c.elements), device=numbers.device)
         atoms = torch.zeros_like(ranks)
-        written = Written(size, units, ranks, atoms)  # of which the places fill
+        sequences = FormulaSequences(size, units, ranks, atoms)  # ranks and atoms are filled in place below
         for place in range(c.max_elements):
-            remaining, common = written.before()
+            remaining, common = sequences.prefix_state()
             more = remaining[:, place] > 0
-            h = self._network(written, remaining, None)
-            rank = _drawn(self._elements(h, written, remaining, common)[:, place], draw[:, place + 1, 0])
+            h = self._network(sequences, remaining, None)
+            rank = _draw_class(self._element_log_p(h, sequences, remaining, common)[:, place], draw[:, place + 1, 0])
             ranks[:, place] = torch.where(more, rank, len(c.elements))
-            count = _drawn(self._counts(h, self._real(written), remaining, common)[:, place], draw[:, place + 1, 1])
+            count_log_p = self._count_log_p(h, self._valid_ranks(sequences), remaining, common)[:, place]
+            count = _draw_class(count_log_p, draw[:, place + 1, 1])
             atoms[:, place] = torch.where(more, count + 1, 0)
         counts = torch.zeros(len(numbers), NUM_ELEMENTS + 1, dtype=torch.int64, device=numbers.device)
         named = nn.functional.pad(self.numbers, (0, 1))[ranks]
         return counts.scatter_add_(1, named, atoms * units[:, None])[:, 1:]
 
     def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
-        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
-        from cdvae_lab.models.checkpoints import save_model  # which knows this class
+        """Write the model to one safetensors file; arguments and errors are those of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # imports this module
 
         return save_model(self, path, half, **metadata)
 
-    def _real(self, written: Written) -> Int[Tensor, "crystals places"]:
-        """Ranks with some element where there are no more."""
-        return written.ranks.clamp_max(len(self.config.elements) - 1)
+    def _valid_ranks(self, sequences: FormulaSequences) -> Int[Tensor, "crystals places"]:
+        """Ranks that can be gathered: after the last element of a sequence, the last known element instead of none."""
+        return sequences.ranks.clamp_max(len(self.config.elements) - 1)
 
     def _embedded(self) -> Float[Tensor, "elements width"]:
-        """Every element, and after them none."""
+        """Embeddings of every element, followed by one for "no element"."""
         shared = self.shared(self.table.to(self.bias.dtype))
         return self.own.weight + nn.functional.pad(shared, (0, 0, 0, 1))
 
     def _network(
         self,
-        written: Written,
+        sequences: FormulaSequences,
         remaining: Int[Tensor, "crystals places"],
         keep: Float[Tensor, "crystals layers width"] | None,
     ) -> Float[Tensor, "crystals places width"]:
-        """What is known at every place of the sequence: number of atoms, formula units, and what stands before."""
-        start = (self.sizes(written.size) + self.units(written.units))[:, None]
-        past = nn.functional.embedding(written.ranks[:, :-1], self._embedded()) + self.counts(written.counts[:, :-1])
+        """Hidden state at every place of a sequence, from the number of atoms, the formula units and the prefix."""
+        start = (self.sizes(sequences.size) + self.units(sequences.units))[:, None]
+        past = nn.functional.embedding(sequences.ranks[:, :-1], self._embedded())
+        past = past + self.counts(sequences.counts[:, :-1])
         h = torch.cat([start, past], 1) + self.remaining(remaining.clamp_min(0)) + self.places.weight
         factor = h.new_ones(len(h), 2 * len(self.blocks) + 1, h.shape[2]) if keep is None else keep
         h = h * factor[:, None, -1]
@@ -304,8 +314,8 @@ class CompositionModel(Described):
             h = block(h, factor[:, 2 * i : 2 * i + 2])
         return self.norm(h)
 
-    def _first(self) -> Float[Tensor, " pairs"]:
-        """log p of the number of atoms and of formula units, which divides it."""
+    def _size_log_p(self) -> Float[Tensor, " pairs"]:
+        """Joint log p of the number of atoms and of the number of formula units, which must divide it."""
         c = self.config
         size = torch.arange(1, c.max_atoms + 1, device=self.device)
         possible = size[:, None] % size == 0
@@ -313,56 +323,56 @@ class CompositionModel(Described):
             possible = size[:, None] == size  # a formula unit is one atom
         return self._log_p(self.first.flatten(), possible.flatten())
 
-    def _left(self, rank: Int[Tensor, "..."], place: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """How many elements may follow one."""
+    def _max_following(self, rank: Int[Tensor, "..."], place: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Largest number of elements that can follow an element of this rank at this place."""
         c = self.config
         return torch.minimum(len(c.elements) - 1 - rank, c.max_elements - 1 - place)
 
-    def _elements(
+    def _element_log_p(
         self,
         h: Float[Tensor, "crystals places width"],
-        written: Written,
+        sequences: FormulaSequences,
         remaining: Int[Tensor, "crystals places"],
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places elements"]:
-        """log p of the element at every place; of those only that come after the last one and can end well."""
+        """log p of the element at every place, masked to later elements from which the formula can be completed."""
         known = len(self.config.elements)
         logits = self.to_element(h) @ self._embedded()[:known].T + self.bias
         rank = torch.arange(known, device=h.device)
         place = torch.arange(h.shape[1], device=h.device)[:, None]
-        last = nn.functional.pad(written.ranks[:, :-1], (1, 0), value=-1)
-        # The last possible element takes all that remains: a formula unit it is only without a common divisor.
+        last = nn.functional.pad(sequences.ranks[:, :-1], (1, 0), value=-1)
+        # The last possible element takes all remaining atoms, which is a formula unit only without a common divisor.
         whole = torch.gcd(common, remaining) == 1
-        possible = (rank > last[..., None]) & ((self._left(rank, place) > 0) | whole[..., None])
-        # Where the formula is complete nothing is asked, but all -inf would put NaN into gradients.
+        possible = (rank > last[..., None]) & ((self._max_following(rank, place) > 0) | whole[..., None])
+        # After a complete formula the result is not used, but a row of -inf would put NaN into the gradients.
         return self._log_p(logits, possible | (remaining <= 0)[..., None])
 
-    def _counts(
+    def _count_log_p(
         self,
         h: Float[Tensor, "crystals places width"],
         rank: Int[Tensor, "crystals places"],
         remaining: Int[Tensor, "crystals places"],
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places counts"]:
-        """log p of the count of the element that was chosen at every place; of those only that can end well."""
+        """log p of the number of atoms of every place's element, masked to counts that can complete the formula."""
         logits = self.count_head(self.to_count(h) + nn.functional.embedding(rank, self._embedded()))
         count = torch.arange(1, self.config.max_atoms + 1, device=h.device)
-        left = self._left(rank, torch.arange(h.shape[1], device=h.device)[None])[..., None]
+        left = self._max_following(rank, torch.arange(h.shape[1], device=h.device)[None])[..., None]
         rest = remaining[..., None] - count
         divisor = torch.gcd(torch.gcd(common[..., None], count), rest.clamp_min(0))
-        # Two more elements can always bring the divisor to 1, one only if the rest does, which it takes whole.
+        # Two more elements can always bring the divisor to 1; one more takes the whole rest, so the rest must do it.
         possible = torch.where(rest > 0, (left > 1) | ((left == 1) & (divisor == 1)), (rest == 0) & (divisor == 1))
         return self._log_p(logits, possible | (remaining <= 0)[..., None])
 
     def _log_p(
         self, logits: Float[Tensor, "*places classes"], possible: Bool[Tensor, "*places classes"]
     ) -> Float[Tensor, "*places classes"]:
-        """log p of each choice, of those that are possible."""
+        """log p of each possible choice, at the model's temperature; minus infinity for the others."""
         return (logits / self.config.temperature).masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
-def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:
-    """Atomic numbers of the atoms that are counted, in ascending order, padded with 0 (waits for the device)."""
+def atoms_from_counts(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:
+    """List the atomic numbers of a composition's atoms, ascending, padded with 0 (waits for the device)."""
     sites = max(int(counts.sum(1).max()), 1)
     last = counts.cumsum(1)
     site = torch.arange(sites, device=counts.device)
@@ -371,9 +381,9 @@ def atoms_of(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals 
 
 
 def group_and_period(atomic_number: int) -> tuple[int, int]:
-    """Place of an element in the periodic table; lanthanides and actinides are in group 3."""
-    period = next(i for i, last in enumerate(NOBLE) if atomic_number <= last)
-    place, length = atomic_number - NOBLE[period - 1], NOBLE[period] - NOBLE[period - 1]
+    """Return the group (1 to 18) and period of an element; lanthanides and actinides are in group 3."""
+    period = next(i for i, last in enumerate(NOBLE_GASES) if atomic_number <= last)
+    place, length = atomic_number - NOBLE_GASES[period - 1], NOBLE_GASES[period] - NOBLE_GASES[period - 1]
     if place <= 2 and length > 2:
         return place, period
     if length == 2:
@@ -381,8 +391,8 @@ def group_and_period(atomic_number: int) -> tuple[int, int]:
     return max(place + 18 - length, 3), period
 
 
-def _places_in_table(elements: Sequence[int]) -> Float[Tensor, "elements features"]:
-    """One-hot group and period, and whether 4f or 5f electrons make an element."""
+def _table_features(elements: Sequence[int]) -> Float[Tensor, "elements features"]:
+    """One-hot group, one-hot period, and a flag for lanthanides and heavy elements from actinium on."""
     rows = torch.zeros(len(elements), GROUPS + PERIODS + 1)
     for row, number in zip(rows, elements, strict=True):
         group, period = group_and_period(number)
@@ -391,6 +401,6 @@ def _places_in_table(elements: Sequence[int]) -> Float[Tensor, "elements feature
     return rows
 
 
-def _drawn(log_p: Float[Tensor, "crystals classes"], draw: Float[Tensor, " crystals"]) -> Int[Tensor, " crystals"]:
-    """The class that a uniform number falls into."""
+def _draw_class(log_p: Float[Tensor, "crystals classes"], draw: Float[Tensor, " crystals"]) -> Int[Tensor, " crystals"]:
+    """Draw a class of each distribution with a uniform number, by inverting the cumulative distribution."""
     return noise.draw_types(log_p.exp(), draw[:, None])[:, 0] - 1

@@ -7,6 +7,8 @@ Where the data have many compositions, a continuous density blurs them. A condit
 See docs/explanation/algorithm.md, departure D5.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import copy
@@ -26,7 +28,7 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.composition_model import (
     CompositionModel,
     CompositionModelConfig,
-    atoms_of,
+    atoms_from_counts,
 )
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.latent_prior import LatentPrior
@@ -112,7 +114,7 @@ class DiffusionPrior(Described):
     def __init__(self, config: DiffusionPriorConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
         self.register_buffer("mean", torch.zeros(c.latent_dim))
         self.register_buffer("std", torch.ones(c.latent_dim))
         self.register_buffer("active", torch.ones(c.latent_dim, dtype=torch.bool))
@@ -163,7 +165,7 @@ class DiffusionPrior(Described):
         model = self.composition_model
         if model is None:
             raise SettingError(
-                "this prior knows no compositions; fit one that does: `cdvae-lab prior --composition-steps N`"
+                "this prior is not conditional; fit one that is: `cdvae-lab prior --composition-steps N`"
             )
         if wrong := (~model.is_possible(counts)).nonzero()[:1, 0].tolist():
             atoms = {i + 1: n for i, n in enumerate(counts[wrong[0]].tolist()) if n}
@@ -424,4 +426,4 @@ def draw(
         counts = prior.composition_model.sample(seed, numbers)
     else:
         return prior.sample(seed, numbers), None
-    return prior.sample(seed, numbers, counts), atoms_of(counts)
+    return prior.sample(seed, numbers, counts), atoms_from_counts(counts)

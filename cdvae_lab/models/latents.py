@@ -15,7 +15,7 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, check_takes, read_for
+from cdvae_lab.models.cdvae import CDVAE, check_encodable, read_encodable
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import draw
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
@@ -41,11 +41,11 @@ def latents_of(
             or Crystals, which are taken as they are), of which z is the posterior mean; or latents
             (crystals, latent); or a number of crystals to draw from the prior.
         sampled: draw z from the posterior of the crystals instead of taking its mean.
-        seed: of what is drawn, from the posterior or from the prior.
+        seed: seed of the draws from the posterior or the prior.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         prior: what a number of crystals is drawn from; by default `prior_of(model)`.
         allow_unseen: let Crystals pass with elements that the model never saw, so that one of them does not end the
-            evaluation of a whole test set; they cannot come back from a reconstruction.
+            evaluation of a whole test set; the model cannot reconstruct them.
 
     Raises:
         CrystalError: naming the crystal, for what the model cannot encode.
@@ -69,8 +69,8 @@ def latents_of(
 def crystals_of(model: CDVAE, source: Any, *, allow_unseen: bool = False) -> Crystals:
     """Return crystals that the model can encode, on its device; arguments and errors are those of `latents_of`."""
     if not isinstance(source, Crystals):
-        return read_for(model, source)
-    check_takes(model, source, allow_unseen=allow_unseen)
+        return read_encodable(model, source)
+    check_encodable(model, source, allow_unseen=allow_unseen)
     return source.to(model.device, model.lattice_mean.dtype)
 
 
@@ -88,7 +88,7 @@ def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
         torch.Size([1, 256])
     """
     model = as_model(model)
-    return latents_of(model, read_for(model, source))
+    return latents_of(model, read_encodable(model, source))
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ every process, and resuming from a frame needs no generator state.
 See docs/explanation/algorithm.md, section 3, and Reproducibility.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import enum

@@ -1,16 +1,19 @@
-"""PaiNN on periodic crystals: one equivariant network for the encoder, the decoder and the property model.
+"""PaiNN on periodic crystals: the equivariant graph network of the encoder, the decoder and the property model.
 
 Schütt, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and
 molecular spectra" (ICML 2021), with three changes:
 
-* A message is linear in the sending atom's features, so the filters of all periodic images of one neighbor
-  can be added up first. Layers then work on pairs of atoms of the cell, (sites, sites), and never see the neighbor
-  list; the radial basis and the directions are computed once per call and shared by all layers.
-* Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that a list of k neighbors is smooth.
-* Every block can be conditioned on a vector per crystal (FiLM: Perez et al. 2018), here z and the noise level.
+* A message is linear in the sending atom's features, so the filters of all periodic images of one neighbor are summed
+  first. Layers then work on pairs of atoms of the cell, (sites, sites), instead of a neighbor list; the radial basis
+  and the directions are computed once per call and shared by all layers.
+* Each atom's envelope goes to zero at its own radius (`Neighbors.radius`), so that the output is a smooth function of
+  the positions although the list of neighbors is cut at k.
+* Every block can be conditioned on a vector per crystal (FiLM: Perez et al. 2018), here on z and the noise level.
 
 See docs/explanation/algorithm.md, departures D3, D4.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -23,19 +26,22 @@ from torch import Tensor, nn
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import Neighbors, nearest_neighbors
 
-# Messages are sums over some 20 neighbors of independent sign; this keeps their variance near one.
+# Messages are sums over about 20 neighbors of independent sign; this factor keeps their variance near one.
 MESSAGE_SCALE = 0.25
-# Å. Below this the direction to an overlapping neighbor fades out instead of spinning round.
+# Å. Below this distance the unit vector to a neighbor goes smoothly to zero: it has no direction at distance 0.
 SOFT_LENGTH = 0.01
-# Numbers in the largest tensor of `pair_basis_of_all` on a GPU where it is not compiled.
-AT_ONCE = 1 << 26
-# Numbers of all pairs and images above which it is not compiled: seldom, but then, a compiler may write them down.
-COMPILED_AT_MOST = 1 << 33
-RECOMPILE_LIMIT = 64
+# Values in the largest tensor of `pair_basis_all_images` on a GPU without compilation, which works in chunks.
+CHUNK_SIZE = 1 << 26
+# Values (pairs times images times Gaussians) above which the basis is not compiled: the compiler may materialize them.
+MAX_COMPILED_SIZE = 1 << 33
+RECOMPILE_LIMIT = 64  # kinds of blocks times padded sizes, with and without gradients; beyond it dynamo gives up
 
 
 def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """1 at 0 and 0 from 1 on, with two continuous derivatives (DimeNet, Gasteiger et al. 2020, eq. 8, p = 6)."""
+    """Smooth cutoff function: 1 at 0, and 0 from 1 on, with two continuous derivatives.
+
+    DimeNet (Gasteiger et al. 2020), eq. 8 with p = 6.
+    """
     x = ratio.clamp(0, 1)
     x3 = x * x * x
     x6 = x3 * x3
@@ -44,11 +50,11 @@ def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 @dataclass(frozen=True)
 class PairBasis:
-    """What the filters are linear in, added up over the periodic images of each neighbor j of atom i.
+    """Radial and directional basis of every pair of atoms (i, j), summed over the periodic images of j.
 
     Attributes:
-        radial: sum over images of envelope * radial basis.
-        directional: the same times the unit vector from i to the image of j.
+        radial: sum over images of envelope * Gaussians of the distance.
+        directional: the same, times the unit vector from i to the image of j.
     """
 
     radial: Float[Tensor, "crystals sites sites radial"]
@@ -56,10 +62,10 @@ class PairBasis:
 
 
 def pair_basis(neighbors: Neighbors, centers: Float[Tensor, " radial"]) -> PairBasis:
-    """Gaussians of the distance, weighted with the envelope and collected by pairs of atoms.
+    """Compute the pair basis from a neighbor list.
 
     Args:
-        centers: of the Gaussians, equally spaced, Å; their spacing is also their width.
+        centers: centers of the Gaussians, equally spaced, Å; their spacing is also their width.
     """
     n, sites, k = neighbors.index.shape
     width = centers[1] - centers[0]
@@ -72,24 +78,26 @@ def pair_basis(neighbors: Neighbors, centers: Float[Tensor, " radial"]) -> PairB
     collect = of_site.to(distance.dtype).reshape(n * sites, sites, k)
     radial = collect @ gaussians.reshape(n * sites, k, -1)
     directional = collect @ along
-    # Two contiguous tensors: views of one would send every layer's filters down a slow path of cuBLAS.
+    # Two contiguous tensors: with views of a single one, cuBLAS takes a slow path in every layer's filters.
     return PairBasis(radial.reshape(n, sites, sites, -1), directional.reshape(n, sites, sites, 3, -1))
 
 
-def pair_basis_of_all(
+def pair_basis_all_images(
     crystals: Crystals,
     images: Float[Tensor, "crystals images 3"],
     centers: Float[Tensor, " radial"],
     cutoff: float,
 ) -> PairBasis:
-    """The basis over all periodic images within `cutoff` (Å): `pair_basis` without a list of neighbors to jump.
+    """Compute the pair basis over all periodic images within a cutoff, without a limit on the number of neighbors.
 
-    On a GPU it is meant to be compiled: the sum over images then runs in the processor's registers, and nothing as
-    large as (pairs, images) is ever written. Only the images within the cutoff, one in ten or so, are used on a CPU,
-    and where there are gradients of the positions, for which a GPU would write all of that after all.
+    On a GPU it should be compiled: the sum over images then stays in registers, and no tensor of the size
+    (pairs, images) is stored. On a CPU, and where gradients with respect to the positions are needed (a GPU would
+    store such tensors for them), only the images within the cutoff are used, about one in ten.
 
     Args:
-        images: of `periodic_images` for these lattices and at least this cutoff.
+        images: periodic images as `periodic_images` lists them, for at least this cutoff.
+        centers: as for `pair_basis`.
+        cutoff: Å.
     """
     frac = crystals.frac_coords
     delta = frac[:, None, :, :] - frac[:, :, None, :]  # [c, i, j] = x_j - x_i
@@ -107,7 +115,7 @@ def pair_basis_of_all(
         gaussians = torch.exp(-0.5 * ((distance[..., None] - centers) / width) ** 2) * weight[..., None]
         return gaussians, vector / torch.sqrt(squared + SOFT_LENGTH**2)[..., None]
 
-    if delta.device.type == "cpu" or _differentiated(crystals):
+    if delta.device.type == "cpu" or _needs_gradients(crystals):
         pairs = delta.reshape(len(delta), -1, 3)
         squared = (pairs**2).sum(-1)[..., None] + (shift**2).sum(-1)[:, None] + 2 * pairs @ shift.transpose(1, 2)
         near = squared <= cutoff**2
@@ -127,23 +135,23 @@ def pair_basis_of_all(
 
     if torch.compiler.is_compiling():
         return PairBasis(*summed_over(slice(None)))
-    at_once = max(1, AT_ONCE // (exists.numel() * len(centers)))
-    parts = [summed_over(slice(start, start + at_once)) for start in range(0, shift.shape[1], at_once)]
+    chunk = max(1, CHUNK_SIZE // (exists.numel() * len(centers)))
+    parts = [summed_over(slice(start, start + chunk)) for start in range(0, shift.shape[1], chunk)]
     radial, along = zip(*parts, strict=True)
     return PairBasis(torch.stack(radial).sum(0), torch.stack(along).sum(0))
 
 
-def _differentiated(crystals: Crystals) -> bool:
-    """Whether there are gradients of the positions or the cell."""
+def _needs_gradients(crystals: Crystals) -> bool:
+    """True if gradients with respect to the positions or the lattice are needed."""
     return crystals.frac_coords.requires_grad or crystals.lattice.requires_grad
 
 
 class Block(nn.Module):
-    """A message between atoms and an update within them (PaiNN, section 3.2 and figure 2)."""
+    """Message between atoms, then update of each atom (PaiNN, section 3.2 and figure 2)."""
 
     def __init__(self, hidden_dim: int, num_radial: int, condition_dim: int, first: bool) -> None:
         super().__init__()
-        self.first = first  # its incoming vectors are zero, so it needs no message from them
+        self.first = first  # the first block's vectors are zero, so it needs no message from them
         self.norm = nn.LayerNorm(hidden_dim)
         self.film = nn.Linear(condition_dim, 2 * hidden_dim) if condition_dim else None
         self.features = nn.Sequential(
@@ -188,7 +196,7 @@ class Block(nn.Module):
 
 
 class PaiNN(nn.Module):
-    """Scalars and vectors for every atom of every crystal, from its initial scalars and what it sees (`see`).
+    """Polarizable atom interaction network: scalar and vector features of every atom, from its initial scalars.
 
     Args:
         hidden_dim: number of scalar features, and of vector features, per atom.
@@ -204,41 +212,42 @@ class PaiNN(nn.Module):
         self.register_buffer("centers", torch.linspace(0, cutoff, num_radial), persistent=False)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_radial, condition_dim, first=b == 0) for b in range(blocks))
         self.norm = nn.LayerNorm(hidden_dim)
-        self.basis_of_all = pair_basis_of_all
+        self.basis_all_images = pair_basis_all_images
 
     def compile_blocks(self) -> None:
-        """Compile what takes the time: the basis and one block of each kind, which all blocks of a kind then share.
+        """Compile the basis and the blocks, which take most of the time; blocks of one kind share their code.
 
-        From the next call on, and for good; a second time changes nothing.
+        It takes effect from the next call on and cannot be undone. Calling it again changes nothing.
         """
-        if self.basis_of_all is not pair_basis_of_all:
+        if self.basis_all_images is not pair_basis_all_images:
             return
         from torch._dynamo import config  # slow to import
 
-        # Kinds of blocks times sizes of crystals, with and without gradients: beyond it dynamo gives up, and silently.
+        # Beyond its limit dynamo stops compiling without an error.
         config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
-        self.basis_of_all = torch.compile(pair_basis_of_all)
+        self.basis_all_images = torch.compile(pair_basis_all_images)
         for block in self.blocks:
             block.compile()
 
-    def see(
+    def basis_for(
         self, crystals: Crystals, images: Float[Tensor, "crystals images 3"], num_neighbors: int, cutoff: float
     ) -> PairBasis:
-        """What the atoms of these crystals see of each other.
+        """Compute the pair basis of crystals.
 
         Args:
-            images: of `periodic_images` for these lattices and the cutoff.
-            num_neighbors: of the nearest images within `cutoff` (Å); 0 for all.
+            images: periodic images as `periodic_images` lists them, for at least this cutoff.
+            num_neighbors: largest number of neighbors of an atom, nearest first; 0 for all within the cutoff.
+            cutoff: Å.
         """
         if num_neighbors == 0:
             pairs = crystals.atomic_numbers.numel() * crystals.num_sites
-            # With gradients of the positions it makes a list, whose length differs from call to call: not to compile.
-            plain = (
-                _differentiated(crystals)
-                or pairs * images.shape[1] * len(self.centers) > COMPILED_AT_MOST  # one very thin cell is enough
+            # With gradients the basis uses a list whose length differs between calls, which would recompile every time.
+            eager = (
+                _needs_gradients(crystals)
+                or pairs * images.shape[1] * len(self.centers) > MAX_COMPILED_SIZE  # one very thin cell suffices
             )
-            basis_of_all = pair_basis_of_all if plain else self.basis_of_all
-            return basis_of_all(crystals, images, self.centers, cutoff)
+            basis = pair_basis_all_images if eager else self.basis_all_images
+            return basis(crystals, images, self.centers, cutoff)
         return pair_basis(nearest_neighbors(crystals, images, num_neighbors, cutoff), self.centers)
 
     def forward(
@@ -248,7 +257,7 @@ class PaiNN(nn.Module):
         mask: Bool[Tensor, "crystals sites"],
         condition: Float[Tensor, "crystals condition"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
-        """Invariant scalars and equivariant vectors; padded sites come out as zero."""
+        """Compute invariant scalars and equivariant vectors of every atom; those of padded sites are zero."""
         s = scalars
         v = s.new_zeros(*s.shape[:-1], 3, s.shape[-1])
         for block in self.blocks:

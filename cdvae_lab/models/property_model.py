@@ -1,11 +1,13 @@
-"""An independent predictor of a property from a crystal: the same PaiNN as in the CDVAE, but no latent between.
+"""Property model: a PaiNN that predicts a property from a crystal, independent of the CDVAE and its latents.
 
-It judges generated crystals, for the energy statistic and for the success rates of property optimization, and must not
-be the network whose gradient was followed. Called with crystals it gives the property in its own unit, so it serves
-wherever a judge is asked for.
+It evaluates generated crystals: the energy statistic and the success rates of property optimization, which must not
+use the network whose gradient the search followed. It is a callable from crystals to the property in its unit, so it
+can be passed wherever a function takes a predictor.
 
 See docs/explanation/algorithm.md, departure D3 and section 7.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -28,12 +30,12 @@ from cdvae_lab.models.painn import PaiNN
 if TYPE_CHECKING:
     from cdvae_lab.datasets.tables import Dataset
 
-AT_ONCE = 256  # crystals
+CHUNK_SIZE = 256  # crystals per call of the network
 
 
 @dataclass(frozen=True)
 class PropertyModelConfig:
-    """The settings of a `PropertyModel`; saved with it. Attributes as of `CDVAEConfig`."""
+    """Settings of a `PropertyModel`, stored in its file; the fields mean the same as in `CDVAEConfig`."""
 
     hidden_dim: int = 128
     blocks: int = 4
@@ -51,7 +53,11 @@ class PropertyModelConfig:
 
 
 class PropertyModel(Described):
-    """A property per atom: the mean over what every atom contributes; the same for the same crystal in another cell."""
+    """Predictor of an intensive property: the mean of a contribution of every atom.
+
+    It does not depend on the choice of the unit cell. `for_dataset` creates a model, `cdvae_lab.load_property_model`
+    loads a trained one.
+    """
 
     property_mean: Tensor
     property_std: Tensor
@@ -59,7 +65,7 @@ class PropertyModel(Described):
     def __init__(self, config: PropertyModelConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
         self.register_buffer("property_mean", torch.zeros(()))
         self.register_buffer("property_std", torch.ones(()))
         self.types = nn.Embedding(NUM_ELEMENTS + 1, c.hidden_dim, padding_idx=0)
@@ -67,12 +73,12 @@ class PropertyModel(Described):
         self.head = nn.Sequential(nn.Linear(c.hidden_dim, c.hidden_dim), nn.SiLU(), nn.Linear(c.hidden_dim, 1))
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings) -> PropertyModel:
-        """An untrained model with the data set's standardization.
+    def for_dataset(cls, dataset: Dataset, seed: int = 0, **settings: Any) -> PropertyModel:
+        """Create an untrained model with the standardization of a data set's labels.
 
         Args:
-            seed: of the initial weights.
-            settings: of `PropertyModelConfig`.
+            seed: seed of the initial weights.
+            settings: fields of `PropertyModelConfig`.
 
         Raises:
             DatasetError: with fewer than two labels, or with elements beyond Z = 100.
@@ -92,41 +98,44 @@ class PropertyModel(Described):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.property_mean.device
 
     def standardized(
         self, crystals: Crystals, images: Float[Tensor, "crystals images 3"] | None = None
     ) -> Float[Tensor, " crystals"]:
-        """The property in deviations from the training set's mean.
+        """Predict the property, standardized with the training set's mean and deviation.
 
         Args:
-            images: of `periodic_images`, where they are known already.
+            images: periodic images as `periodic_images` lists them; by default computed here.
         """
         c = self.config
         if images is None:
             images = periodic_images(crystals.lattice, c.cutoff)
-        basis = self.network.see(crystals, images, c.num_neighbors, c.cutoff)
+        basis = self.network.basis_for(crystals, images, c.num_neighbors, c.cutoff)
         s, _ = self.network(self.types(crystals.atomic_numbers), basis, crystals.mask)
         weight = crystals.mask.to(s.dtype) / crystals.mask.sum(1, keepdim=True).clamp_min(1)
         return (self.head(s).squeeze(-1) * weight).sum(1)
 
     @torch.no_grad()
     def forward(self, crystals: Crystals) -> Float[Tensor, " crystals"]:
-        """The property in its own unit, for any number of crystals; NaN for one that has no atoms, no volume, a
-        number that is not finite, a cell too thin to be a crystal's, or an element beyond Z = 100.
+        """Predict the property of any number of crystals, in the unit of the training set's labels.
+
+        The result is NaN for a crystal without atoms or volume, with a value that is not finite, with a cell so thin
+        that the cutoff spans too many periodic images, or with an element beyond Z = 100.
         """
         spacing = lat.plane_spacings(crystals.lattice.double())
         known = crystals.mask.any(1) & (crystals.atomic_numbers <= NUM_ELEMENTS).all(1)
         thick = torch.isfinite(spacing).all(1) & (spacing > self.config.cutoff / MAX_REACH).all(1)
         usable = known & thick & torch.isfinite(crystals.frac_coords).flatten(1).all(1)
         result = crystals.lattice.new_full((len(crystals),), torch.nan, dtype=self.property_mean.dtype)
-        for part in usable.nonzero()[:, 0].split(AT_ONCE):
+        for part in usable.nonzero()[:, 0].split(CHUNK_SIZE):
             some = crystals[part].to(self.device, self.property_mean.dtype).trim()
             result[part] = (self.standardized(some) * self.property_std + self.property_mean).to(result.device)
         return result
 
     def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:
-        """Write the model to one safetensors file; arguments and errors as of `checkpoints.save_model`."""
-        from cdvae_lab.models.checkpoints import save_model  # which knows this class
+        """Write the model to one safetensors file; arguments and errors are those of `checkpoints.save_model`."""
+        from cdvae_lab.models.checkpoints import save_model  # imports this module
 
         return save_model(self, path, half, **metadata)

@@ -1,5 +1,7 @@
 """Refinement: slide atoms and cell along the gradient of the encoder, towards crystals that encode to a given z."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""The order in which training sees the crystals of a data set."""
+"""Batches of crystals of similar size, in a shuffled order that depends on the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Some crystals of the data set, and the padded size that they share."""
+    """Indices of crystals in the data set, and the padded number of sites that they share."""
 
     index: Int[Tensor, " crystals"]
     sites: int
 
 
 class Batches:
-    """The order in which crystals are seen: a function of (seed, step), so that nothing of it needs saving.
+    """Batches by step, `batches[step]`: a function of (seed, step), so that a checkpoint need not store their order.
 
-    Every epoch is shuffled, cut to whole batches, and sorted into batches of similar size, whose order is shuffled too;
-    sizes are rounded up to a few, since every size of a CUDA graph costs a capture.
+    Every epoch is shuffled, cut to whole batches, and sorted into batches of crystals of similar size, whose order is
+    shuffled too. Padded sizes are rounded up to multiples of 4, since every size needs a CUDA graph of its own.
     """
 
     def __init__(self, num_atoms: Int[Tensor, " crystals"], batch_size: int, seed: int, device: torch.device) -> None:

@@ -174,7 +174,7 @@ def fit(
 
 
 def _settings(dataset: Dataset, epochs: float | None, steps: int | None, options: dict[str, Any]) -> FitSettings:
-    """The settings of a run of so many epochs or steps."""
+    """Settings of a run whose length is given in epochs or steps."""
     if (epochs is None) == (steps is None):
         raise SettingError("fit needs the length of the run: either epochs or steps")
     known = FitOptions.__annotations__
@@ -190,7 +190,7 @@ def _settings(dataset: Dataset, epochs: float | None, steps: int | None, options
 
 
 def _steps(run: Run, done: int, checkpoint: str | Path | None, every: float) -> Iterator[TrainingStep]:
-    """Take the steps of a run, of which some are done, and write its state every so many seconds and at the end."""
+    """Take the remaining steps of a run, and write its state every `every` seconds and at the end."""
     started = saved = time.monotonic()
     names, size, metadata = run.objective.terms, run.batches.batch_size, run.model.metadata
     try:

@@ -1,6 +1,7 @@
 """Training objectives: for each kind of model its data, its loss terms and their weights, and its checks.
 
-The training loop knows no model. It draws a batch, asks the objective for the terms and minimizes their weighted sum.
+The training loop does not depend on the kind of model. It draws a batch, computes the objective's terms and minimizes
+their weighted sum.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ class CompositionObjective:
 
     def prepare(self) -> None:
         self.model.train().requires_grad_(True)
-        self.written = self.model.written(counts_for(self.model, self.dataset))
+        self.sequences = self.model.sequences(counts_for(self.model, self.dataset))
 
     def images_for(self, sites: int) -> int:
         return 0
@@ -249,7 +250,7 @@ class CompositionObjective:
         # Counter-based like all noise, so that a resumed run drops the channels that an uninterrupted one does.
         draw = noise.uniform(seed, Stream.DROPOUT, index, step, (2 * c.blocks + 1, c.hidden_dim))
         keep = (draw > c.dropout).to(draw.dtype) / (1 - c.dropout)
-        return {"negative_log_likelihood": -self.model.log_prob_written(self.written[index], keep).mean()}
+        return {"negative_log_likelihood": -self.model.log_prob_of_sequences(self.sequences[index], keep).mean()}
 
 
 def objective_for(

@@ -151,7 +151,7 @@ class Run:
             raise NonFiniteLossError(
                 f"the loss or its gradient is not finite at step {bad + 1}; the weights are those before it. "
                 f"Its crystals: {', '.join(names[:NAMED_AT_MOST])}{more}. "
-                "Look at them, or train with a smaller lr; an earlier checkpoint is untouched"
+                "Inspect them, or train with a smaller lr; an earlier checkpoint is unchanged"
             )
 
     def averaged(self) -> Trainable:

@@ -31,7 +31,7 @@ from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
-from cdvae_lab.models.composition_model import atoms_of
+from cdvae_lab.models.composition_model import atoms_from_counts
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.decoding import latent_distance
 from cdvae_lab.sampling.denoising import denoise, reconstruct
@@ -322,7 +322,7 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     assert said.startswith("learned, ")
     assert said.endswith("the composition is drawn first")
     assert dict(lines(checkpoints.load(state)))["prior"] == "N(0, I)"
-    drawn = element_counts(atoms_of(model.prior.composition_model.sample(7, torch.arange(4))))
+    drawn = element_counts(atoms_from_counts(model.prior.composition_model.sample(7, torch.arange(4))))
     for name, more in (("once", []), ("twice", ["--max-attempts", "2", "--tolerance", "0"])):
         generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]
         assert cli.main([*generate, "--types", "assigned", "--format", "npz", "--out", str(tmp_path / name)]) == 0

@@ -115,7 +115,7 @@ def test_a_model_may_be_given_by_name_or_path(model: CDVAE, tmp_path: Path) -> N
     assert fingerprint(as_model(path)) == fingerprint(as_model(str(path))) == fingerprint(model)
 
 
-def test_the_prior_is_in_the_fingerprint_where_it_is_asked_for(model: CDVAE, tmp_path: Path) -> None:
+def test_the_fingerprint_includes_the_prior_on_request(model: CDVAE, tmp_path: Path) -> None:
     bare, bare_with_prior = fingerprint(model), fingerprint(model, prior=True)
     assert bare == bare_with_prior  # there is no prior
     model.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))

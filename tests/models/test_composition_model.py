@@ -1,4 +1,4 @@
-"""The composition model against the enumeration of all compositions, and against the data that it learned."""
+"""Tests of the composition model against the enumeration of all compositions, and against its training data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdvae_lab.models.checkpoints import load_composition_model
 from cdvae_lab.models.composition_model import (
     CompositionModel,
     CompositionModelConfig,
-    atoms_of,
+    atoms_from_counts,
     group_and_period,
 )
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
@@ -32,7 +32,7 @@ SMALL = {"hidden_dim": 16, "blocks": 2, "heads": 2}
 def random_model(
     most_atoms: int, most_elements: int, elements: tuple[int, ...], temperature: float = 1.0
 ) -> CompositionModel:
-    """One whose probabilities are far from even."""
+    """A model whose probabilities are far from uniform."""
     config = CompositionModelConfig(most_atoms, most_elements, elements, temperature=temperature, **SMALL)
     model = CompositionModel(config).double().eval()
     generator = torch.Generator().manual_seed(0)
@@ -43,7 +43,7 @@ def random_model(
 
 
 def every_composition(most_atoms: int, elements: tuple[int, ...]) -> torch.Tensor:
-    """All counts of the elements with 1 to most_atoms atoms in all, as rows over Z = 1..100."""
+    """Enumerate all compositions of the elements with 1 to most_atoms atoms, as rows over Z = 1..100."""
     choices = itertools.product(range(most_atoms + 1), repeat=len(elements))
     chosen = torch.tensor([c for c in choices if 1 <= sum(c) <= most_atoms])
     counts = torch.zeros(len(chosen), 100, dtype=torch.int64)
@@ -76,7 +76,7 @@ def test_the_probabilities_of_all_compositions_add_up_to_one(
 
 
 @pytest.mark.parametrize("temperature", [0.8, 1.0])
-def test_samples_are_as_frequent_as_they_are_probable(temperature: float) -> None:
+def test_samples_have_the_frequencies_of_their_probabilities(temperature: float) -> None:
     model = random_model(6, 3, (22, 8, 6), temperature)
     counts = every_composition(6, (22, 8, 6))
     p, n = model.log_prob(counts).exp(), 20000
@@ -91,8 +91,8 @@ def test_samples_are_as_frequent_as_they_are_probable(temperature: float) -> Non
     assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
 
 
-def test_temperature_is_the_power_of_a_choice() -> None:
-    # Of one element the first choice is the only one: the number of atoms.
+def test_temperature_raises_probabilities_to_its_inverse_power() -> None:
+    # With a single element the number of atoms is the only choice.
     model, cold = random_model(6, 1, (6,)), random_model(6, 1, (6,), temperature=0.5)
     counts = every_composition(6, (6,))
     p = model.log_prob(counts).exp()
@@ -101,7 +101,7 @@ def test_temperature_is_the_power_of_a_choice() -> None:
     assert len(frozen.unique(dim=0)) == 1
 
 
-def test_a_crystal_number_has_its_composition_in_every_batch() -> None:
+def test_a_composition_does_not_depend_on_the_batch() -> None:
     model = random_model(12, 4, (11, 22, 26, 8, 9)).float()
     together = model.sample(3, torch.arange(50))
     assert torch.equal(model.sample(3, torch.tensor([41, 7])), together[[41, 7]])
@@ -111,7 +111,7 @@ def test_a_crystal_number_has_its_composition_in_every_batch() -> None:
         model.sample(-1, torch.arange(2))
 
 
-def test_what_is_impossible_has_no_probability() -> None:
+def test_impossible_compositions_have_probability_zero() -> None:
     model = random_model(6, 2, (22, 8, 6))
     counts = torch.zeros(5, 100, dtype=torch.int64)
     counts[1, [21, 7]] = torch.tensor([2, 5])  # seven atoms
@@ -122,21 +122,21 @@ def test_what_is_impossible_has_no_probability() -> None:
     assert model.is_possible(model.sample(0, torch.arange(500))).all()
 
 
-def test_atoms_and_counts_are_each_other(random_dataset: Dataset) -> None:
+def test_atoms_and_counts_convert_into_each_other(random_dataset: Dataset) -> None:
     numbers = random_dataset.crystals.atomic_numbers
     counts = element_counts(numbers)
-    assert torch.equal(element_counts(atoms_of(counts)), counts)
+    assert torch.equal(element_counts(atoms_from_counts(counts)), counts)
     assert counts.sum(1).equal(random_dataset.crystals.num_atoms)
-    assert atoms_of(counts[:1])[0].tolist() == sorted(numbers[0][numbers[0] > 0].tolist())
+    assert atoms_from_counts(counts[:1])[0].tolist() == sorted(numbers[0][numbers[0] > 0].tolist())
 
 
-def test_the_periodic_table_is_that_of_pymatgen() -> None:
+def test_groups_and_periods_equal_pymatgen() -> None:
     for z in range(1, 101):
         element = Element.from_Z(z)
         assert group_and_period(z) == (element.group, element.row), element.symbol
 
 
-def test_it_learns_what_it_is_shown(random_dataset: Dataset) -> None:
+def test_it_learns_the_compositions_of_its_data(random_dataset: Dataset) -> None:
     model = CompositionModel.for_dataset(random_dataset, **SMALL, dropout=0.0)
     assert model.config.elements == (22, 6, 8)  # along the groups
     steps = list(fit(model, random_dataset, steps=400, batch_size=20, warm_up=10, lr=2e-2, ema_decay=0.9))
@@ -152,7 +152,7 @@ def test_it_learns_what_it_is_shown(random_dataset: Dataset) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(random_dataset: Dataset, tmp_path: Path) -> None:
-    """Its dropout too is a function of the seed and the step."""
+    """Dropout, too, is a function of the seed and the step."""
     settings = {"steps": 7, "batch_size": 6, "warm_up": 2}
     whole = list(fit(CompositionModel.for_dataset(random_dataset, **SMALL), random_dataset, **settings))
     for step in fit(CompositionModel.for_dataset(random_dataset, **SMALL), random_dataset, **settings):
@@ -166,7 +166,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(random_dataset: Dataset, tmp_pat
 
 
 class NoValues(TorchDispatchMode):
-    """Refuses what would wait for a GPU: looking at a value, or a shape that depends on one."""
+    """Refuse operations that would wait for a GPU: reading a value, or a shape that depends on one."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
@@ -189,7 +189,7 @@ def test_a_step_never_waits_for_the_device(random_dataset: Dataset) -> None:
         float(torch.ones(()))
 
 
-def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path) -> None:
     model = random_model(6, 3, (22, 8, 6)).float()
     again = load_composition_model(model.save(tmp_path / "c.safetensors", data="toy"))
     assert again.config == model.config
@@ -202,7 +202,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         load_composition_model(tmp_path / "none.safetensors")
 
 
-def test_other_data_are_refused(random_dataset: Dataset) -> None:
+def test_data_that_the_model_cannot_represent_are_refused(random_dataset: Dataset) -> None:
     model = CompositionModel.for_dataset(random_dataset, **SMALL, elements=(6, 8))
     with pytest.raises(DatasetError, match="for_dataset"):
         fit(model, random_dataset, steps=1)

@@ -1,4 +1,4 @@
-"""Models show themselves in a line, and in a notebook as a small table."""
+"""Representations of models: one line of text, and a small table in a notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prior against torch's own normal distribution, and its samples against what `denoise` starts from."""
+"""Priors against torch's normal distribution, closed forms of Gaussians, and the latents that `denoise` starts from."""
 
 from __future__ import annotations
 
@@ -71,20 +71,20 @@ def test_a_sample_depends_on_seed_and_number_alone(prior: StandardNormal) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_samples_are_what_generation_starts_from(dtype: torch.dtype) -> None:
+def test_denoise_starts_from_samples_of_the_prior(dtype: torch.dtype) -> None:
     model = CDVAE(CDVAEConfig(max_atoms=3, latent_dim=DIM, hidden_dim=8, head_dim=8, num_radial=4)).to(dtype)
     frame = next(denoise(model, n=4, seed=11, first_number=5))
     assert torch.equal(frame.z, StandardNormal(DIM, dtype).sample(11, torch.arange(5, 9)))
 
 
-def test_bad_settings_are_refused(prior: StandardNormal) -> None:
+def test_invalid_settings_are_refused(prior: StandardNormal) -> None:
     with pytest.raises(SettingError, match="latent_dim must be at least 1, not 0"):
         StandardNormal(0)
     with pytest.raises(SettingError, match="seed must be 0 or more"):
         prior.sample(-1, torch.arange(2))
 
 
-# The learned prior. Untrained it is a Gaussian, exactly, so all that a sampler can do wrong shows in closed form.
+# The learned prior. Untrained it is exactly a Gaussian, so every error of a sampler shows against a closed form.
 
 WIDE = 24
 
@@ -110,7 +110,7 @@ def test_an_untrained_learned_prior_draws_from_its_gaussian(gaussian: DiffusionP
     assert isinstance(gaussian, LatentPrior)
 
 
-def test_a_crystal_number_has_its_latent_in_every_batch(gaussian: DiffusionPrior) -> None:
+def test_a_latent_does_not_depend_on_the_batch(gaussian: DiffusionPrior) -> None:
     together = gaussian.sample(3, torch.arange(6))
     torch.testing.assert_close(gaussian.sample(3, torch.tensor([4])), together[4:5], rtol=0, atol=1e-12)
     assert not torch.equal(gaussian.sample(4, torch.tensor([4])), together[4:5])
@@ -118,14 +118,14 @@ def test_a_crystal_number_has_its_latent_in_every_batch(gaussian: DiffusionPrior
         gaussian.sample(-1, torch.arange(2))
 
 
-def test_its_score_is_that_of_the_blurred_gaussian(gaussian: DiffusionPrior) -> None:
+def test_the_score_is_that_of_the_blurred_gaussian(gaussian: DiffusionPrior) -> None:
     at = gaussian.sample(0, torch.arange(5)).requires_grad_()
     expected = blurred(gaussian, gaussian.config.sigma_score)
     (gradient,) = torch.autograd.grad(expected.log_prob(at).sum(), at)
     torch.testing.assert_close(gaussian.score(at.detach()).detach(), gradient)
 
 
-def test_its_log_prob_is_that_of_the_gaussian(gaussian: DiffusionPrior) -> None:
+def test_log_prob_is_that_of_the_gaussian(gaussian: DiffusionPrior) -> None:
     z = gaussian.sample(0, torch.arange(5))
     z = torch.cat([z, 3 * z])  # usual and unusual ones
     expected = blurred(gaussian, gaussian.config.sigma_min).log_prob(z)
@@ -133,7 +133,7 @@ def test_its_log_prob_is_that_of_the_gaussian(gaussian: DiffusionPrior) -> None:
 
 
 def test_log_prob_of_a_stretched_gaussian() -> None:
-    """A network that is linear in w by hand: then p is a Gaussian of another width, whose log-density is known."""
+    """With a network that is linear in w, p is a Gaussian of another width, whose log-density is known."""
     prior = DiffusionPrior(DiffusionPriorConfig(3, hidden_dim=3, blocks=1, steps=400)).double()
     with torch.no_grad():
         for layer in prior.layers[0]:
@@ -151,7 +151,7 @@ def test_log_prob_of_a_stretched_gaussian() -> None:
     torch.testing.assert_close(prior.log_prob(z), expected.log_prob(z), rtol=1e-4, atol=1e-4)
 
 
-def test_a_gaussian_has_the_loss_of_what_cannot_be_known(gaussian: DiffusionPrior) -> None:
+def test_the_loss_of_gaussian_data_is_one(gaussian: DiffusionPrior) -> None:
     generator = torch.Generator().manual_seed(0)
     z = gaussian.mean + gaussian.std * torch.randn(4000, WIDE, generator=generator, dtype=torch.float64)
     eps = torch.randn(4000, WIDE, generator=generator, dtype=torch.float64)
@@ -172,7 +172,7 @@ def small_model(dataset: Dataset) -> CDVAE:
     return model.eval()
 
 
-def test_it_learns_what_a_gaussian_cannot_be(random_dataset: Dataset) -> None:
+def test_a_fitted_prior_learns_a_density_that_is_not_gaussian(random_dataset: Dataset) -> None:
     """Latents of twenty crystals are twenty points: a fitted prior draws near them, a Gaussian does not."""
     model = small_model(random_dataset)
     with torch.no_grad():
@@ -206,12 +206,12 @@ def test_a_model_carries_its_prior(random_dataset: Dataset, tmp_path: Path) -> N
     assert again.prior.config == model.prior.config
     numbers = torch.arange(3)
     torch.testing.assert_close(again.prior.sample(1, numbers), model.prior.sample(1, numbers))
-    # Used where nothing is said; N(0, I) stays to be chosen.
+    # Used by default; N(0, I) can still be chosen.
     assert torch.equal(next(denoise(again, n=3, seed=1)).z, again.prior.sample(1, numbers))
     plain = StandardNormal(8)
     assert torch.equal(next(denoise(again, n=3, seed=1, prior=plain)).z, plain.sample(1, numbers))
     assert next(optimize(again, 3, prior_weight=0.1)).objective.prior is again.prior
-    # Training moves the latents, so the prior goes.
+    # Training moves the latents, so it removes the prior.
     next(fit(again, random_dataset, steps=1, batch_size=4))
     assert again.prior is None
 
@@ -231,7 +231,7 @@ def test_a_prior_is_fitted_to_an_encoder_of_its_size(random_dataset: Dataset) ->
 
 
 def elements_model(dataset: Dataset) -> CDVAE:
-    """Latents that say the composition and little else: C, O and Ti, and the number of atoms, in four numbers."""
+    """Latents of four numbers that encode the composition and little else: C, O and Ti, and the number of atoms."""
     model = small_model(dataset)
     shares = model.config.max_atoms + 1 + 6
     with torch.no_grad():
@@ -275,14 +275,14 @@ def test_a_conditional_prior_draws_z_of_the_composition(random_dataset: Dataset,
     away = ((given - mu) / mu.std(0)).square().mean().sqrt()
     shuffled = ((given - mu.roll(1, 0)) / mu.std(0)).square().mean().sqrt()
     assert away < 0.35 < 1 < shuffled
-    # By default the composition is drawn, of the same number and seed.
+    # By default the composition is drawn with the same seed and number.
     drawn = again.sample(5, numbers)
     assert torch.equal(drawn, again.sample(5, numbers, again.composition_model.sample(5, numbers)))
     torch.testing.assert_close(again.sample(5, numbers[3:4]), drawn[3:4], atol=1e-4, rtol=1e-4)
-    # The marginal density rates a latent of the data above one that is far from them.
+    # The marginal density is higher at a latent of the data than far from them.
     z = torch.nn.functional.pad(mu[:2], (0, 4))
     assert (again.log_prob(z) > again.log_prob(z + 4 * again.std * again.active)).all()
-    # One formula alone.
+    # A single given formula.
     carbon = again.given("C3")
     assert isinstance(carbon, LatentPrior)
     z = carbon.sample(2, numbers)
@@ -320,7 +320,7 @@ def test_a_prior_at_another_temperature_draws_other_compositions(random_dataset:
         DiffusionPrior(DiffusionPriorConfig(8)).at_temperature(0.5)
 
 
-def test_told_nothing_it_is_the_network_of_the_marginal(random_dataset: Dataset) -> None:
+def test_without_a_condition_the_network_is_that_of_the_marginal(random_dataset: Dataset) -> None:
     prior = DiffusionPrior.for_compositions(compositions_of(random_dataset, 1), 8, hidden_dim=16, blocks=1)
     torch.nn.init.normal_(prior.leave.weight)
     w, sigma = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5)
@@ -352,11 +352,11 @@ def test_a_prior_without_compositions_takes_none(gaussian: DiffusionPrior, rando
         gaussian.sample(0, torch.arange(20), element_counts(random_dataset.crystals.atomic_numbers))
 
 
-# Of seed 0, before priors knew compositions.
+# Drawn with seed 0 before priors could be conditional on compositions.
 BEFORE = [[1.8167195, -0.7905934], [-0.0420615, 2.5198646], [-1.4024128, -0.7010724]]
 
 
-def test_a_file_from_before_draws_what_it_drew() -> None:
+def test_a_file_without_compositions_draws_the_same_latents_as_before() -> None:
     """The bundled model of carbon, whose prior has no compositions."""
     model = load("carbon_24")
     assert model.prior is not None
@@ -365,8 +365,8 @@ def test_a_file_from_before_draws_what_it_drew() -> None:
     torch.testing.assert_close(z[:, :2], torch.tensor(BEFORE), rtol=1e-4, atol=1e-4)
 
 
-def test_several_threads_ask_for_densities_at_the_same_time() -> None:
-    """As a widget does: its worker computes while the kernel draws."""
+def test_several_threads_evaluate_densities_at_the_same_time() -> None:
+    """Widgets do this: a worker thread computes while the kernel draws."""
     prior = load("carbon_24").prior
     assert prior is not None
     z = prior.sample(0, torch.arange(2))
@@ -400,7 +400,7 @@ def test_a_trained_model_without_a_learned_prior_warns(random_dataset: Dataset) 
         next(denoise(trained, n=1, steps=2))
 
 
-def test_it_still_warns_of_a_training_state_that_is_loaded(random_dataset: Dataset, tmp_path: Path) -> None:
+def test_a_loaded_training_state_without_a_prior_warns(random_dataset: Dataset, tmp_path: Path) -> None:
     for _ in fit(CDVAE.for_dataset(random_dataset, **SMALL), random_dataset, steps=1, checkpoint=tmp_path / "s"):
         pass
     with pytest.warns(PriorWarning):

@@ -1,4 +1,4 @@
-"""Latents of anything: one rule for crystals, files, latents and numbers, and one message for what is refused."""
+"""`latents_of`: one rule for crystals, files, latents and numbers of crystals, and one message for refused input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.small_model import SMALL
 
 @pytest.fixture
 def model(random_dataset: Dataset) -> CDVAE:
-    """Untrained, of up to six atoms of C, O and Ti."""
+    """An untrained model of up to six atoms of C, O and Ti."""
     model = CDVAE.for_dataset(random_dataset, **SMALL).eval().requires_grad_(False)
     model.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1))
     return model
@@ -44,7 +44,7 @@ def test_crystals_latents_and_numbers(model: CDVAE, random_dataset: Dataset) -> 
     assert torch.equal(latents_of(model, 3, prior=normal), normal.sample(0, torch.arange(3)))
 
 
-def test_everything_that_draws_draws_the_same(model: CDVAE) -> None:
+def test_all_functions_draw_the_same_latents(model: CDVAE) -> None:
     z = latents_of(model, 3, seed=2, first_number=5)
     assert torch.equal(next(denoise(model, 3, seed=2, first_number=5)).z, z)
     assert torch.equal(next(optimize(model, 3, seed=2, first_number=5)).z, z)
@@ -74,7 +74,7 @@ ENTRANCES: dict[str, Callable[[CDVAE, Any], Any]] = {
 
 @pytest.mark.parametrize("kind", ["Crystals", "Structures", "file"])
 @pytest.mark.parametrize("entrance", ENTRANCES)
-def test_elements_that_the_model_never_saw_are_refused_everywhere(
+def test_unseen_elements_are_refused_everywhere(
     model: CDVAE, nacl: Crystals, tmp_path: Path, entrance: str, kind: str
 ) -> None:
     source = {"Crystals": nacl, "Structures": nacl.to_structures(), "file": nacl.write_cif(tmp_path)[0]}[kind]
@@ -82,7 +82,7 @@ def test_elements_that_the_model_never_saw_are_refused_everywhere(
         ENTRANCES[entrance](model, source)
 
 
-def test_unseen_elements_pass_where_they_are_allowed_to(model: CDVAE, nacl: Crystals) -> None:
+def test_allow_unseen_accepts_unseen_elements(model: CDVAE, nacl: Crystals) -> None:
     assert torch.equal(latents_of(model, nacl, allow_unseen=True), model.encode(nacl).mu)
 
 

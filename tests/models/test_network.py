@@ -1,4 +1,4 @@
-"""The network's symmetries, its smoothness, and the files that models are kept in."""
+"""Symmetries and smoothness of the network, and model files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints, painn
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.latents import encode
-from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_of_all
+from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_all_images
 
 SMALL = {
     "hidden_dim": 16,
@@ -48,7 +48,7 @@ def model() -> CDVAE:
 
 
 def random_crystals() -> Crystals:
-    """Cells of 1 to 9 atoms, one of them flat and long; no two atoms of a cell tie."""
+    """Cells of 1 to 9 atoms, one of them flat and long, without equal interatomic distances."""
     generator = torch.Generator().manual_seed(3)
     sizes = [1, 3, 9, 4]
     cells = torch.eye(3) * torch.tensor([[3.0, 3.2, 2.9], [4, 5, 4.5], [6, 5, 5.5], [2.6, 2.7, 20]])[:, None]
@@ -61,7 +61,7 @@ def random_crystals() -> Crystals:
 
 @pytest.fixture(params=["random", "known"])
 def crystals(request: pytest.FixtureRequest, known_crystals: Crystals) -> Crystals:
-    """Crystals in general positions, and ideal ones whose neighbors tie."""
+    """Crystals with atoms in general positions, and ideal ones with neighbors at equal distances."""
     return random_crystals() if request.param == "random" else known_crystals.to(dtype=torch.float64)
 
 
@@ -93,7 +93,7 @@ def orthogonal(seed: int, reflect: bool) -> Tensor:
 
 @pytest.mark.parametrize("reflect", [False, True], ids=["rotation", "reflection"])
 @pytest.mark.parametrize("seed", range(3))
-def test_turning_a_crystal_turns_its_score_and_nothing_else(
+def test_rotating_a_crystal_rotates_its_score_and_nothing_else(
     model: CDVAE, crystals: Crystals, seed: int, reflect: bool
 ) -> None:
     q = orthogonal(seed, reflect)
@@ -104,7 +104,7 @@ def test_turning_a_crystal_turns_its_score_and_nothing_else(
 
 
 @pytest.mark.parametrize("shift", [(0.1, -0.37, 0.9), (0.5, 0.5, 0.5), (5.0, -3.0, 2.25)])
-def test_shifting_a_crystal_changes_nothing(model: CDVAE, crystals: Crystals, shift: tuple[float, ...]) -> None:
+def test_translating_a_crystal_changes_nothing(model: CDVAE, crystals: Crystals, shift: tuple[float, ...]) -> None:
     moved = crystals.frac_coords + torch.tensor(shift, dtype=torch.float64)
     for frac in (moved, moved % 1):
         after = outputs(model, crystals.replace(frac_coords=frac * crystals.mask[..., None]))
@@ -128,7 +128,7 @@ def test_the_order_of_the_atoms_does_not_matter(model: CDVAE, crystals: Crystals
             torch.testing.assert_close(before[name][c, order], after[name][c], rtol=0, atol=1e-9)
 
 
-def test_neither_the_batch_nor_its_padding_matters(model: CDVAE, crystals: Crystals) -> None:
+def test_batch_and_padding_do_not_matter(model: CDVAE, crystals: Crystals) -> None:
     together = outputs(model, crystals.pad(11))
     assert (together["p"][~crystals.pad(11).mask] == 0).all()
     assert (together["atom_features"][~crystals.pad(11).mask] == 0).all()
@@ -144,7 +144,7 @@ def test_neither_the_batch_nor_its_padding_matters(model: CDVAE, crystals: Cryst
 def test_the_score_of_an_ideal_crystal_is_zero_and_of_a_distorted_one_is_not(
     model: CDVAE, known_crystals: Crystals
 ) -> None:
-    """Every site of these is too symmetric for a vector: it has a center, or in diamond four threefold axes."""
+    """The site symmetry of these crystals forbids a vector: an inversion center, or in diamond four threefold axes."""
     ideal = known_crystals.to(dtype=torch.float64)
     z, sigma = z_and_sigma(3)
     p, _ = model.predict_noise(ideal, z, sigma)
@@ -175,7 +175,7 @@ UNIMODULAR = [
 
 @pytest.mark.parametrize("num_neighbors", [20, 2000, 0])
 @pytest.mark.parametrize("transform", UNIMODULAR)
-def test_atom_features_do_not_know_the_cell_vectors(
+def test_atom_features_do_not_depend_on_the_choice_of_cell_vectors(
     model: CDVAE, crystals: Crystals, transform: list[list[int]], num_neighbors: int
 ) -> None:
     m = torch.tensor(transform, dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_atom_features_do_not_know_the_cell_vectors(
 
 @pytest.mark.parametrize("num_neighbors", [20, 2000, 0])
 @pytest.mark.parametrize("repeat", [(2, 1, 1), (1, 2, 2), (1, 1, 3)])
-def test_atom_features_do_not_know_a_supercell(
+def test_atom_features_are_the_same_in_a_supercell(
     model: CDVAE, crystals: Crystals, repeat: tuple[int, int, int], num_neighbors: int
 ) -> None:
     shifts = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in repeat))
@@ -214,7 +214,7 @@ NEARLY = {
 
 
 @pytest.mark.parametrize("cell", NEARLY)
-def test_a_latent_does_not_know_how_the_crystal_was_given(model: CDVAE, cell: str) -> None:
+def test_a_latent_does_not_depend_on_the_description_of_the_crystal(model: CDVAE, cell: str) -> None:
     lattice = Lattice.from_parameters(*NEARLY[cell])
     frac = np.array([[0.11, 0.2, 0.37], [0.6, 0.71, 0.9], [0.45, 0.02, 0.66]])
     species = ["Ti", "O", "C"]
@@ -236,7 +236,7 @@ def test_a_latent_does_not_know_how_the_crystal_was_given(model: CDVAE, cell: st
 
 
 def swap_of_neighbors(model: CDVAE, crystals: Crystals, along: Tensor) -> float:
-    """The place on the way of atom 0 along `along` (fractional) where its k-th and (k+1)-th neighbors swap."""
+    """Find the displacement of atom 0 along `along` (fractional) at which its k-th and (k+1)-th neighbors swap."""
     c = model.config
     images = periodic_images(crystals.lattice, c.cutoff)
 
@@ -260,7 +260,7 @@ def moved(crystals: Crystals, along: Tensor, t: float) -> Crystals:
 
 
 @pytest.mark.parametrize("num_neighbors", [2, 6, 12])
-def test_nothing_jumps_where_neighbors_swap(num_neighbors: int) -> None:
+def test_outputs_are_continuous_where_neighbors_swap(num_neighbors: int) -> None:
     model = make(num_neighbors=num_neighbors).double()
     crystals, along = random_crystals()[2], torch.tensor([0.3, 0.5, -0.2], dtype=torch.float64)
     at = swap_of_neighbors(model, crystals, along)
@@ -275,7 +275,7 @@ def test_nothing_jumps_where_neighbors_swap(num_neighbors: int) -> None:
         assert narrow[name] < 1e-2 * wide[name], f"{name} jumps by {narrow[name]:.2g}"
 
 
-def test_the_envelope_is_dimenets_and_leaves_without_a_kink() -> None:
+def test_the_envelope_is_that_of_dimenet_and_smooth_at_the_cutoff() -> None:
     x = torch.linspace(0, 1, 50, dtype=torch.float64)
     p = 6
     equation_8 = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
@@ -288,7 +288,7 @@ def test_the_envelope_is_dimenets_and_leaves_without_a_kink() -> None:
     assert abs(curvature.item()) < 1e-6
 
 
-def test_derivatives_are_those_of_finite_differences(model: CDVAE) -> None:
+def test_derivatives_equal_finite_differences(model: CDVAE) -> None:
     crystals = random_crystals()[1].trim()
     z, sigma = z_and_sigma(1)
     images = periodic_images(crystals.lattice, model.config.cutoff)
@@ -300,7 +300,7 @@ def test_derivatives_are_those_of_finite_differences(model: CDVAE) -> None:
     assert torch.autograd.gradcheck(both, crystals.frac_coords.clone().requires_grad_(), atol=1e-6)
 
 
-def test_atoms_on_top_of_each_other_do_no_harm() -> None:
+def test_overlapping_atoms_give_finite_outputs() -> None:
     model = make().requires_grad_(True)
     crystals = Crystals(torch.full((1, 3, 3), 0.25), torch.tensor([[6, 6, 8]]), 3 * torch.eye(3)[None])
     z, sigma = torch.zeros(1, 8), torch.ones(1)
@@ -313,7 +313,7 @@ def test_atoms_on_top_of_each_other_do_no_harm() -> None:
 # Aggregates
 
 
-def test_aggregates_are_possible_whatever_z_is(model: CDVAE) -> None:
+def test_aggregates_are_valid_for_any_z(model: CDVAE) -> None:
     z = 100 * torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     aggregates = model.aggregates(z)
     assert aggregates.num_atoms.min() >= 1
@@ -324,7 +324,7 @@ def test_aggregates_are_possible_whatever_z_is(model: CDVAE) -> None:
     assert (torch.linalg.det(lattice).abs() > 0.1).all()
 
 
-def test_no_atoms_at_all_is_never_the_likeliest(model: CDVAE) -> None:
+def test_zero_atoms_are_never_predicted(model: CDVAE) -> None:
     aggregates = model.aggregates(torch.zeros(1, 8, dtype=torch.float64))
     logits = torch.zeros_like(aggregates.num_atoms_logits)
     logits[0, 0], logits[0, 7] = 100, 1
@@ -347,7 +347,7 @@ def test_a_new_model_takes_sizes_elements_and_standardization_from_its_data(rand
     assert not torch.equal(other.to_mu.weight, model.to_mu.weight)
 
 
-def test_cells_without_any_spread_do_not_blow_up(random_dataset: Dataset) -> None:
+def test_constant_lattice_parameters_are_standardized_safely(random_dataset: Dataset) -> None:
     cubes = random_dataset.crystals.replace(lattice=4.0 * torch.eye(3).repeat(20, 1, 1))
     model = CDVAE.for_dataset(dataclasses.replace(random_dataset, crystals=cubes), **SMALL)
     assert model.standardized_lattice(cubes)[:, 3:].abs().max() < 1e-3
@@ -379,7 +379,7 @@ def test_settings_out_of_range_are_refused(wrong: dict) -> None:
 # Files
 
 
-def test_a_saved_model_comes_back_exactly(random_dataset: Dataset, tmp_path: Path) -> None:
+def test_a_saved_model_loads_exactly(random_dataset: Dataset, tmp_path: Path) -> None:
     model = CDVAE.for_dataset(random_dataset, **SMALL)
     model.metadata = {"data": "random", "steps": 0}
     path = model.save(tmp_path / "model.safetensors", scores={"match": 0.5})
@@ -471,7 +471,7 @@ def test_a_file_that_holds_no_model_is_refused(random_dataset: Dataset, tmp_path
     assert "mine.safetensors" in str(caught.value)
 
 
-def test_bundled_models_go_by_name(random_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundled_models_load_by_name(random_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CDVAE.for_dataset(random_dataset, **SMALL).save(tmp_path / "perov_5.safetensors")
     monkeypatch.setattr(assets, "_PLACES", (tmp_path,))
     assert checkpoints.load("perov_5").config.max_atoms == 6
@@ -484,7 +484,7 @@ def test_bundled_models_go_by_name(random_dataset: Dataset, tmp_path: Path, monk
 
 @pytest.fixture
 def trained_on_random(random_dataset: Dataset) -> CDVAE:
-    """Knows C, O and Ti, up to 6 atoms."""
+    """A model of C, O and Ti, with up to 6 atoms."""
     return CDVAE.for_dataset(random_dataset, **SMALL).eval().requires_grad_(False)
 
 
@@ -505,34 +505,34 @@ def test_too_many_atoms_and_unseen_elements_are_refused_by_name(trained_on_rando
         encode(trained_on_random, strange)
 
 
-def test_all_images_are_those_of_a_long_enough_list(crystals: Crystals) -> None:
+def test_the_basis_of_all_images_equals_that_of_a_long_neighbor_list(crystals: Crystals) -> None:
     centers = torch.linspace(0, 7, 24, dtype=torch.float64)
     images = periodic_images(crystals.lattice, 7.0)
     listed = pair_basis(nearest_neighbors(crystals, images, 2000, 7.0), centers)
-    every = pair_basis_of_all(crystals, images, centers, 7.0)
+    every = pair_basis_all_images(crystals, images, centers, 7.0)
     torch.testing.assert_close(every.radial, listed.radial, rtol=0, atol=1e-12)
     torch.testing.assert_close(every.directional, listed.directional, rtol=0, atol=1e-12)
     assert every.radial.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("why", ["gradients of the positions", "too many images"])
-def test_what_does_not_suit_a_compiler_is_not_compiled(
+def test_gradients_and_very_large_batches_are_not_compiled(
     crystals: Crystals, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = PaiNN(8, 1, 6, 7.0).double()
     images = periodic_images(crystals.lattice, 7.0)
-    expected = network.see(crystals, images, 0, 7.0)
+    expected = network.basis_for(crystals, images, 0, 7.0)
 
     def compiled(*_: object) -> None:
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(network, "basis_of_all", compiled)
+    monkeypatch.setattr(network, "basis_all_images", compiled)
     with pytest.raises(AssertionError, match="compiled"):
-        network.see(crystals, images, 0, 7.0)
+        network.basis_for(crystals, images, 0, 7.0)
     if why == "too many images":
-        monkeypatch.setattr(painn, "COMPILED_AT_MOST", 1000)
+        monkeypatch.setattr(painn, "MAX_COMPILED_SIZE", 1000)
     else:
         crystals = crystals.replace(frac_coords=crystals.frac_coords.clone().requires_grad_())
-    seen = network.see(crystals, images, 0, 7.0)
+    seen = network.basis_for(crystals, images, 0, 7.0)
     assert torch.equal(seen.radial, expected.radial)
     assert torch.equal(seen.directional, expected.directional)

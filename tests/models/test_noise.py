@@ -1,4 +1,4 @@
-"""Random numbers that are the same everywhere and look random; corruption as the paper defines it."""
+"""Noise: reproducibility and statistics of the random numbers, and corruption as the paper defines it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.noise import Stream
 
 MANY = 200_000
-# Draws below are fixed by their seeds, so that a test passes always or never. 5 standard errors leave room for
-# some hundred comparisons.
+# The draws below are fixed by their seeds, so that a test always or never passes. A tolerance of 5 standard errors
+# allows for some hundred comparisons.
 ERRORS = 5
 
 
@@ -26,11 +26,11 @@ def numbers(n: int) -> Tensor:
     return torch.arange(n)
 
 
-# The same everywhere
+# Reproducibility
 
 
 def mix(x: int) -> int:
-    """The finalizer of splitmix64 in Python's integers, from its paper."""
+    """Compute the finalizer of splitmix64 in Python integers, from its paper."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
     return x ^ (x >> 31)
@@ -70,7 +70,7 @@ def test_bits_are_those_of_plain_integer_arithmetic(seed: int, step: int) -> Non
 
 
 def test_numbers_are_pinned() -> None:
-    """Whoever changes these changes every published crystal and every recorded run."""
+    """A change of these numbers changes every published crystal and every recorded run."""
     crystals = torch.tensor([0, 1, 123_456])
     assert noise.random_bits(0, Stream.LATENT, crystals, 0, (2,)).tolist() == [
         [8199580975773293796, -4518253875964072311],
@@ -101,7 +101,7 @@ def test_order_batching_and_padding_change_nothing(draw) -> None:
 
 
 @pytest.mark.parametrize("draw", [noise.uniform, noise.normal])
-def test_float64_holds_the_same_numbers(draw) -> None:
+def test_float64_gives_the_same_numbers(draw) -> None:
     single, double = (
         draw(1, Stream.POSITION, numbers(500), 2, (8,), dtype) for dtype in (torch.float32, torch.float64)
     )
@@ -109,7 +109,7 @@ def test_float64_holds_the_same_numbers(draw) -> None:
 
 
 def test_a_compiler_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A copy without the type checks of these tests, which the compiler cannot see through.
+    # A copy without the type checks of these tests, which the compiler cannot trace.
     spec = importlib.util.spec_from_file_location("noise_without_checks", noise.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -136,7 +136,7 @@ def test_a_compiler_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None
             assert torch.equal(ours, theirs)
 
 
-# As good as random
+# Statistics
 
 
 def test_uniform_numbers_are_uniform_and_never_0_or_1() -> None:
@@ -194,7 +194,7 @@ def test_other_seeds_streams_steps_and_crystals_are_independent(other: str) -> N
     a, b = draws_of(**BASE), draws_of(**{**BASE, **OTHERS[other]})
     for f in (lambda x: x, np.square, np.abs):
         assert abs(np.corrcoef(f(a), f(b))[0, 1]) < ERRORS / len(a) ** 0.5
-    # Together they fill the plane evenly.
+    # Pairs of them fill the plane evenly.
     u, v = stats.norm.cdf(a), stats.norm.cdf(b)
     counts = np.histogram2d(u, v, 20, ((0, 1), (0, 1)))[0].ravel()
     assert 1e-4 < stats.chisquare(counts).pvalue < 1 - 1e-4
@@ -226,7 +226,7 @@ def test_levels_are_geometric_with_both_ends() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 10.0])
-def test_the_way_back_is_pymatgens_shortest(sigma: float) -> None:
+def test_the_displacement_back_is_the_shortest_of_pymatgen(sigma: float) -> None:
     rng = np.random.default_rng(0)
     angles = rng.uniform(65, 115, (5, 3))
     cells = [Lattice.from_parameters(*rng.uniform(3, 9, 3), *angles[i]).get_niggli_reduced_lattice() for i in range(5)]
@@ -236,7 +236,7 @@ def test_the_way_back_is_pymatgens_shortest(sigma: float) -> None:
     noisy, delta = noise.corrupt_coordinates(frac, lattice, torch.full((5,), sigma, dtype=torch.float64), eps)
     assert ((noisy >= 0) & (noisy < 1)).all()
     for i, cell in enumerate(cells):
-        # Moved by sigma * eps in Å, up to whole cells; and delta leads back, up to whole cells, on the shortest way.
+        # The displacement is sigma * eps in Å, up to lattice vectors; delta is the shortest displacement back.
         for vector, frac_vector in ((sigma * eps[i], noisy[i] - frac[i]), (delta[i], frac[i] - noisy[i])):
             whole = cell.get_fractional_coords(vector.numpy()) - frac_vector.numpy()
             np.testing.assert_allclose(whole, np.round(whole), atol=1e-9)
@@ -283,8 +283,8 @@ def test_types_without_probability_are_never_drawn() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 1025), (2, 3000), (1, 2, 1500), (3, 2000, 2), (2000, 2)])
-def test_places_have_different_bits_along_axes_of_any_length(shape: tuple[int, ...]) -> None:
-    """With a stride of 1,024 for every axis the place (1, 0) had the bits of the place (0, 1024)."""
+def test_bits_differ_along_axes_of_any_length(shape: tuple[int, ...]) -> None:
+    """With a stride of 1,024 for every axis, place (1, 0) had the bits of place (0, 1024)."""
     bits = noise.random_bits(0, Stream.POSITION, torch.arange(2), 0, shape)
     assert len(bits.unique()) == bits.numel()
 
@@ -298,7 +298,7 @@ def test_the_bits_of_short_axes_are_those_of_the_fixed_stride() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_class_of_probability_zero_is_never_drawn(dtype: torch.dtype) -> None:
-    """The largest uniform number below 1 took the last class, whatever its probability."""
+    """The largest uniform number below 1 used to select the last class, even with probability 0."""
     nearly_one = torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
@@ -306,7 +306,7 @@ def test_a_class_of_probability_zero_is_never_drawn(dtype: torch.dtype) -> None:
         composition *= torch.rand(20, 100, generator=generator) < 0.2
         composition[:, 37], composition[:, -3:] = 0.5, 0.0
         composition = composition / composition.sum(1, keepdim=True)
-        # At both ends, and at the sums themselves, between which only rounding lies.
+        # At both ends, and at the cumulative sums themselves, where rounding decides.
         sums = composition.cumsum(1)[:, ::7].clamp(1e-6, float(nearly_one))
         draw = torch.cat([nearly_one.expand(20, 1), torch.full((20, 1), 0.5**24, dtype=dtype), sums], 1)
         drawn = noise.draw_types(composition, draw)

@@ -1,4 +1,4 @@
-"""The property model: what leaves a crystal the same leaves its property, what it learns, and what it refuses."""
+"""Property model: invariances, learning, and refused input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model(random_dataset: Dataset) -> PropertyModel:
     return PropertyModel.for_dataset(random_dataset, hidden_dim=16, blocks=2).eval()
 
 
-def test_the_same_crystal_has_the_same_property(model: PropertyModel, known_crystals: Crystals) -> None:
+def test_equivalent_descriptions_have_the_same_property(model: PropertyModel, known_crystals: Crystals) -> None:
     model, crystals = model.double(), known_crystals.to("cpu", torch.float64)
     expected = model(crystals)
     assert expected.std() > 1e-4
@@ -51,7 +51,7 @@ def test_a_supercell_has_the_property_per_atom_of_its_cell(model: PropertyModel,
     torch.testing.assert_close(model(twice), model(one), rtol=0, atol=1e-9)
 
 
-def test_it_learns_a_property_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_it_learns_a_property_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     data = datasets.load("synthetic_perovskites")[:96]
     settings = {"batch_size": 32, "steps": 120, "lr": 3e-3, "warm_up": 10, "ema_decay": 0.95}
     first = PropertyModel.for_dataset(data, hidden_dim=16, blocks=1)
@@ -72,7 +72,7 @@ def test_it_learns_a_property_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_what_is_no_crystal_has_no_property(model: PropertyModel, known_crystals: Crystals) -> None:
+def test_invalid_crystals_have_the_property_nan(model: PropertyModel, known_crystals: Crystals) -> None:
     flat, heavy, lost = (known_crystals[k].pad(5) for k in (0, 1, 2))
     flat = flat.replace(lattice=flat.lattice * torch.tensor([1.0, 1, 0])[:, None])
     heavy = heavy.replace(atomic_numbers=torch.where(heavy.atomic_numbers == 17, 117, heavy.atomic_numbers))
@@ -82,7 +82,7 @@ def test_what_is_no_crystal_has_no_property(model: PropertyModel, known_crystals
     torch.testing.assert_close(result[3:], model(known_crystals))
 
 
-def test_a_file_gives_the_model_back(model: PropertyModel, known_crystals: Crystals, tmp_path: Path) -> None:
+def test_a_saved_property_model_loads_unchanged(model: PropertyModel, known_crystals: Crystals, tmp_path: Path) -> None:
     model.metadata = {"data": {"name": "random"}}
     path = model.save(tmp_path / "p.safetensors", test_mae=0.1)
     again = load_property_model(path)
@@ -96,7 +96,7 @@ def test_a_file_gives_the_model_back(model: PropertyModel, known_crystals: Cryst
         load_property_model("no_such_set")
 
 
-def test_what_cannot_be_learned_from_is_refused(random_dataset: Dataset) -> None:
+def test_data_without_labels_or_with_unknown_elements_are_refused(random_dataset: Dataset) -> None:
     unlabeled = dataclasses.replace(random_dataset, labels=torch.full((20,), torch.nan))
     with pytest.raises(DatasetError, match="0 labels"):
         PropertyModel.for_dataset(unlabeled)

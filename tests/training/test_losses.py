@@ -1,4 +1,4 @@
-"""Every term of the objective against a computation by hand, and all of them falling when there is little to learn."""
+"""Loss terms of a CDVAE: each against a computation by hand, and all of them falling on a few crystals."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# Term by term
+# Single terms
 
 
-def test_coordinate_loss_is_equation_8() -> None:
+def test_coordinate_loss_is_equation_8_of_the_paper() -> None:
     p, delta, sigma = randn(2, 3, 3), randn(2, 3, 3, seed=1), torch.tensor([0.1, 5.0], dtype=torch.float64)
     atoms = [0.5 * ((delta[c, i] / sigma[c] - p[c, i]) ** 2).sum() for c, i in MASK.nonzero().tolist()]
     by_hand = ((atoms[0] + atoms[1] + atoms[2]) / 3 + atoms[3]) / 2
@@ -74,19 +74,19 @@ def test_composition_is_the_mean_cross_entropy_of_every_atoms_element(known_crys
     )
     by_hand = -(log_p[0].mean() + log_p[1, :2].mean() + log_p[2, :2].mean()) / 3
     assert losses.composition_loss(logits, shares).item() == pytest.approx(by_hand.item(), rel=1e-10)
-    # Its optimum is the composition itself, and its value there the composition's entropy.
+    # The optimum is the composition itself, with the entropy of the composition as the value.
     at_best = losses.composition_loss(torch.log(shares[:1] + 1e-300), shares[:1])
     assert at_best.item() == pytest.approx(-(0.6 * math.log(0.6) + 0.4 * math.log(0.2)), rel=1e-6)
 
 
-def test_kl_is_torchs() -> None:
+def test_kl_equals_torch() -> None:
     mu, log_var = randn(5, 8), randn(5, 8, seed=1)
     theirs = kl_divergence(Normal(mu, (0.5 * log_var).exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
     assert losses.kl_loss(Posterior(mu, log_var)).item() == pytest.approx(theirs.sum(1).mean().item(), rel=1e-10)
     assert losses.kl_loss(Posterior(torch.zeros(1, 8), torch.zeros(1, 8))).item() == 0
 
 
-def test_a_sample_of_the_posterior_is_reparametrized() -> None:
+def test_posterior_samples_are_reparameterized() -> None:
     posterior = Posterior(torch.full((4000, 2), 3.0), torch.full((4000, 2), math.log(0.25)))
     z = posterior.sample(torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)))
     assert z.mean().item() == pytest.approx(3, abs=0.05)
@@ -104,7 +104,7 @@ def test_unlabeled_crystals_do_not_count_for_the_property() -> None:
     torch.testing.assert_close(predicted.grad, torch.stack([a, 0 * a, b, 0 * b]).detach())
 
 
-def test_no_label_at_all_is_no_loss() -> None:
+def test_the_property_loss_without_labels_is_zero() -> None:
     predicted = randn(3).requires_grad_()
     loss = losses.property_loss(predicted, torch.full((3,), torch.nan, dtype=torch.float64))
     loss.backward()
@@ -128,7 +128,7 @@ def model(random_dataset: Dataset) -> CDVAE:
     return CDVAE.for_dataset(random_dataset, **SMALL)
 
 
-def test_terms_are_finite_named_and_the_same_for_the_same_step(model: CDVAE, random_dataset: Dataset) -> None:
+def test_terms_are_finite_named_and_reproducible(model: CDVAE, random_dataset: Dataset) -> None:
     one, again, next_step, other_seed = (terms_of(model, random_dataset, *x) for x in ((3, 0), (3, 0), (4, 0), (3, 1)))
     assert tuple(one) == losses.TERMS
     assert all(torch.isfinite(x) for x in one.values())
@@ -139,7 +139,7 @@ def test_terms_are_finite_named_and_the_same_for_the_same_step(model: CDVAE, ran
 
 
 def test_a_batch_is_the_mean_of_its_crystals(model: CDVAE, random_dataset: Dataset) -> None:
-    """Noise belongs to a crystal, not to its place in a batch, so each term is the mean over single crystals."""
+    """Noise depends on the crystal, not on its place in a batch, so each term is the mean over single crystals."""
     model = model.double()
     labeled = random_dataset[4:]
     labeled = dataclasses.replace(labeled, crystals=labeled.crystals.to(dtype=torch.float64))
@@ -154,7 +154,7 @@ def test_a_batch_is_the_mean_of_its_crystals(model: CDVAE, random_dataset: Datas
         torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-9)
 
 
-def test_labels_matter_to_the_property_alone(model: CDVAE, random_dataset: Dataset) -> None:
+def test_labels_affect_the_property_term_alone(model: CDVAE, random_dataset: Dataset) -> None:
     no_labels = dataclasses.replace(random_dataset, labels=torch.full((20,), torch.nan))
     with_labels, without = terms_of(model, random_dataset), terms_of(model, no_labels)
     assert without["property"].item() == 0
@@ -169,14 +169,14 @@ def test_the_type_noise_sends_no_gradient_to_the_composition_head(model: CDVAE, 
     assert model.type_head[0].weight.grad.abs().max() > 0
 
 
-def test_heads_learn_between_mean_and_sample_too_and_the_encoder_does_not_feel_it(
+def test_points_between_mean_and_sample_train_the_heads_and_not_the_encoder(
     model: CDVAE, random_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = random_dataset[4:10]
     uniform = losses.noise.uniform
 
     def gradients(share: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the composition term, where every point between is at this share of the way to the sample."""
+        """Gradient of the composition term, with all points at this fraction of the way from mean to sample."""
 
         def fixed(seed: int, stream: Stream, *args: Any, **kwargs: Any) -> Tensor:
             drawn = uniform(seed, stream, *args, **kwargs)
@@ -217,7 +217,7 @@ def test_every_term_falls_on_a_few_crystals(model: CDVAE, random_dataset: Datase
         assert last[name] < 0.5 * first[name], name
 
 
-def test_the_divergence_falls_when_it_is_asked_for(model: CDVAE, random_dataset: Dataset) -> None:
+def test_the_kl_term_alone_can_be_minimized(model: CDVAE, random_dataset: Dataset) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     values = []
     for step in range(40):

@@ -25,7 +25,7 @@ def model(random_dataset: Dataset) -> CDVAE:
     return CDVAE.for_dataset(random_dataset, **SMALL).eval()
 
 
-def test_the_prior_is_there_at_the_last_step_and_not_before(model: CDVAE, random_dataset: Dataset) -> None:
+def test_the_prior_is_set_at_the_last_step_and_not_before(model: CDVAE, random_dataset: Dataset) -> None:
     before = fingerprint(model)
     steps = fit_prior(model, random_dataset, steps=3, config=TINY)
     seen = [(step.step, step.num_steps, list(step.terms), model.prior is None) for step in steps]
@@ -37,7 +37,7 @@ def test_the_prior_is_there_at_the_last_step_and_not_before(model: CDVAE, random
     assert model.prior.sample(0, torch.arange(2)).shape == (2, 8)
 
 
-def test_it_is_the_sequence_of_fits_that_it_replaces(model: CDVAE, random_dataset: Dataset) -> None:
+def test_it_equals_the_sequence_of_fits_that_it_replaces(model: CDVAE, random_dataset: Dataset) -> None:
     for _ in fit_prior(model, random_dataset, steps=3, config=TINY, seed=4, lr=2e-3):
         pass
     torch.manual_seed(4)
@@ -58,7 +58,7 @@ def test_the_initial_weights_come_from_the_seed_alone(model: CDVAE, random_datas
     assert marks[0] == marks[1] != marks[2]
 
 
-def test_with_compositions_these_are_learned_first(model: CDVAE, random_dataset: Dataset) -> None:
+def test_composition_steps_come_first(model: CDVAE, random_dataset: Dataset) -> None:
     phases = [
         (step.step, *step.terms) for step in fit_prior(model, random_dataset, steps=2, composition_steps=2, config=TINY)
     ]

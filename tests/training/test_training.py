@@ -1,4 +1,4 @@
-"""Training: what comes next is a function of the state alone, and nothing bad gets into it."""
+"""Training: resuming bit for bit, batches, learning, and refused input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model(random_dataset: Dataset) -> CDVAE:
 
 
 def run(model: CDVAE | CDVAEConfig | str | Path, dataset: Dataset, **settings) -> Iterator[TrainingStep]:
-    """Three batches an epoch, so that STEPS is three epochs and a bit."""
+    """A data set of three batches per epoch, so that STEPS is a little more than three epochs."""
     return fit(model, dataset, **{"steps": STEPS, "batch_size": 6, "warm_up": 3, "ema_decay": 0.9, **settings})
 
 
@@ -55,7 +55,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         assert torch.equal(value, b[name]), name
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7])
@@ -94,14 +94,14 @@ def test_a_state_loads_as_the_averaged_model(model: CDVAE, random_dataset: Datas
     assert not torch.equal(loaded.to_mu.weight, model.to_mu.weight)
 
 
-def test_a_resumed_run_may_be_prolonged(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> None:
+def test_a_resumed_run_can_be_extended(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> None:
     for _ in run(model, random_dataset, checkpoint=tmp_path / "state.safetensors"):
         pass
     more = [step.step for step in fit(tmp_path / "state.safetensors", random_dataset, steps=STEPS + 4)]
     assert more == [STEPS + 1, STEPS + 2, STEPS + 3, STEPS + 4]
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(random_dataset: Dataset) -> None:
+def test_the_seed_determines_the_run(random_dataset: Dataset) -> None:
     config = CDVAEConfig(max_atoms=6, **SMALL)
     one, two, other = (
         torch.stack([step.losses for step in run(config, random_dataset, seed=seed, steps=4)]) for seed in (5, 5, 6)
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(random_dataset: Da
     assert not torch.equal(one, other)
 
 
-def test_the_average_is_that_of_the_recursion_by_hand(model: CDVAE, random_dataset: Dataset) -> None:
+def test_the_moving_average_equals_the_recursion_by_hand(model: CDVAE, random_dataset: Dataset) -> None:
     average = {name: p.detach().double() for name, p in model.named_parameters()}
     for done, step in enumerate(run(model, random_dataset)):
         decay = min(0.9, (1 + done) / (10 + done))
@@ -124,10 +124,10 @@ def test_the_average_is_that_of_the_recursion_by_hand(model: CDVAE, random_datas
     assert model.training
 
 
-# What a step says
+# Contents of a step
 
 
-def test_steps_count_and_say_the_terms(model: CDVAE, random_dataset: Dataset) -> None:
+def test_steps_carry_their_number_and_terms(model: CDVAE, random_dataset: Dataset) -> None:
     loss_weights = LossWeights(kl=0.5, property=2.0)
     steps = list(run(model, random_dataset, weights=loss_weights))
     assert [s.step for s in steps] == list(range(1, STEPS + 1))
@@ -257,7 +257,7 @@ def test_validation_is_the_same_every_time_and_for_every_batch_size(model: CDVAE
         assert value == pytest.approx(one[name], rel=1e-4)
 
 
-def test_crystals_without_labels_teach_everything_but_the_property(model: CDVAE, random_dataset: Dataset) -> None:
+def test_unlabeled_crystals_train_every_term_but_the_property(model: CDVAE, random_dataset: Dataset) -> None:
     before = weights(model)
     unlabeled = random_dataset[:4]
     assert torch.isnan(unlabeled.labels).all()
@@ -270,18 +270,18 @@ def test_crystals_without_labels_teach_everything_but_the_property(model: CDVAE,
         assert changed != name.startswith("property_head"), name
 
 
-# Bad input
+# Invalid input
 
 
 @pytest.fixture
 def poisoned(random_dataset: Dataset) -> Dataset:
-    """One crystal has a coordinate that is not a number."""
+    """A data set with one coordinate that is NaN."""
     frac = random_dataset.crystals.frac_coords.clone()
     frac[13, 0, 0] = torch.nan
     return dataclasses.replace(random_dataset, crystals=random_dataset.crystals.replace(frac_coords=frac))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_does_harm(
+def test_a_loss_that_is_not_finite_ends_the_run_without_changing_the_weights(
     model: CDVAE, poisoned: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.safetensors"
@@ -314,7 +314,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_does_harm(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_guard_works_wherever_the_bad_crystal_comes(
+def test_a_crystal_that_is_not_finite_is_found_at_any_step(
     model: CDVAE, poisoned: Dataset, tmp_path: Path, seed: int
 ) -> None:
     path = tmp_path / "state.safetensors"
@@ -380,7 +380,7 @@ def test_elements_that_the_model_does_not_know_are_refused(model: CDVAE, random_
         run(model, of_element(random_dataset, number))
 
 
-def test_a_model_may_be_judged_on_elements_that_it_does_not_know(model: CDVAE, random_dataset: Dataset) -> None:
+def test_a_model_can_be_validated_on_unseen_elements(model: CDVAE, random_dataset: Dataset) -> None:
     strange = of_element(random_dataset, 26)
     check_fits(model, strange)
     assert all(math.isfinite(value) for value in validation_losses(model, strange).values())
@@ -423,7 +423,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert next(fit(path, random_dataset)).step == 3
 
 
-def test_a_released_model_and_a_damaged_state_are_no_states(
+def test_released_models_and_damaged_states_are_refused_as_states(
     model: CDVAE, random_dataset: Dataset, tmp_path: Path
 ) -> None:
     path = model.save(tmp_path / "model.safetensors")
@@ -467,7 +467,7 @@ def test_a_step_carries_its_settings_and_no_run(model: CDVAE, random_dataset: Da
 
 @pytest.mark.parametrize("labeled", [0, 1, 10, 20])
 def test_validation_losses_do_not_depend_on_the_batch_size(model: CDVAE, random_dataset: Dataset, labeled: int) -> None:
-    """Labels first, so that small batches are wholly labeled, partly or not at all."""
+    """Labels come first, so that small batches are labeled completely, in part or not at all."""
     labels = torch.linspace(-3, -1, 20)
     labels[labeled:] = torch.nan
     dataset = dataclasses.replace(random_dataset, labels=labels)
@@ -489,10 +489,10 @@ def test_validation_losses_take_the_path_of_a_model(model: CDVAE, random_dataset
         validation_losses(model, random_dataset, batch_size=0)
 
 
-# What fitting does to a model
+# Effects of fitting on a model
 
 
-def test_fit_says_that_it_removes_a_learned_prior(model: CDVAE, random_dataset: Dataset) -> None:
+def test_fit_warns_that_it_removes_a_learned_prior(model: CDVAE, random_dataset: Dataset) -> None:
     model.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))
     with pytest.warns(PriorWarning, match="removes the model's learned prior.*fit_prior"):
         run(model, random_dataset)
@@ -515,7 +515,7 @@ def test_a_refused_run_leaves_the_model_as_it_was(model: CDVAE, random_dataset: 
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_only_a_cdvae_has_weights(random_dataset: Dataset) -> None:
+def test_loss_weights_are_refused_for_other_models(random_dataset: Dataset) -> None:
     other = PropertyModel.for_dataset(random_dataset, hidden_dim=8, blocks=1)
     with pytest.raises(SettingError, match="weights= are those of a CDVAE's loss terms; a PropertyModel"):
         fit(other, random_dataset, steps=1, weights=LossWeights())

@@ -25,7 +25,7 @@ COMMANDS = {
     "info": ("info", "Show what a model was trained on, its sizes, settings, scores and license."),
     "doctor": ("doctor", "Check this installation: packages, devices, bundled files, cache, notebooks."),
     "generate": ("generate", "Generate crystals from the prior, each batch written when it is done."),
-    "reconstruct": ("reconstruct", "Encode crystals, decode them again, and report how many come back."),
+    "reconstruct": ("reconstruct", "Encode crystals, decode them again, and report how many are reconstructed."),
     "optimize": ("optimize", "Optimize the predicted property of crystals in latent space, and decode on the way."),
     "evaluate": ("evaluate", "Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside."),
     "train": ("train", "Train a model on a data set; the state is written as it goes, and generates as well."),

@@ -44,7 +44,7 @@ def given(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, An
 
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:
-    """Add the flags that say where a data set is read from."""
+    """Add the flags for the source of a data set."""
     group = parser.add_argument_group("data")
     group.add_argument("--folder", type=Path, help="where DATA/<split>.csv or .csv.gz lies; left out: downloaded")
     group.add_argument("--split", choices=(*datasets.SPLITS, datasets.JOINED), default=split, help=(
@@ -119,7 +119,7 @@ def device(args: argparse.Namespace, processes: Processes | None = None) -> torc
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how many devices compute together."""
+    """Add the flags for the number of devices and machines."""
     parser.add_argument("--devices", type=int, default=1, metavar="N", help=(
         "GPUs of a machine that compute together, with --device cpu processes (default 1)"
     ))  # fmt: skip

@@ -13,7 +13,7 @@ def command(
     """Add a command whose help is the docstring of `run`.
 
     Args:
-        kept: says what an interrupted run leaves behind.
+        kept: text about the files that an interrupted run leaves behind.
     """
     lines = (run.__doc__ or "").strip().splitlines()
     parser = commands.add_parser(

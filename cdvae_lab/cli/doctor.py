@@ -1,4 +1,4 @@
-"""`cdvae-lab doctor`: check an installation, and say what to do about each problem."""
+"""`cdvae-lab doctor`: check an installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import LabError
 
-# Packages whose version says most about a problem, and what the optional ones are for.
+# Packages whose versions explain most problems, and the purposes of the optional ones.
 NEEDED = (
     "torch",
     "torch-geometric",
@@ -110,9 +110,12 @@ def _files() -> Iterator[Check]:
     from cdvae_lab.cli.notebooks import notebooks
     from cdvae_lab.io import assets
 
-    for name, look in (("bundled models", lambda: ", ".join(assets.models())), ("notebooks", lambda: str(notebooks()))):
+    for name, check in (
+        ("bundled models", lambda: ", ".join(assets.models())),
+        ("notebooks", lambda: str(notebooks())),
+    ):
         try:
-            yield Check(name, "ok", look())
+            yield Check(name, "ok", check())
         except LabError as error:
             yield Check(name, "problem", str(error))
 

@@ -156,7 +156,7 @@ def _training_set(args: argparse.Namespace, name: str) -> Dataset | None:
 
 
 def predictor_named(name: str) -> tuple[Predictor, str]:
-    """Load a predictor of the property and say what it is: a property model, or else a CDVAE's own property head.
+    """Load a predictor of the property, and describe it: a property model, or else a CDVAE's own property head.
 
     Raises:
         SettingError: if nothing of that name is bundled.

@@ -105,7 +105,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
         missing = [i for i, name in enumerate(names) if not (args.out / (name + SUFFIX[args.format])).is_file()]
     runs = list(consecutive(missing, batch_size(len(missing), args.batch_size, processes.size)))
     runs = runs[processes.rank :: processes.size]
-    processes.total()  # nobody writes before all have seen what is missing
+    processes.total()  # no process writes before all have listed the missing crystals
     written = valid = 0
     frames = (_with_retries if args.max_attempts > 1 else _frames)(model, args, schedule, prior, runs)
     if processes.first:

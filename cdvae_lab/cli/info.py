@@ -1,4 +1,4 @@
-"""`cdvae-lab info`: what a model says of itself."""
+"""`cdvae-lab info`: metadata and settings of a model."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def models(args: argparse.Namespace) -> int:
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     print("\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
                     for line in cells))  # fmt: skip
-    print("\ncdvae-lab info NAME says more of a model; cdvae-lab generate NAME -n 8 --out crystals/ uses it.")
+    print("\ncdvae-lab info NAME shows more about a model; cdvae-lab generate NAME -n 8 --out crystals/ uses it.")
     return 0
 
 

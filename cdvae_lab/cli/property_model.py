@@ -25,7 +25,7 @@ NETWORK = {
     "blocks": "message-passing blocks",
     "num_radial": "radial functions of a distance",
     "cutoff": "of the neighbor graph, Å",
-    "num_neighbors": "nearest periodic images an atom sees, at most; 0: all within the cutoff",
+    "num_neighbors": "largest number of neighbors of an atom; 0: all within the cutoff",
 }
 
 
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a property model, an independent predictor for `evaluate`.
 
-    Give it labels that the evaluated model was not trained on, or say so beside its numbers. The state of the run
+    Give it labels that the evaluated model was not trained on, or report that beside its numbers. The state of the run
     lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state saved.
     """
     state = state_of(args.out)

@@ -50,7 +50,7 @@ MODEL = {
     "head_dim": "width of the heads",
     "num_radial": "radial functions of a distance",
     "cutoff": "of the neighbor graph, Å",
-    "num_neighbors": "nearest periodic images an atom sees, at most; 0: all within the cutoff",
+    "num_neighbors": "largest number of neighbors of an atom; 0: all within the cutoff",
     "encoder_sees_aggregates": "mu and log-variance also see number of atoms, lattice and composition",
     "sigma_max": "largest coordinate noise, Å",
     "sigma_min": "smallest coordinate noise, Å",

@@ -92,13 +92,13 @@ def _judge(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonica
     """Each text's crystal, or the reason why it is none."""
     results: list[convert.Canonical | str] = []
     with warnings.catch_warnings():
-        # pymatgen says of every other file that it rounded a coordinate; what is broken is reported as left out.
+        # pymatgen warns for every other file that it rounded a coordinate; invalid crystals are reported as left out.
         warnings.simplefilter("ignore")
         for text, place in zip(texts, places, strict=True):
             try:
                 found = parsing.parse(text, place, "cif")
                 if len(found) > 1:
-                    raise CrystalError(f"{place}: holds {len(found)} crystals; give each a row or file of its own")
+                    raise CrystalError(f"{place}: holds {len(found)} crystals; give each a separate row or file")
                 results.append(convert.canonical(found[0][0], place))
             except CrystalError as error:
                 results.append(str(error).removeprefix(f"{place}: "))

@@ -74,7 +74,7 @@ def fetch(
         target.unlink()  # left by a download that was killed; the public file replaces it
     logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel(logging.WARNING)  # else pooch prints the SHA-256 of a file whose hash it was not told
+    logger.setLevel(logging.WARNING)  # otherwise pooch prints the SHA-256 of a file whose hash is unknown
     downloader: Any = pooch.HTTPDownloader(progressbar=progress, timeout=30)
     try:
         path = pooch.retrieve(

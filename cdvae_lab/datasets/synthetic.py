@@ -83,7 +83,7 @@ def perovskites(seed: int = 0) -> tuple[Crystals, Float[Tensor, " crystals"], li
     rng = np.random.default_rng(seed)
     ideal = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     directions = [np.array(d) / np.linalg.norm(d) for d in ((0, 0, 1), (0, 1, 1), (1, 1, 1))]
-    judged, charges, labels = [], [], []
+    checked, charges, labels = [], [], []
     for composition in compositions():
         radius_a, radius_b, radius_x = composition.radii
         room = math.sqrt(2) * (radius_a + radius_x) - 2 * (radius_b + radius_x)
@@ -100,10 +100,10 @@ def perovskites(seed: int = 0) -> tuple[Crystals, Float[Tensor, " crystals"], li
             strain = 0.25 * shift / length * (3 * np.outer(direction, direction) - np.eye(3))
             cell = length * (np.eye(3) + strain)
             structure = Structure(Lattice(cell), [a, b, x, x, x], ideal + moved @ np.linalg.inv(cell))
-            judged.append(canonical(structure, f"{a}{b}{x}3 ({variant})"))
+            checked.append(canonical(structure, f"{a}{b}{x}3 ({variant})"))
             charges.append([composition.charges[i] for i in (0, 1, 2, 2, 2)])
             labels.append(composition)
-    crystals = from_canonical(judged, dtype=torch.float64)
+    crystals = from_canonical(checked, dtype=torch.float64)
     energies = electrostatic_energy(crystals, torch.tensor(charges, dtype=torch.float64))
     return crystals.to(dtype=torch.float32), energies, labels
 

@@ -45,7 +45,7 @@ UNITS = {
     "dir_gap": "eV",
     "e_above_hull": "eV/atom",
 }
-# name: (default property, what it is, license)
+# name: (default property, description, license)
 PUBLIC = {
     "perov_5": (
         "heat_ref",
@@ -65,8 +65,8 @@ PUBLIC = {
         "MIT (txie-93/cdvae); original data CC BY 4.0",
     ),
 }
-# Of one formula; more take too long to be told apart.
-MOST_ALIKE = 40
+# Crystals of one formula; comparing more takes too long.
+MAX_SAME_FORMULA = 40
 # Crystals of Carbon-24's val that checkpoints are chosen by.
 CARBON_24_CHOOSING = 400
 SYNTHETIC = "synthetic_perovskites"
@@ -110,7 +110,7 @@ class Dataset:
 
         Raises:
             IndexError: for a number that no crystal has, or a mask of another length.
-            TypeError: for what is neither a number, a slice, a sequence of numbers nor a mask.
+            TypeError: if `which` is neither a number, a slice, a sequence of numbers nor a mask.
         """
         rows = chosen_rows(which, len(self), self.labels.device)
         chosen = np.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu().numpy()]
@@ -211,7 +211,7 @@ def load(
         cache: folder for parsed and downloaded files; None for the user's cache folder.
         jobs: processes that parse; None for all cores.
         progress: show progress bars.
-        limit: only the first so many rows or files.
+        limit: read only this number of rows or files.
         base_url: where the public files are served.
 
     Raises:
@@ -299,14 +299,14 @@ def find_crystals(
     """The crystals of a public set that have an id, from a file that is there already. Never downloads.
 
     Where no row has the id, which is not the same in all copies of these files, those that have the formula; None if
-    there is no file, no such crystal, or more than `MOST_ALIKE` of the formula.
+    there is no file, no such crystal, or more than `MAX_SAME_FORMULA` of the formula.
 
     Args:
         name: "perov_5", "carbon_24" or "mp_20".
         split: "train", "val" or "test", or several joined by "+".
         identity: a `material_id`.
         formula: with all atoms of the cell, elements in any order.
-        folder: as for `load`; None looks where `load` keeps what it has downloaded.
+        folder: as for `load`; None for the folder of `load`'s downloads.
         cache: as for `load`.
 
     Raises:
@@ -320,13 +320,13 @@ def find_crystals(
         for one, texts in texts_of.items():
             by_formula.setdefault(one, []).extend(texts)
     found = [by_id[identity]] if identity in by_id else by_formula.get(formulas.respell(formula), [])
-    return convert.read(found) if 0 < len(found) <= MOST_ALIKE else None
+    return convert.read(found) if 0 < len(found) <= MAX_SAME_FORMULA else None
 
 
 def files_there(
     name: str, split: str, *, folder: str | Path | None = None, cache: str | Path | None = None
 ) -> list[Path]:
-    """The files of a public set that are on this machine already; arguments as of `find_crystals`."""
+    """List the files of a public set that are on this machine already; arguments as for `find_crystals`."""
     base = (_users_cache() if cache is None else Path(cache)) / "public" if folder is None else Path(folder)
     return [path for part in split.split("+") for path in _places_of(name, part, base) if path.is_file()]
 
@@ -348,7 +348,7 @@ def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str
 def synthetic_perovskites(seed: int = 0) -> Dataset:
     """Some thousands of ABX3 perovskites made from ionic radii, labeled with their electrostatic energy (eV/atom).
 
-    Made anew in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
+    Created in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
     `cdvae_lab.datasets.synthetic`.
 
     Raises:

@@ -16,7 +16,7 @@ from cdvae_lab.metrics.success_rates import SUCCESS, Predictor, success_rates
 from cdvae_lab.metrics.validity import invalid_reasons
 
 PREDICTORS = (
-    "success is what the predictor says: published success rates were measured with other predictors, and one that "
+    "success rates depend on the predictor: published success rates were measured with other predictors, and one that "
     "learned from the labels of the optimized model is not independent of it."
 )
 

@@ -75,7 +75,7 @@ class Metric:
         return 4 if abs(value) < 1 else max(0, 4 - len(str(int(abs(value)))))
 
     def text(self, value: float, decimals: int | None = None) -> str:
-        """Print a number, with other decimals than usual if they are given."""
+        """Format a number, with the given number of decimals or the column's default."""
         return f"{value:.{self.digits(value) if decimals is None else decimals}f}"
 
     def at_least(self, value: float, other: float, decimals: int | None = None) -> bool:

@@ -15,7 +15,7 @@ from cdvae_lab.metrics.validity import composition_validity, invalid_reasons, st
 
 
 def validity(source: CrystalSource, rules: Rules) -> Iterator[ReportCard]:
-    """Do the work of `evaluate(task="validity")`: which crystals are possible, and what is wrong with the others."""
+    """Do the work of `evaluate(task="validity")`: which crystals are valid, and why the others are not."""
     crystals, total = source.crystals, len(source.crystals)
     card = ReportCard(0, 1, "validity", "validity", "", "", total)
     structure, composition = structure_validity(crystals), composition_validity(crystals, rules)
@@ -42,7 +42,7 @@ def validity(source: CrystalSource, rules: Rules) -> Iterator[ReportCard]:
     )
 
 
-STABILITY = "validity does not say that a crystal is stable."
+STABILITY = "validity does not imply stability."
 RULES: dict[Rules, str] = {
     "current": "SMACT 2.8 to 4.0.2, oxidation states of 2014",
     "paper": "SMACT 2.2.1, as the CDVAE paper's code calls it",
@@ -65,6 +65,6 @@ def validity_scores(structure: Any, composition: Any, rules: Rules) -> tuple[Sco
 
 
 def reasons(source: CrystalSource, rules: Rules) -> list[str | None]:
-    """For each crystal why it could not be read or is invalid; None for a valid one."""
+    """List why each crystal could not be read or is invalid; None for a valid one."""
     found = invalid_reasons(source.crystals, rules)
     return [unreadable or reason for unreadable, reason in zip(source.unreadable, found, strict=True)]

@@ -91,7 +91,7 @@ class Guidance:
 
 
 class GuidanceSettings(TypedDict, total=False):
-    """What `optimize_guided` takes by keyword: the fields of `Guidance`."""
+    """Keyword arguments of `optimize_guided`: the fields of `Guidance`."""
 
     prior: LatentPrior | None
     target: str | float | int
@@ -103,12 +103,12 @@ class GuidanceSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GuidedStep(Frame):
-    """The whole state after a step: enough to look at and to resume from, `optimize_guided(model, step=step)`.
+    """State of a guided search after a step; `optimize_guided(model, step=step)` resumes from it.
 
     Attributes:
         step: denoising steps so far; 0 is the start.
         num_steps: of the whole run.
-        z: the latents as they would be if the noise were removed at once: what can be decoded.
+        z: the latents denoised in a single step, to be decoded.
         noisy: the latents with the noise that is left; z itself at the end of a round.
         prediction: the property that the model predicts for z, in the property's own unit.
         numbers: of the crystals; with the seed and the step they determine the noise.

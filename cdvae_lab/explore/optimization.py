@@ -71,7 +71,7 @@ class Objective:
 
 
 class OptimizationSettings(TypedDict, total=False):
-    """What `optimize` takes by keyword: the fields of `Objective`."""
+    """Keyword arguments of `optimize`: the fields of `Objective`."""
 
     prior: LatentPrior | None
     target: str | float | int
@@ -82,7 +82,7 @@ class OptimizationSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentStep(Frame):
-    """The whole state after a step: enough to look at and to resume from, `optimize(model, step=step)`.
+    """State of a search after a step; `optimize(model, step=step)` resumes from it.
 
     Attributes:
         step: steps of Adam so far; 0 is the start.
@@ -187,7 +187,7 @@ def resumed(
     """Return the step of a search (LatentStep or GuidedStep), with another length of the run where one was given.
 
     Args:
-        counted: the setting that says how long the run is, for the message.
+        counted: name of the setting for the length of the run, for the message.
         carried: the settings of the step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Steps of `optimize` in a file: `save_steps`, and `load_steps` to look at them or to resume from them."""
+"""Save steps of a search to a file, and load them to analyze them or to resume from them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _prior_of_run(
     found = prior or (None if model is None else model.prior)
     if found is None:
         raise SettingError(
-            f"{path}: the run has a prior of its own ({identity}), which the file does not hold; give it, "
+            f"{path}: the run has a custom prior ({identity}), which the file does not hold; give it, "
             "load_steps(path, prior=...), or the model that has it"
         )
     if (mine := prior_identity(found)) != identity:

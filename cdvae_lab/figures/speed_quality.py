@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 # Symbol and color number of each sampler. Assigned types have the open symbol.
-LOOKS = {"ancestral": ("circle", 0), "langevin": ("square", 1), "probability_flow": ("diamond", 2)}
+MARKERS = {"ancestral": ("circle", 0), "langevin": ("square", 1), "probability_flow": ("diamond", 2)}
 RING = "a named setting"
 WRAP = 150  # characters in a line of the caption
 
@@ -35,7 +35,7 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
     palette, rows, about = THEMES[theme], measured["rows"], measured["about"]
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
     for sampler, types in sorted({(row["sampler"], types_of(row)) for row in rows}):
-        symbol, place = LOOKS[sampler]
+        symbol, place = MARKERS[sampler]
         name = sampler.replace("_", " ") + (", types assigned" if types == "assigned" else "")
         mine = sorted(
             (row for row in rows if (row["sampler"], types_of(row)) == (sampler, types)), key=lambda row: row["calls"]

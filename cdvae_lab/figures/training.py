@@ -46,7 +46,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-RATE = "lr"  # of records that say what the learning rate was
+RATE = "lr"  # key of the learning rate in a record
 SPAN = 20  # records that the smooth line is a mean over, the newest counting most
 
 
@@ -114,7 +114,7 @@ def smooth(values: Float[np.ndarray, " records"], span: int = SPAN) -> Float[np.
     """Compute an exponential moving average with weights that add up to 1 from the start; skips non-finite numbers.
 
     Args:
-        span: of about so many values.
+        span: number of values that the average extends over, approximately.
     """
     keep, total, weight = 1 - 2 / (span + 1), 0.0, 0.0
     result = np.full(len(values), np.nan)

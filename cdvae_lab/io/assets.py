@@ -37,9 +37,10 @@ def models() -> list[str]:
 
 
 def asset_path(name: str) -> Path:
-    """Where the bundled file or folder `name` lies, for example "examples/SrTiO3.cif".
+    """Return the path of the bundled file or folder `name`, for example "examples/SrTiO3.cif".
 
-    Raises `SettingError`, with what there is instead, if nothing of that name is bundled.
+    Raises:
+        SettingError: if nothing of that name is bundled; the message lists the bundled files.
     """
     root = folder()
     found = (root / name).resolve()

@@ -1,4 +1,4 @@
-"""Crystals from and to pymatgen, ASE, torch-geometric and files; with `parsing`, the judge of a user's file.
+"""Convert crystals from and to pymatgen, ASE, torch-geometric and files, and check what a user gives.
 
 Every crystal that enters the lab is checked, Niggli-reduced (never made primitive unless asked) and rebuilt from its
 six lattice parameters, so that its orientation and its choice of cell are canonical (Xie et al., arXiv 2110.06197,
@@ -40,7 +40,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Canonical:
-    """One judged and reduced crystal as plain arrays, cheap to send between processes."""
+    """One checked and reduced crystal as plain arrays, cheap to send between processes."""
 
     frac_coords: Float[np.ndarray, "atoms 3"]
     atomic_numbers: Int[np.ndarray, " atoms"]
@@ -109,20 +109,20 @@ def from_structures(
     names = [f"crystal {i}" for i in range(len(structures))] if names is None else list(names)
     if len(names) != len(structures):
         raise CrystalError(f"names: {len(names)} names for {len(structures)} structures; give one for each")
-    judged = [
+    checked = [
         canonical(s, name, max_atoms=max_atoms, elements=elements, primitive=primitive)
         for s, name in zip(structures, names, strict=True)
     ]
-    return from_canonical(judged, dtype=dtype)
+    return from_canonical(checked, dtype=dtype)
 
 
-def from_canonical(judged: Sequence[Canonical], dtype: torch.dtype = torch.float32) -> Crystals:
-    """One batch of judged crystals."""
-    parameters = [torch.from_numpy(np.stack([getattr(c, field) for c in judged])) for field in ("lengths", "angles")]
+def from_canonical(checked: Sequence[Canonical], dtype: torch.dtype = torch.float32) -> Crystals:
+    """Combine checked crystals into one batch."""
+    parameters = [torch.from_numpy(np.stack([getattr(c, field) for c in checked])) for field in ("lengths", "angles")]
     # Wrapped once more in the narrower type, where 0.99999999 rounds to 1.
     return Crystals.from_lists(
-        [lat.wrap(torch.from_numpy(c.frac_coords).to(dtype)) for c in judged],
-        [torch.from_numpy(c.atomic_numbers.astype(np.int64)) for c in judged],
+        [lat.wrap(torch.from_numpy(c.frac_coords).to(dtype)) for c in checked],
+        [torch.from_numpy(c.atomic_numbers.astype(np.int64)) for c in checked],
         lat.from_parameters(*parameters).to(dtype),
     )
 
@@ -135,7 +135,7 @@ def canonical(
     elements: Collection[int] | None = None,
     primitive: bool = False,
 ) -> Canonical:
-    """Judge one Structure and reduce it; arguments as for `read`.
+    """Check one Structure and reduce it; arguments as for `read`.
 
     Raises:
         CrystalError: names the crystal, what is wrong, and the remedy.
@@ -184,7 +184,7 @@ def _structures(source: Any, name: str) -> list[tuple[Structure, str]]:
     )
 
 
-# Judging
+# Checks
 
 
 def _atomic_numbers(structure: Structure, name: str) -> np.ndarray:
@@ -293,7 +293,7 @@ def to_structures(crystals: Crystals) -> list[Structure]:
 
 
 def to_ase(crystals: Crystals) -> list[Atoms]:
-    """ASE Atoms, periodic in all directions, one per crystal; errors as of `to_structures`."""
+    """Convert to ASE Atoms, periodic in all directions, one per crystal; errors are those of `to_structures`."""
     from ase import Atoms
 
     return [Atoms(numbers=n, scaled_positions=x, cell=cell, pbc=True) for n, x, cell in _arrays(crystals)]
@@ -398,7 +398,7 @@ def write(
 
 
 def write_extxyz(crystals: Crystals, path: str | Path) -> Path:
-    """Write all crystals to one extended XYZ file; errors as of `write`."""
+    """Write all crystals to one extended XYZ file; errors are those of `write`."""
     from ase.io import write as ase_write
 
     buffer = io.StringIO()

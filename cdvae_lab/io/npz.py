@@ -56,7 +56,7 @@ def save(crystals: Crystals, path: str | Path) -> Path:
 def load(path: str | Path) -> Crystals:
     """Crystals from such a file, taken as they are: neither checked nor reduced; their cells in standard orientation.
 
-    A crystal without atoms, or with lengths and angles of no cell, is kept: whoever judges it will find it invalid.
+    A crystal without atoms, or with lengths and angles of no cell, is kept; evaluation finds it invalid.
 
     Raises:
         CrystalError: names the file, the array that is missing or of a wrong shape, and the remedy.

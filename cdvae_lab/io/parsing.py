@@ -1,6 +1,6 @@
-"""The text of a CIF, POSCAR or extended XYZ file as pymatgen Structures, or an error that names file and remedy.
+"""Parse the text of a CIF, POSCAR or extended XYZ file to pymatgen Structures, or raise an error with a remedy.
 
-pymatgen and ASE do the reading. What they would read as another crystal without a word is refused here: placeholders
+pymatgen and ASE do the reading. Files that they would silently read as another crystal are refused here: placeholders
 for unknown positions, empty sites, symbols that are no elements, POSCAR files that do not name their elements.
 """
 
@@ -60,12 +60,12 @@ def format_of(name: str) -> str | None:
 
 
 def parse(text: str, name: str, fmt: str | None = None) -> list[tuple[Structure, str]]:
-    """The structures in a file's text, each with its name.
+    """Parse the structures in a file's text, each with a name.
 
     Args:
         text: content of the file.
         name: of the file, for errors.
-        fmt: "cif", "poscar" or "extxyz"; None: what the name tells, or else what the text looks like.
+        fmt: "cif", "poscar" or "extxyz"; None: by the name of the file, or else by the text.
 
     Raises:
         CrystalError: names the file, what is wrong, and the remedy.
@@ -81,7 +81,7 @@ def parse(text: str, name: str, fmt: str | None = None) -> list[tuple[Structure,
     except CrystalError:
         raise
     except Exception as error:
-        # A parser raises whatever comes up, and the user needs the name of the file.
+        # Parsers raise errors of many types, and the user needs the name of the file.
         raise CrystalError(
             f"{name}: cannot be read as {fmt.upper()} ({type(error).__name__}: {error}); correct it, or export it "
             "again from a program that reads it"
@@ -109,11 +109,11 @@ def _parse_cif(text: str, name: str) -> list[Structure]:
 
 
 def _check_cif(block: Mapping[str, Any], name: str) -> None:
-    """Refuse what pymatgen would read as another crystal without a word."""
+    """Refuse a file that pymatgen would silently read as another crystal."""
     from pymatgen.io.cif import str2float
 
     if not all(field in block for field in CELL_FIELDS):
-        return  # a block of text only, or no crystal at all, which the parser says
+        return  # a block of text only, or no crystal at all, which the parser reports
     parameters = [str2float(block[field]) for field in CELL_FIELDS]
     if min(parameters) <= 0:
         bad = CELL_FIELDS[int(np.argmin(parameters))]

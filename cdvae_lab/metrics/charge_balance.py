@@ -143,7 +143,7 @@ def _passes_without_electronegativity(elements: list[ElementData], counts: list[
 
 
 def _in_order(one: ElementData, state: int, other: ElementData, other_state: int) -> bool:
-    """Whether the cation of two ions is the less electronegative one; ions of one sign pass."""
+    """True if the cation of two ions is the less electronegative one, or if both have the same sign."""
     assert one.electronegativity is not None
     assert other.electronegativity is not None
     if state > 0 > other_state:

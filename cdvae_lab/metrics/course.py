@@ -25,7 +25,7 @@ class Course:
         sigmas: noise level of each frame, Å.
         closest_distance: between any two atoms, an atom and its own periodic images included, Å; NaN without a cell.
         changed_species: number of atoms whose element differs from the frame before; 0 in the first frame.
-        structure_valid: whether distinct atoms are far enough apart; says nothing of the composition.
+        structure_valid: whether distinct atoms are far enough apart; the composition is not tested.
         num_atoms: in the cell; constant along a run.
     """
 

@@ -1,8 +1,8 @@
 """Reconstruction: match rate and RMSE by pymatgen's StructureMatcher.
 
-Two criteria say which matches count. The CDVAE paper's also asks that the prediction pass SMACT's composition test. Not
-all true crystals pass it, so that its match rate cannot reach 100 %. Structure validity alone has no such ceiling. Both
-are always reported, each with its ceiling.
+Two criteria decide which matches count. The CDVAE paper's also requires that the prediction pass SMACT's composition
+test. Not all true crystals pass it, so that its match rate cannot reach 100 %. Structure validity alone has no such
+ceiling. Both are always reported, each with its ceiling.
 
 See docs/explanation/algorithm.md, section 5.
 """
@@ -220,7 +220,7 @@ def _score(
 def _rms_of_pairs(
     truth: Crystals, predicted: Crystals, comparable: Bool[Tensor, " pairs"], matcher: StructureMatcher
 ) -> list[float | None]:
-    """Match those of some pairs that are comparable; runs in a process of its own."""
+    """Match the comparable pairs; runs in a separate process."""
     results: list[float | None] = [None] * len(truth)
     which = comparable.nonzero()[:, 0]
     sides = zip(which.tolist(), to_structures(predicted[which]), to_structures(truth[which]), strict=True)

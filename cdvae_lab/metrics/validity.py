@@ -1,6 +1,6 @@
 """Validity of crystals: atoms far enough apart, and a composition whose charges can balance.
 
-Both tests are the CDVAE paper's (`eval_utils.py` of its code), so that numbers compare. Structure validity looks at
+Both tests are the CDVAE paper's (`eval_utils.py` of its code), so that numbers compare. Structure validity tests
 distances and volume. Composition validity is SMACT's test of charge neutrality and electronegativities
 (`metrics.charge_balance`).
 
@@ -26,7 +26,7 @@ from cdvae_lab.metrics.distances import (
 )
 
 # Cells so thin that atoms more than this many cells away can be too close go to pymatgen, one by one: they are rare,
-# and reducing the lattice first is cheaper than comparing so many images.
+# and reducing the lattice first is cheaper than comparing all these images.
 _MAX_REACH = 2
 
 
@@ -56,7 +56,7 @@ def composition_validity(crystals: Crystals, rules: Rules = "current") -> Bool[T
 
 
 def invalid_reasons(crystals: Crystals, rules: Rules = "current") -> list[str | None]:
-    """Say in words what is wrong with each crystal; None if it is valid by structure and composition."""
+    """Explain why each crystal is invalid, in words; None if it is valid by structure and composition."""
     plausible = possible_cells(crystals, MIN_VOLUME).tolist()
     apart = _atoms_apart(crystals, MIN_DISTANCE, MIN_VOLUME).tolist()
     neutral = composition_validity(crystals, rules).tolist()

@@ -40,7 +40,7 @@ class Facts:
         distance, pair: closest distance between two atoms, an atom and its own periodic images included, Å, and their
             elements; NaN and empty for an impossible cell.
         structure_valid, composition_valid: the two tests of `metrics.validity`.
-        reason: what is wrong with it; None for a valid crystal.
+        reason: why the crystal is invalid; None for a valid one.
         cif: text of its CIF file; empty if the crystal cannot be written.
     """
 
@@ -262,7 +262,7 @@ def _page(name: str, crystals: Crystals, found: list[Facts], made: list[tuple[st
             "p",
             "Structure: distinct atoms at least 0.5 Å apart, in a cell of at least 0.1 Å³. Composition: oxidation "
             "states exist that are neutral and follow the electronegativities (SMACT). Closest: the smallest distance "
-            "between two atoms, an atom and its own periodic images included. Validity does not say that a crystal is "
+            "between two atoms, an atom and its own periodic images included. A valid crystal need not be "
             "stable.",
             class_="note",
         ),

@@ -1,4 +1,4 @@
-"""Where to put the origin of a crystal that has none of its own: generated crystals lie anywhere in their cell."""
+"""Choose the origin of crystals for display: generated crystals lie anywhere in their cell."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cdvae_lab.crystals.batch import Crystals
 if TYPE_CHECKING:
     from cdvae_lab.sampling.denoising import DenoisingFrame
 
-_LEFT = 0.8  # of the way to the origin, after each frame of a film
-_THERE = 0.004  # fractional; what is left then is not seen
+_LEFT = 0.8  # share of the way to the origin that remains after each frame of an animation
+_THERE = 0.004  # fractional; a smaller offset is invisible
 
 
 def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
-    """The same crystals, each moved so that one of its atoms lies at the origin: the heaviest of its rarest element.
+    """Move each crystal so that an atom of its rarest element lies at the origin; of several elements, the heaviest.
 
     A generated perovskite is then seen as one, with an atom at every corner of the cell.
 
     Args:
-        crystals: what to move.
-        like: take the atom, and the way that it has to go, from these instead; the frames of a run all moved like
-            its last one keep the motion that there was.
+        crystals: crystals to move.
+        like: choose the atom and its displacement from these crystals instead; frames that are all moved like the
+            last one keep their relative motion.
     """
     model = crystals if like is None else like
     site = _ranks(model).argmin(1)
@@ -37,7 +37,7 @@ def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
 
 @dataclass(frozen=True)
 class FilmOrigin:
-    """The origin of the crystals in one frame of a film that is shown while it is made.
+    """Origin of the crystals in one frame of an animation that is shown while it is computed.
 
     In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not
     be known and nothing jumps: the atom stays the same for as long as its element is one of the rarest and half as
@@ -53,18 +53,18 @@ class FilmOrigin:
 
     @classmethod
     def of(cls, crystals: Crystals) -> FilmOrigin:
-        """Of the first frame."""
+        """Create the origin of the first frame."""
         return cls(_ranks(crystals).argmin(1), torch.zeros_like(crystals.frac_coords[:, 0]))
 
     @classmethod
     def along(cls, frames: Iterable[DenoisingFrame], before: FilmOrigin | None = None) -> Iterator[FilmOrigin]:
-        """Of frames in order, which go on after one whose origin was `before`."""
+        """Yield the origins of consecutive frames, after a frame whose origin was `before`."""
         for frame in frames:
             before = cls.of(frame.crystals) if before is None else before.then(frame.crystals, frame.finished)
             yield before
 
     def then(self, crystals: Crystals, last: bool = False) -> FilmOrigin:
-        """Of the next frame; in the last one every atom has arrived."""
+        """Return the origin of the next frame; in the last one every atom has arrived."""
         rows, best = torch.arange(len(crystals), device=crystals.device), _ranks(crystals).argmin(1)
         count, number = _count(crystals), crystals.atomic_numbers
         rare = count[rows, self.site] == count[rows, best]
@@ -77,19 +77,19 @@ class FilmOrigin:
         return replace(self, site=site, left=left.masked_fill(arrived, 0.0))
 
     def move(self, crystals: Crystals) -> Crystals:
-        """The frame's crystals where they are shown."""
+        """Move a frame's crystals to this origin."""
         rows = torch.arange(len(crystals), device=crystals.device)
         return _moved(crystals, crystals.frac_coords[rows, self.site] - self.left)
 
 
 def _count(crystals: Crystals) -> Int[Tensor, "crystals sites"]:
-    """How many atoms of its crystal are of an atom's element."""
+    """Count, for each atom, the atoms of its element in its crystal."""
     numbers = crystals.atomic_numbers
     return (numbers[:, :, None] == numbers[:, None, :]).sum(-1)
 
 
 def _ranks(crystals: Crystals) -> Int[Tensor, "crystals sites"]:
-    """Rarest first, then heaviest; padding never."""
+    """Rank atoms: rarest element first, then heaviest; padded sites last."""
     return torch.where(crystals.mask, _count(crystals) * 1000 - crystals.atomic_numbers, 10**9)
 
 

@@ -96,13 +96,13 @@ class Camera:
         return view[:, :2] * zoom[:, None] * [1, -1] + self.offset, view[:, 2], zoom
 
     def letters(self, lattice: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 2"]:
-        """Where a, b and c are written: beyond the ends of the lattice vectors, as seen on the canvas."""
+        """Compute the places of the letters a, b and c: beyond the ends of the projected lattice vectors."""
         flat, _, zoom = self.project(np.concatenate([np.zeros((1, 3)), lattice]))
         along = flat[1:] - flat[0]
         return flat[1:] + along / np.maximum(np.linalg.norm(along, axis=1), 1e-6)[:, None] * _LETTER_AT * zoom[1:, None]
 
     def fog(self, depth: float) -> int:
-        """How far back, in steps from 0 (front) to _FOG_STEPS - 1."""
+        """Convert a depth to steps of fog, from 0 (front) to _FOG_STEPS - 1 (back)."""
         return min(max(int((1 - depth / self.radius) / 2 * _FOG_STEPS), 0), _FOG_STEPS - 1)
 
 
@@ -143,7 +143,7 @@ class Scene:
         self._letters(pen)
 
     def _edges(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
-        """The cell's edges in pieces, without what is inside a sphere or a bond; a, b, c from the origin in color."""
+        """The cell's edges in pieces, without the parts inside a sphere or a bond; a, b, c from the origin in color."""
         camera, style = self.camera, self.style
         radii = np.array([sphere_radius(n) for n in self.numbers.tolist()])
         for axis in range(3):
@@ -208,7 +208,7 @@ def _cut(
     centers: Float[np.ndarray, "drawn 3"],
     radii: Float[np.ndarray, " drawn"],
 ) -> Float[np.ndarray, " cuts"]:
-    """Where to cut an edge, 0 to 1: into even pieces, and where it enters or leaves a sphere."""
+    """Compute where to cut an edge, 0 to 1: into even pieces, and where it enters or leaves a sphere."""
     square = max(float(along @ along), 1e-12)
     nearest = (centers - start) @ along / square
     miss = ((start + nearest[:, None] * along - centers) ** 2).sum(-1)

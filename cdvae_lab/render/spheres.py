@@ -1,4 +1,4 @@
-"""What an element looks like: its color, its size, and a shaded sphere of it.
+"""Appearance of the elements: color, size, and a shaded sphere.
 
 Colors are Jmol's, which most people know, moved in OKLab to a lightness and a strength that read on white and on
 black, and as far apart as it takes to tell two elements from each other. Spheres are shaded once per element and scaled
@@ -17,12 +17,12 @@ from cdvae_lab.render.style import Color
 
 FADE = 0.055  # share of the fog's color that each step to the back adds
 _APART = 0.042  # in OKLab, between any two elements' colors; twice what one can just see
-_SPRITE = 256  # pixels across; scaled to what is needed
+_SPRITE = 256  # pixels across; scaled when drawn
 
 
 @lru_cache(maxsize=4)
 def _shading(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of a unit sphere lit from the upper left: brightness, highlight, coverage and the rim's strength."""
+    """Shade a unit sphere lit from the upper left: brightness, highlight, coverage and strength of the rim."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(axis, -axis)
     distance = np.hypot(x, y)
@@ -102,7 +102,7 @@ def _palette() -> np.ndarray:
     return colors
 
 
-# Ottosson's OKLab: distances in it are close to what the eye sees. Source: bottosson.github.io/posts/oklab.
+# Ottosson's OKLab: distances in it are close to perceived differences. Source: bottosson.github.io/posts/oklab.
 _TO_LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -142,7 +142,7 @@ def _from_oklab(lab: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def confusable(elements: tuple[int, ...]) -> bool:
-    """Whether two of these elements have colors that somebody would take for the same."""
+    """True if two of these elements have colors that look the same to some people, color-blind ones included."""
     for eyes in (None, _PROTANOPIA, _DEUTERANOPIA):
         seen = [oklab(np.array(element_color(number), dtype=float), eyes) for number in elements]
         if any(np.linalg.norm(one - other) < 0.09 for one, other in itertools.combinations(seen, 2)):

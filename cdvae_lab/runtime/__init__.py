@@ -1,3 +1,3 @@
-"""How tensors are computed: CUDA graphs, CPU threads, several processes."""
+"""Execution of tensor programs: CUDA graphs, CPU threads, several processes."""
 
 from __future__ import annotations

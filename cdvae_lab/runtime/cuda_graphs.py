@@ -47,7 +47,7 @@ class Graphed:
         if shapes not in self.graphs:
             buffers = [x.clone() for x in inputs]
             graph = torch.cuda.CUDAGraph()
-            # Not "global", which would forbid other threads, such as NCCL's, to look after their own events meanwhile.
+            # Not "global", which would forbid other threads, such as NCCL's, to query their own events meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 captured = self.plain(*buffers)
             self.graphs[shapes] = graph, buffers, captured

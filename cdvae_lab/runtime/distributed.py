@@ -51,11 +51,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """True in the process that writes files and prints messages."""
         return self.rank == 0
 
     def average(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> list[Shaped[Tensor, "..."]]:
-        """The mean of each tensor over the processes, in a single transfer that can be part of a CUDA graph.
+        """Average each tensor over the processes, in a single transfer that can be part of a CUDA graph.
 
         Args:
             tensors: on the device, of the same shapes and type in every process.
@@ -74,7 +74,7 @@ class Processes:
                 dist.broadcast(tensor.detach(), 0)
 
     def total(self, *numbers: int) -> list[int]:
-        """The sum of each number over the processes; none of them goes on before all are here."""
+        """Sum each number over the processes; none of them continues before all have called this."""
         if self.hosts is None:
             return list(numbers)
         summed = torch.tensor([0, *numbers])
@@ -82,7 +82,7 @@ class Processes:
         return summed[1:].tolist()
 
     def any(self, here: bool) -> bool:
-        """Whether it holds in any process; all come to the same answer."""
+        """True in all processes if `here` is true in any of them."""
         return self.total(here) != [0]
 
     def gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
@@ -113,7 +113,7 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
         raise SettingError(f"--devices and --nodes must be at least 1, not {devices} and {nodes}")
     if devices * nodes == 1:
         if dist.is_available() and dist.is_torchelastic_launched() and (started := int(os.environ["WORLD_SIZE"])) > 1:
-            raise SettingError(f"torchrun started {started} processes; say with --devices and --nodes which they are")
+            raise SettingError(f"torchrun started {started} processes; give their number with --devices and --nodes")
         yield Processes()
         return
     if device.index is not None:
@@ -143,7 +143,7 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
         processes.total()
     except BaseException:
         if fabric.global_rank > 0:
-            time.sleep(GRACE)  # if process 0 met the same, it says so and ends this one
+            time.sleep(GRACE)  # if process 0 had the same error, it reports it and ends this one
         others = list(watched)
         watched.clear()
         for process in others:

@@ -1,3 +1,3 @@
-"""From latents to crystals: denoising, decoding with retries, and what to do with frames."""
+"""Sampling: decode latents to crystals by denoising, retry failed decodings, and process the frames."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Elements of sites: from a composition at the start, and assigned to the sites again at every step."""
+"""Elements of the sites: chosen from the predicted composition, and assigned to the sites at every step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def initial_types(
     composition: Float[Tensor, "crystals elements"], num_atoms: Int[Tensor, " crystals"], sites: int
 ) -> Int[Tensor, "crystals sites"]:
-    """Whole counts nearest to c * N that add up to N (the largest remainders go up), the most frequent element first.
+    """Round c * N to whole counts that add up to N by the largest remainders; the most frequent element comes first.
 
     The paper rounds and draws what is missing (section 4.3); the largest remainder is right more often where one atom
     is missing.

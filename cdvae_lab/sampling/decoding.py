@@ -1,10 +1,10 @@
 """Decoding with retries: decode z, encode the crystal again, and retry where it does not encode back to z.
 
-The decoder finds positions from noise downwards, and where it settles into a wrong arrangement early on, no later step
-mends it. But such a crystal encodes to another z. By Bayes' rule p(x | z) is proportional to p(x) q(z | x): of several
-decodings of one z the best is the one to which the encoder gives this z the highest likelihood: the one at the smallest
-`latent_distance`. `refine` then moves its atoms and cell along the gradient of that likelihood: a right crystal comes
-very near to its z, a wrong one does not, and the two are easier to tell apart.
+If the decoder settles into a wrong arrangement at a high noise level, later steps cannot correct it. Such a crystal,
+however, encodes to another z. By Bayes' rule p(x | z) is proportional to p(x) q(z | x): of several decodings of one z
+the best is the one for which the encoder gives this z the highest likelihood, that is, the smallest `latent_distance`.
+`refine` then moves its atoms and cell along the gradient of that likelihood: a correct crystal comes very close to its
+z and a wrong one does not, so that they are easier to distinguish.
 
 See docs/explanation/algorithm.md, departure D17.
 """
@@ -43,17 +43,17 @@ MAX_ATTEMPTS, BATCH_SIZE = 8, 1024
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """The settings of a decoding with retries; every state carries them.
+    """Settings of a decoding with retries; every state carries them.
 
     Attributes:
-        schedule: of the sampler.
-        max_attempts: decode each z at most so often.
+        schedule: schedule of the sampler.
+        max_attempts: largest number of decodings of each z.
         tolerance: do not retry a crystal whose `latent_distance` is at most this. For samples of the posterior or of
             the prior, which are sqrt(latent_dim) away from the mean, choose about that. A crystal with two atoms closer
             than 0.5 Å is always retried; with infinity, only such are.
-        restart_sigmas: noise levels, Å, at which the attempts begin, in turn; infinity starts from noise alone.
-        refine_steps: of `refine` after every attempt; 0 leaves crystals as the sampler gives them.
-        seed: of the first attempt; the next ones take seed + 1, and so on.
+        restart_sigmas: noise levels, Å, at which the attempts start, in turn; infinity starts from noise alone.
+        refine_steps: steps of `refine` after every attempt; 0 for none.
+        seed: seed of the first attempt; the next ones use seed + 1, and so on.
         batch_size: crystals decoded at a time, of similar size.
 
     Raises:
@@ -79,7 +79,7 @@ class DecodingSettings:
 
 
 class DecodingOptions(SamplerSettings, total=False):
-    """What `decode` takes by keyword: the fields of `DecodingSettings`, with the sampler as in `denoise`."""
+    """Keyword arguments of `decode`: the fields of `DecodingSettings`, with the sampler as in `denoise`."""
 
     sampler: str | Schedule
     max_attempts: int
@@ -92,17 +92,17 @@ class DecodingOptions(SamplerSettings, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decoded(Frame):
-    """The state of a decoding: crystals so far, each the best of its attempts; enough to look at and to resume from.
+    """State of a decoding: the best attempt of every crystal so far, and all that is needed to resume.
 
     Attributes:
-        crystals: of those attempts; before the first, the start of one.
+        crystals: best attempt of each crystal; before the first attempt, its start.
         distance: `latent_distance` of each from its z; infinite before the first attempt, and with two atoms closer
             than 0.5 Å.
-        attempts: how often each was decoded.
-        z: what they are decoded from.
-        numbers: of the crystals; with the seed they determine the noise.
-        atomic_numbers: what each attempt begins with instead of the elements that z says, or None.
-        settings: of the run.
+        attempts: number of decodings of each crystal.
+        z: latents that are decoded.
+        numbers: numbers of the crystals; with the seed they determine the noise.
+        atomic_numbers: elements that every attempt starts with instead of those predicted from z, or None.
+        settings: settings of the run.
     """
 
     crystals: Crystals
@@ -121,7 +121,7 @@ class Decoded(Frame):
 
     @property
     def remaining(self) -> int:
-        """How many crystals will be decoded (again); 0 in the last state."""
+        """Number of crystals that will be decoded (again); 0 in the last state."""
         return int(self.pending.sum())
 
     @property
@@ -157,7 +157,7 @@ def decode(
         model: a trained model, the name of a bundled one, or the path of a checkpoint.
         z: latents to decode.
         state: where to resume; it carries z, numbers and settings.
-        atomic_numbers: what to begin with instead of the elements that z says; 0 for no atom, at the end.
+        atomic_numbers: elements to start with instead of those predicted from z; 0 for no atom, at the end.
         first_number: number of the first crystal (0); crystals of other numbers have other noise.
         compile: compile the model's networks with torch.compile, for good: for long runs on a GPU.
         settings: `max_attempts` (8), `tolerance` (2, or 0.3 where crystals are refined), `restart_sigmas`,
@@ -242,7 +242,7 @@ def _rounds(model: CDVAE, state: Decoded, compile: bool) -> Iterator[Decoded]:
 
 
 def attempt(model: CDVAE, state: Decoded, compile: bool = False) -> Decoded:
-    """Decode the next batch once, and keep what is nearer to its z: the pure step."""
+    """Decode the next batch once, and keep each crystal that is closer to its z than before (a pure function)."""
     settings = state.settings
     pending = state.pending.nonzero()[:, 0]
     number = int(state.attempts[pending].min())
@@ -276,12 +276,12 @@ def _too_close(crystals: Crystals) -> Bool[Tensor, " crystals"]:
 
 
 def restart(frame: DenoisingFrame, crystals: Crystals, sigma: float | int) -> DenoisingFrame:
-    """Return a frame at the first step of at most so much noise (Å), with these crystals and noise of that level.
+    """Return a frame at the first step whose noise level is at most `sigma`, with noise of that level added.
 
     Args:
-        frame: the start of their run; returned as it is where `sigma` is above its schedule.
-        crystals: what noise is added to.
-        sigma: Å.
+        frame: the start of the run; returned unchanged if `sigma` is above its schedule.
+        crystals: crystals that noise is added to.
+        sigma: noise level, Å.
     """
     levels = frame.schedule.sigma
     if sigma >= float(levels[0]):

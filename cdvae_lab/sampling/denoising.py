@@ -6,7 +6,7 @@ the cell (paper, section 4.3). Every sampler then takes the same step,
     x      <-  x + drift * score(x, sigma) + diffusion * eps,       eps ~ N(0, I),
     types  <-  argmax of the type logits,
 
-with the coefficients of its `Schedule`; the loop does not know which sampler it runs.
+with the coefficients of its `Schedule`; the loop is the same for all samplers.
 
 Random numbers are a function of (seed, crystal number, atom, step) alone, so that a crystal has the same noise in
 every batch, on every device and in a resumed run.
@@ -45,11 +45,11 @@ SMALL_BATCH = 50  # sites in all; up to here one CPU thread is as fast as two, o
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenoisingFrame(Frame):
-    """The whole state of a run after a step: enough to look at and to resume from.
+    """State of a run after a step, complete enough to resume from.
 
     Attributes:
         step: calls of the network so far; 0 is the start.
-        sigma: the noise level of the step that led here, Å (of the first step, in frame 0).
+        sigma: noise level of the step before this frame, Å; in frame 0, of the first step.
         crystals: positions, types and lattices now.
         score: the gradient of the log-density that the step followed, 1/Å; zero in frame 0.
         z: the latents that the crystals are decoded from.
@@ -183,11 +183,11 @@ def initial_frame(
     num_atoms: Int[Tensor, " crystals"] | None = None,
     atomic_numbers: Int[Tensor, "crystals sites"] | None = None,
 ) -> DenoisingFrame:
-    """Frame 0: number of atoms, lattice and elements from z, uniform positions (paper, section 4.3).
+    """Create frame 0: number of atoms, lattice and elements predicted from z, uniform positions (paper, section 4.3).
 
     Args:
-        num_atoms: instead of what z says; the lattice is that of z for as many atoms.
-        atomic_numbers: instead of what z says, and with them the number of atoms; 0 for no atom, at the end.
+        num_atoms: number of atoms, instead of that predicted from z; the lattice is scaled to it.
+        atomic_numbers: elements, and with them number of atoms, instead of those of z; 0 for no atom, at the end.
             A schedule with `keep_types` does not change them.
     """
     aggregates = model.aggregates(z)

@@ -1,11 +1,13 @@
-"""Frames of a generator: what they share, and adaptors that show progress, thin them out or keep the last.
+"""Frames of a generator: their common base class, and adaptors that show progress, thin them out or keep the last.
 
-A frame is the whole state of a run. Adaptors take an iterator and give one, so they nest, and the generators know
-nothing of them:
+A frame is the whole state of a run. Adaptors map an iterator to an iterator, so they nest, and the generators do not
+depend on them:
 
     for frame in progress(every(denoise(model, n=8), 10)):
         ...
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ AnyFrame = TypeVar("AnyFrame", bound=Any)  # anything with .step and .num_steps
 
 
 class Frame:
-    """What the frames of all samplers and searches share; they are frozen dataclasses with these attributes.
+    """Base class of the frames of all samplers and searches, which are frozen dataclasses with these attributes.
 
     Attributes:
         step: steps so far; 0 is the start.
@@ -61,7 +63,7 @@ class Frame:
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """A line of text, and for a notebook a picture of the first crystals where the frame has some."""
+        """Represent the frame as a line of text and, for a notebook, a picture of its first crystals."""
         shown: dict[str, Any] = {"text/plain": repr(self)}
         crystals = getattr(self, "crystals", None)
         if crystals is not None and bool((usable := convert.is_usable(crystals)).any()):
@@ -75,7 +77,7 @@ SHOWN = 12  # crystals of a frame, at most, that a notebook draws for it
 
 
 def _detail(frame: Any) -> str:
-    """The one number that says how far a frame is. Looking at a tensor waits for the device."""
+    """Loss or noise level of a frame, as text. Reading the value of a tensor waits for the device."""
     loss, sigma = getattr(frame, "loss", None), getattr(frame, "sigma", None)
     if loss is not None:
         return f"loss {loss:.3f}"

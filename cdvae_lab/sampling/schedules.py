@@ -151,7 +151,7 @@ SAMPLERS: dict[str, tuple[Callable[..., Schedule], set[str]]] = {
     "renoising": (Schedule.renoising, {"steps"}),
     "probability_flow": (Schedule.probability_flow, {"steps"}),
 }
-# Samplers with settings that have a name of their own, from the fastest to the paper's.
+# Named combinations of a sampler and its settings, from the fastest to the paper's.
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "preview": ("ancestral", {"steps": 50}),
     "standard": ("langevin", {"steps_per_level": 10}),

@@ -3,8 +3,10 @@
     for frame in record(denoise(model, n=8), into="run.safetensors"):
         ...
 
-Each frame of a `Trajectory` is a `DenoisingFrame` again: enough to look at and to resume from.
+Each frame of a `Trajectory` is a complete `DenoisingFrame`, from which `denoise` can resume.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -38,10 +40,10 @@ class Trajectory:
     Attributes:
         steps: calls of the network before each frame.
         sigmas: noise level of each frame, Å.
-        frac_coords, atomic_numbers: of every frame.
-        lattice: which a run does not change; rows, Å.
-        score: gradient of the log-density that led to each frame, 1/Å.
-        z, numbers, seed, schedule: as in a `DenoisingFrame`; with them any frame is enough to go on from.
+        frac_coords, atomic_numbers: fractional coordinates and atomic numbers of every frame.
+        lattice: lattice vectors as rows, Å; a run does not change them.
+        score: score that the step before each frame followed (gradient of the log-density), 1/Å.
+        z, numbers, seed, schedule: as in a `DenoisingFrame`; with them a run can be resumed from any frame.
     """
 
     steps: Int[Tensor, " frames"]
@@ -89,8 +91,8 @@ class Trajectory:
             return new
         if not _same_run(after[0], new[0]) or int(after.steps[-1]) >= first.step:
             raise SettingError(
-                f"frames from step {first.step} (seed {first.seed}) do not go on from a recording that ends at step "
-                f"{int(after.steps[-1])} (seed {after.seed}); record them into a file of their own"
+                f"frames from step {first.step} (seed {first.seed}) do not continue a recording that ends at step "
+                f"{int(after.steps[-1])} (seed {after.seed}); record them to another file"
             )
         stacked = ("steps", "sigmas", "frac_coords", "atomic_numbers", "score")
         joined = {name: torch.cat([getattr(after, name), getattr(new, name)]) for name in stacked}
@@ -106,7 +108,7 @@ class Trajectory:
         _, tensors, metadata = read_tensors(path, {"trajectory": [FORMAT_VERSION]})
         try:
             sigma, drift, diffusion = (tensors.pop(f"schedule.{name}") for name in ("sigma", "drift", "diffusion"))
-            # Recordings of the first release do not say: they all decide the types anew.
+            # Recordings of version 0.1 lack these fields; all of them chose the elements again at every step.
             kept: dict[str, bool] = {name: metadata.get(name, False) for name in KEPT}
             schedule = Schedule(metadata["sampler"], sigma, drift, diffusion, **kept)
             tensors["atomic_numbers"] = tensors["atomic_numbers"].long()
@@ -134,7 +136,7 @@ class Trajectory:
     def __getitem__(self, which: slice) -> Trajectory: ...
 
     def __getitem__(self, which: int | slice) -> DenoisingFrame | Trajectory:
-        """One frame, ready for `denoise(model, frame=...)`; a slice gives a thinner Trajectory."""
+        """Return one frame, ready for `denoise(model, frame=...)`, or for a slice a Trajectory of some frames."""
         if isinstance(which, slice):
             chosen = range(len(self))[which]
             if not chosen:
@@ -157,12 +159,12 @@ class Trajectory:
         return (self[i] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Trajectory:
-        """The same on another device, to go on there."""
+        """Copy the trajectory to another device."""
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **tensors)
 
     def crystal(self, which: int = 0) -> Crystals:
-        """One crystal in every frame, as a batch: what a film of it is made of."""
+        """Return one crystal in every frame as a batch, for example for an animation."""
         lattice = self.lattice[which].expand(len(self), 3, 3)
         return Crystals(self.frac_coords[:, which], self.atomic_numbers[:, which], lattice)
 
@@ -186,7 +188,7 @@ class Trajectory:
         return Path(path)
 
     def write_cif(self, folder: str | Path, which: int = 0) -> list[Path]:
-        """Write one crystal's frames as `step_0000.cif` and so on; errors as of `convert.write`."""
+        """Write one crystal's frames as `step_0000.cif` and so on; errors are those of `convert.write`."""
         names = [f"step_{int(step):04d}" for step in self.steps]
         return self.crystal(which).write_cif(folder, names)
 
@@ -213,13 +215,13 @@ def record(
 
     The file is complete at any time: it is replaced as a whole every `interval` seconds (more rarely, once that takes
     long), at the end, and when the loop is left early. What it holds always ends with the newest frame there was,
-    so that `denoise(model, frame=Trajectory.load(path)[-1])` resumes from there.
+    so that `denoise(model, frame=Trajectory.load(path)[-1])` resumes from it.
 
     Args:
         frames: of one run of `denoise`.
         into: the file, best named .safetensors.
         thin: keep only every n-th step, beside the first and the newest.
-        after: the record of the same run so far, when the run is resumed; the file then holds both.
+        after: an earlier recording of the same run, which is being resumed; the file then holds both.
         interval: seconds.
 
     Raises:

@@ -337,7 +337,7 @@ def test_another_learned_prior_than_the_runs_is_refused(tmp_path: Path) -> None:
     model.prior = other  # fitted again
     with pytest.raises(CheckpointError, match="another prior"):
         load_steps(path, model)
-    with pytest.raises(SettingError, match="prior of its own"):
+    with pytest.raises(SettingError, match="custom prior"):
         load_steps(path)
 
 

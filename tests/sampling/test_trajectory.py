@@ -210,7 +210,7 @@ def test_frames_of_another_run_are_refused(model: CDVAE, tmp_path: Path) -> None
         last(record(denoise(model, frame=a[3], seed=8), tmp_path / "x.safetensors", after=a[:4]))
     frame = a[3]
     kept = dataclasses.replace(frame, schedule=dataclasses.replace(frame.schedule, keep_types=True))
-    with pytest.raises(SettingError, match="do not go on from"):
+    with pytest.raises(SettingError, match="do not continue"):
         Trajectory.of(denoise(model, frame=kept), after=a[:4])
     with pytest.raises(SettingError, match="file of their own"):
         Trajectory.of(a, after=a)

@@ -231,7 +231,8 @@ class CDVAE(Described):
                 f"{dataset.name}: has Z = {heaviest}, but a CDVAE has no classes beyond Z = {NUM_ELEMENTS}; leave its "
                 "crystals out"
             )
-        config = CDVAEConfig(**{"max_atoms": int(crystals.num_atoms.max()), **settings})
+        given: dict[str, Any] = {"max_atoms": int(crystals.num_atoms.max()), **settings}
+        config = CDVAEConfig(**given)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = cls(config)

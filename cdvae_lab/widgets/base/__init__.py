@@ -1,3 +1,3 @@
-"""What every view is made of: running, selecting, and the code that repeats what was done."""
+"""Base of all views: background runs, the shared selection, state, and replay code."""
 
 from __future__ import annotations

@@ -33,6 +33,6 @@ def picture(crystal: Crystals, size: int = 150) -> str:
 
 def picture_source(crystal: Crystals, size: int = 150) -> str:
     """A small picture as a data URL."""
-    # The origin on an atom, so that a crystal that was merely moved looks the same.
+    # With the origin on an atom, translated copies of a crystal give the same picture.
     png = render.png_bytes(render.at_atom(crystal), size=size, theme="transparent", legend=False)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

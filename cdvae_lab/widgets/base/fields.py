@@ -15,13 +15,13 @@ from cdvae_lab.widgets.base.state import Choice, ViewState
 
 @runtime_checkable
 class Attempts(Protocol):
-    """What a button needs of its view: a place where an error is shown."""
+    """Protocol of a view for its buttons: run an action and show its errors."""
 
     def attempt(self, act: Callable[[], Any]) -> None: ...
 
 
 def input_field(kind: Any, text: str, width: str, **options: Any) -> Any:
-    """An input of ipywidgets with its description as wide as it needs to be."""
+    """Create an input of ipywidgets whose description is as wide as its text."""
     return kind(description=text, style={"description_width": "auto"}, layout={"width": width}, **options)
 
 

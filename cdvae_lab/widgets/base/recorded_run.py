@@ -1,8 +1,8 @@
-"""A generator that runs in the background, is recorded, and is drawn as often as the eye can follow.
+"""Run a generator in the background, record its frames, and draw them at a limited rate.
 
-A worker thread iterates and keeps the frames. The kernel's event loop draws what is new, at most some twelve times a
-second, so that everything on the screen happens in the kernel's own thread, sliders and other cells stay alive, and
-drawing never holds up the computation.
+A worker thread iterates and keeps the frames. The kernel's event loop draws new frames, at most about twelve times a
+second. Everything on the screen thus happens in the kernel's own thread, sliders and other cells stay responsive, and
+drawing never delays the computation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cdvae_lab.widgets.base.replay_code import Segments
 Frame = TypeVar("Frame", bound=Any)
 State = Literal["idle", "running", "stopping", "stopped", "finished", "failed"]
 _END: Any = object()
-_PUMP = 0.1  # s between two looks at a run, at most
+_PUMP = 0.1  # s, largest interval between two checks of a run
 THREAD = "cdvae_lab run"  # name of the worker threads
 
 
@@ -34,7 +34,7 @@ class RunStatus:
     Attributes:
         state: "idle" before the first run; then "running", "stopping" (until the current step has ended), and
             "stopped", "finished" or "failed".
-        step, num_steps: of the newest frame; None before the first, or for frames that do not say.
+        step, num_steps: of the newest frame; None before the first, or for frames without them.
         error: the exception that ended the run.
         traceback: of that exception, as Python prints it; empty without one.
     """
@@ -60,9 +60,9 @@ class Recording(Generic[Frame]):
     """The kept frames of a run, and the calls that they came from.
 
     Attributes:
-        frames: in order.
-        segments: the code that gives them.
-        thin: every so many steps are kept.
+        frames: kept frames in order.
+        segments: the code that produces them.
+        thin: interval of the kept frames, in steps.
     """
 
     frames: list[Frame] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Recording(Generic[Frame]):
     thin: int = 1
 
     def cut(self, count: int) -> None:
-        """Remove the frames after the first so many."""
+        """Keep the first `count` frames and remove the others."""
         if count < len(self.frames):
             del self.frames[count:]
             self.segments.cut(count)
@@ -209,15 +209,15 @@ class RecordedRun(Generic[Frame]):
         pace: float | int | None = None,
         wait: bool = False,
     ) -> None:
-        """Begin a new recording. A run that is going on is stopped first.
+        """Start a new recording. A running one is stopped first.
 
         In a notebook the event loop draws; in a script call `wait`.
 
         Args:
             frames: a generator.
             call: the expression that gives it, for the replay code.
-            num_steps: of the whole run; decides how many frames are left out.
-            thin: keep every so many steps, instead of what follows from `num_steps`.
+            num_steps: steps of the whole run, which determine `thin`.
+            thin: interval of the kept frames, in steps, instead of that from `num_steps`.
             pace: steps a second, at most.
             wait: run in this thread, return at the end, and raise what is raised.
         """
@@ -235,12 +235,12 @@ class RecordedRun(Generic[Frame]):
         pace: float | int | None = None,
         wait: bool = False,
     ) -> None:
-        """Append to the recording. A run that is going on is stopped first.
+        """Append to the recording. A running one is stopped first.
 
         Args:
             frames: a generator that continues from the last frame that is kept.
             call: the expression that gives it, in which `frames[-1]` is that frame.
-            keep: remove the frames after the first so many.
+            keep: number of frames to keep; later ones are removed.
             pace: steps a second, at most.
             wait: run in this thread, return at the end, and raise what is raised.
         """
@@ -267,11 +267,11 @@ class RecordedRun(Generic[Frame]):
                 self._draw, self._show = draw, show
 
     def pump(self) -> bool:
-        """Draw what is new, if it is time to; True while the run goes on."""
+        """Draw new frames if a drawing is due; True while the run continues."""
         thread = self._thread
         if thread is None:
             return False
-        alive = thread.is_alive()  # before what is new is looked at: a dead thread adds nothing
+        alive = thread.is_alive()  # read before the new frames: a dead thread adds none
         if not alive:
             self._finish()
         elif self._changed and not self._throttle.wait:
@@ -279,7 +279,7 @@ class RecordedRun(Generic[Frame]):
         return alive
 
     def wait(self, timeout: float | int | None = None) -> bool:
-        """Draw what comes until the run has ended, or for so many seconds; True if it has ended."""
+        """Draw new frames until the run has ended or the timeout has passed, in seconds; True if it has ended."""
         end = None if timeout is None else time.monotonic() + timeout
         while self.pump():
             if end is not None and time.monotonic() >= end:
@@ -317,7 +317,7 @@ class RecordedRun(Generic[Frame]):
             self._task = asyncio.get_running_loop().create_task(self._pump_in_loop())
 
     def _work(self, frames: Iterator[Frame], pace: float | int | None, alone: bool) -> None:
-        """In the worker: take frames until the generator ends or the run is stopped."""
+        """Iterate in the worker thread until the generator ends or the run is stopped."""
         due = time.monotonic()
         try:
             while True:
@@ -378,7 +378,7 @@ class RecordedRun(Generic[Frame]):
             self._stop.set()
 
     def _finish(self) -> None:
-        """Draw what is left, and show the end."""
+        """Draw the remaining frames, and show the end of the run."""
         if not self._exhausted:
             self.recording.segments.leave(self._taken)
         finished = self._exhausted or bool(getattr(self.newest, "finished", False))
@@ -399,5 +399,5 @@ class RecordedRun(Generic[Frame]):
             self._report(error, "".join(traceback.format_exception(error)))
 
     def _keep(self, error: BaseException) -> None:
-        """Keep the first error of a run: it is the one that says what went wrong."""
+        """Keep the first error of a run, which is the cause of later ones."""
         self._error = self._error or error

@@ -30,7 +30,7 @@ class ReplayCode:
         imports: beside that of this package.
         setup: statements that several views may need, by the name that they bind: {"model": "model = ..."}. One that
             is in force already is not repeated.
-        body: lines that do what was done.
+        body: lines that repeat the actions.
         before: code that has to run first, such as that of a crystal that was made in another view.
         title: comment above the body.
     """
@@ -85,7 +85,7 @@ def _flat(part: ReplayCode) -> list[ReplayCode]:
 
 
 def _rebind(bound: dict[str, str], code: str) -> None:
-    """Forget what was bound to names that this code assigns."""
+    """Remove the bindings of names that this code assigns."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             bound.pop(node.id, None)
@@ -134,7 +134,7 @@ class Segment:
     Attributes:
         call: the expression that gives its frames.
         first: index in the recording of its first frame.
-        thin: every so many steps were kept.
+        thin: interval of the kept frames, in steps.
         taken: frames that the generator gave before it was left; None: all.
         kept: frames that are still in the recording, where later ones were removed; None: all that were kept.
     """
@@ -170,14 +170,14 @@ class Segments:
         self.parts.append(Segment(call, first, thin))
 
     def leave(self, taken: int) -> None:
-        """Note that the last part was left after so many frames of its generator."""
+        """Note that the last part ended after `taken` frames of its generator."""
         if taken == 0 and len(self.parts) > 1:
             self.parts.pop()
         elif self.parts:
             self.parts[-1].taken = taken
 
     def cut(self, count: int) -> None:
-        """Note that frames were removed, and only the first so many are left."""
+        """Note that all frames but the first `count` were removed."""
         while self.parts and self.parts[-1].first >= count:
             self.parts.pop()
         if self.parts:

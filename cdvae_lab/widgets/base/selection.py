@@ -36,7 +36,7 @@ class Pick:
     def binding(self, name: str) -> ReplayCode:
         """Code that binds the crystal to a name, and its latent, if there is one, to `z`.
 
-        Without replay code of its own, it takes the crystal from `code`, or else from `selection`.
+        Without replay code, it takes the crystal from `code`, or else from `selection`.
         """
         if self.replay is not None:
             last = () if name == "crystal" else (f"{name} = crystal",)
@@ -62,6 +62,6 @@ class Selection(traitlets.HasTraits):
     history: Any = traitlets.Tuple(default_value=())
 
     def choose(self, pick: Pick) -> None:
-        """Make a crystal the one that all views look at."""
+        """Select a crystal for all views."""
         self.history = (*(one for one in self.history if one is not pick), pick)[-MAX_PICKS:]
         self.pick = pick

@@ -1,4 +1,4 @@
-"""The picture that stands for a widget on a page that cannot run widgets."""
+"""Static picture of a widget for a page that cannot run widgets."""
 
 from __future__ import annotations
 

@@ -68,27 +68,27 @@ class View(ipywidgets.VBox):
 
     @property
     def replay_code(self) -> ReplayCode:
-        """The code that repeats what was done here, in parts."""
+        """Python code that repeats the actions in this view, in parts."""
         return ReplayCode()
 
     @property
     def code(self) -> str:
-        """Python code that repeats what was done here."""
+        """Python code that repeats the actions in this view."""
         return str(self.replay_code)
 
     @property
     def running(self) -> bool:
-        """Whether something is being computed in the background."""
+        """True while something is being computed in the background."""
         return any(run.running for run in self._runs)
 
     def wait(self, timeout: float | int | None = None) -> bool:
-        """In a script: draw what comes until all runs have ended, or for so many seconds; True if they have."""
+        """Draw, in a script, until all runs have ended or the timeout (s) has passed; True if they have ended."""
         for run in self._runs:
             run.wait(timeout)
         return not self.running
 
     def close(self) -> None:
-        """Stop what runs, listen no more, and give threads and the browser's WebGL contexts back."""
+        """Stop all runs, remove all observers, and release threads and the browser's WebGL contexts."""
         if self._open:  # Python also calls this as it forgets a widget, even one that was never finished
             self._open = False
             for owner, act, name in self._observers:
@@ -110,7 +110,7 @@ class View(ipywidgets.VBox):
 
         Args:
             trace: the traceback, to be unfolded; for errors that the package does not raise on purpose.
-            kept: a sentence on what is not lost.
+            kept: a sentence about the results that are kept.
         """
         if isinstance(error, LabError):
             trace = ""
@@ -158,8 +158,8 @@ class View(ipywidgets.VBox):
         """A `RecordedRun` that ends with this view, which shows its errors.
 
         Args:
-            draw: as of `RecordedRun`.
-            show: as of `RecordedRun`; `show_status` by default.
+            draw: as for `RecordedRun`.
+            show: as for `RecordedRun`; `show_status` by default.
             options: of `RecordedRun`.
         """
         run = RecordedRun[Any](draw, self.show_status if show is None else show, self.show_error, **options)

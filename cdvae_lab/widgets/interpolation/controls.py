@@ -34,7 +34,7 @@ _WRAP = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "8px"
 
 @runtime_checkable
 class Actions(EndActions, Protocol):
-    """What the buttons do."""
+    """Actions of the buttons."""
 
     def run(self) -> None: ...
     def stop(self) -> None: ...
@@ -132,7 +132,7 @@ class InterpolationControls:
             ready: both ends have a crystal.
             running: the path is being decoded.
             busy: something else is being computed that `stop` ends.
-            frames: there are stops to look at.
+            frames: there are decoded stops.
             finished: the run has come to its end.
         """
         self.run.disabled = running or not ready

@@ -26,7 +26,7 @@ _STYLE = "<div style='line-height:1.4'>{}</div>"
 
 @runtime_checkable
 class EndActions(Attempts, Protocol):
-    """What the widgets of an end do."""
+    """Actions of the widgets of an end."""
 
     def attempt_end(self, act: Callable[[], Any]) -> None: ...
     def set_end(self, letter: str, source: Any) -> None: ...

@@ -16,8 +16,8 @@ from cdvae_lab.widgets.parts import files
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-# Pairs of examples that the bundled models reconstruct: both ends of a path mean something only then. (Of the other
-# carbon examples none comes back: graphite, lonsdaleite and bct-C4 are unlike the crystals of Carbon-24.)
+# Pairs of examples that the bundled models reconstruct: only then are both ends of a path meaningful. (None of
+# the other carbon examples is reconstructed: graphite, lonsdaleite and bct-C4 are unlike the crystals of Carbon-24.)
 _DEFAULTS = {"perov_5": ("SrTiO3", "BaTiO3"), "mp_20": ("NaCl", "ZnS"), "carbon_24": ("diamond", "diamond_4H")}
 
 
@@ -45,7 +45,7 @@ class PathEnd:
         self.size = self.primitive_size = 0
         self.primitive = False
         self.structure: Structure | None = None
-        self._source = ""  # an expression of Python for what was read; empty if there is none
+        self._source = ""  # a Python expression for the crystal that was read; empty if there is none
         self._pick: Pick | None = None
 
     def read(self, source: Any, primitive: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What is shown of a decoded path: a picture of each stop, and quantities along it."""
+"""Results of a decoded path: a picture of each stop, and quantities along the path."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from cdvae_lab.widgets.parts.filmstrip import path_pictures
 from cdvae_lab.widgets.parts.labels import label_of
 from cdvae_lab.widgets.parts.maps import MapSource, PathCanvas, find_map
 
-MAX_FRAMES = 60  # that are kept of a run; more could not be told apart
+MAX_FRAMES = 60  # kept frames of a run; the slider could not resolve more
 _PICTURES_EVERY = 1.0  # s, of the filmstrip while the path is being decoded
 
 
@@ -164,7 +164,7 @@ class InterpolationView(View):
             self._end_changed(letter)
 
     def take_primitive(self, letter: str) -> None:
-        """Replace an end by its primitive cell; errors as of `set_end`."""
+        """Replace an end by its primitive cell; errors are those of `set_end`."""
         end = self._end(letter)
         self._follow({f"primitive_{letter}": True})
         try:
@@ -173,7 +173,7 @@ class InterpolationView(View):
             self._end_changed(letter)
 
     def take_selected(self, letter: str) -> None:
-        """Make the selected crystal an end; errors as of `set_end`, and SettingError if nothing is selected."""
+        """Make the selected crystal an end; errors are those of `set_end`, and SettingError if nothing is selected."""
         if self.selection.pick is None:
             raise SettingError("no crystal is chosen yet; choose one in any view")
         self.set_end(letter, self.selection.pick)
@@ -278,7 +278,7 @@ class InterpolationView(View):
         return end.crystal
 
     def _follow(self, values: dict[str, Any]) -> None:
-        """Let the state say what an end has become."""
+        """Update the state with the values of an end."""
         self._quiet = True
         try:
             self.state.update(values)
@@ -338,7 +338,7 @@ class InterpolationView(View):
     # --- the run ------------------------------------------------------------------------------------------
 
     def _pictured(self, frames: Iterator[DenoisingFrame], path: LatentPath) -> Iterator[DenoisingFrame]:
-        """In the worker: the frames, and now and then pictures of the stops as they are by then."""
+        """Pass frames through in the worker thread, and draw pictures of the current stops at intervals."""
         due = 0.0
         for frame in frames:
             if time.monotonic() >= due:
@@ -370,7 +370,7 @@ class InterpolationView(View):
                 self._results.start(self._measured(self.path, frame.crystals), wait=self._waiting)
 
     def _measured(self, path: LatentPath, crystals: Crystals) -> Iterator[PathResults]:
-        """In the worker: everything that is shown of a decoded path."""
+        """Compute the results of a decoded path in the worker thread."""
         yield path_results(self.model, path, crystals)
 
     def _draw_results(self, new: Sequence[PathResults]) -> None:

@@ -25,7 +25,7 @@ _GLANCE_TEXT = 20  # pixels, of the line above it
 
 @runtime_checkable
 class Actions(Attempts, Protocol):
-    """What the buttons do."""
+    """Actions of the buttons."""
 
     def generate(self) -> None: ...
     def add_own(self, source: Any = ...) -> None: ...

@@ -11,8 +11,8 @@ from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 
-MAX_FRAMES = 60  # that are kept of a run; more could not be told apart
-MAX_DECODED = 500  # crystals of the map that are remembered, once they have been decoded
+MAX_FRAMES = 60  # kept frames of a run; the slider could not resolve more
+MAX_DECODED = 500  # decoded crystals of the map that are kept
 
 
 class Decoder:
@@ -21,7 +21,7 @@ class Decoder:
     Args:
         controls: with the crystals and the caption.
         new_run: makes the run, given what draws its frames and what shows its status.
-        say: shows a text.
+        say: function that shows a text.
         fail: shows an error and its traceback.
         enable: called whenever a run begins or ends.
 

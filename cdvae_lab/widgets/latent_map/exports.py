@@ -27,8 +27,8 @@ class MapExport:
     Args:
         controls: whose progress bar shows it.
         new_run: makes the run, given what shows its status.
-        say: shows a text.
-        fail: shows an error, its traceback, and what is not lost.
+        say: function that shows a text.
+        fail: function that shows an error, its traceback, and a sentence about the results that are kept.
         enable: called whenever an export begins or ends.
     """
 

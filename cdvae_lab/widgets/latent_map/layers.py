@@ -66,8 +66,8 @@ class Layers:
 
         Args:
             joined: it is a path.
-            z, xy, texts, crystals: as of `LatentMapView.set_layer`.
-            code: as of `Layer`.
+            z, xy, texts, crystals: as for `LatentMapView.set_layer`.
+            code: as for `Layer`.
         """
         new = name not in self._plot.layers
         self._plot.put(name, joined, place(self._map, z, xy), texts)

@@ -35,7 +35,7 @@ class OwnCrystals:
         """Read all crystals of one source.
 
         Raises:
-            CrystalError: naming the file, what is wrong with it, and the remedy; then none of them is kept.
+            CrystalError: naming the file, the problem and the remedy; then none of them is kept.
         """
         found = [(name, files.for_model(self.model, one, name)) for one, name in files.named_structures(source)]
         if not found:

@@ -16,7 +16,7 @@ class LatentMapState(ViewState):
     Attributes:
         color: of the crystals: "label", "predicted", "num_atoms", "density", or the symbol of an element.
         mouse: "pan" moves the map, "lasso" selects crystals.
-        find: a formula or id to look up.
+        find: a formula or id to find.
         hidden: names of the layers that are not shown.
         n: number of crystals to generate.
         seed: of their generation.

@@ -45,7 +45,7 @@ GENERATED, OWN = "generated", "own crystals"
 class LatentMapView(View):
     """A map of the latents of a data set, and of everything else that has a latent.
 
-    Whatever the mouse does can be done by a method, too: `choose` a crystal of the map, `decode_at` an empty place,
+    Every action of the mouse is also a method: `choose` a crystal of the map, `decode_at` an empty place,
     `find`, `select` crystals for the table, `generate`, `add_own`, `export_table`, `export_cifs`; every field is a
     trait of `state`. Other views and scripts draw on the map with `set_layer` and `set_path`. A crystal that is chosen
     becomes the `pick` of the selection.
@@ -126,7 +126,7 @@ class LatentMapView(View):
 
     @property
     def replay_code(self) -> ReplayCode:
-        """The code that repeats what was done, in order."""
+        """Python code that repeats the actions in this view, in order."""
         return self._code
 
     @property
@@ -281,7 +281,7 @@ class LatentMapView(View):
                 can be used are placed, before the error of the first that cannot is raised.
 
         Raises:
-            CrystalError: naming the file, what is wrong with it, and the remedy.
+            CrystalError: naming the file, the problem and the remedy.
         """
         if source is None:
             source = self.state.file.strip()
@@ -341,7 +341,7 @@ class LatentMapView(View):
         xy: Any = None,
         crystals: Crystals | None = None,
     ) -> None:
-        """Draw points joined by a line in their order, the last one larger; arguments as of `set_layer`.
+        """Draw points joined by a line in their order, the last one larger; arguments are those of `set_layer`.
 
         Called again with the same name, it redraws only that line, which is cheap enough for every step of a run.
         """
@@ -369,7 +369,7 @@ class LatentMapView(View):
             self._show_layers()
 
     def _show_layers(self) -> None:
-        """Show and hide layers as the state says."""
+        """Show and hide layers according to the state."""
         for name, shown in self.plot.layers.items():
             if shown != (name not in self.state.hidden):
                 self.plot.show_layer(name, not shown)

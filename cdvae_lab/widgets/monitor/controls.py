@@ -28,7 +28,7 @@ _CURVES = (
 
 @runtime_checkable
 class Actions(Protocol):
-    """What the buttons and keys do."""
+    """Actions of the buttons and keys."""
 
     def attempt(self, act: Callable[[], Any]) -> None: ...
     def run(self) -> None: ...
@@ -123,7 +123,7 @@ class MonitorControls:
         """Disable the buttons that could only raise an error.
 
         Args:
-            running: training goes on.
+            running: training is running.
             stepped: there has been a step.
             can_resume: there is a run to resume.
             validated: there is a reconstruction.

@@ -14,11 +14,11 @@ from cdvae_lab.widgets.parts.filmstrip import film_picture
 
 
 class Reconstructions:
-    """Draws the validations of a run, the newest unless somebody looks at another.
+    """Drawing of a run's validations; it follows the newest unless another is selected.
 
     Args:
         controls: whose caption, view and filmstrip are drawn.
-        state: says which validation and which crystal is shown.
+        state: which validation and which crystal is shown.
         originals: the crystals that are reconstructed.
         held_out: they are not trained on.
         decode_steps: of the decoder's sampler.

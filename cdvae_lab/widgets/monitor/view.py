@@ -142,7 +142,7 @@ class TrainingMonitor(View):
         if self.model is None:
             self.model = self._new_model()
         check_fits(self.model, self._validated)
-        self._options()  # refuses now what it would refuse later
+        self._options()  # raises errors about settings now rather than later
         self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=1, fps=_FPS, share=0.25)
         self._writer = self.new_run(show=self._show_written, max_frames=1)
         names = [captions.formula(self._originals[k]) for k in range(len(self._originals))]
@@ -176,12 +176,12 @@ class TrainingMonitor(View):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end, with the validation there."""
+        """True once the run and its last validation have finished."""
         return self._last is not None and self._last.step >= self._last.num_steps and not _alive(self._stream)
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a run that was stopped, or that has reached its end, but not one that failed."""
+        """True if there is a run that was stopped or has finished; False after a run that failed."""
         return self._last is not None and (_alive(self._fit) or self.finished)
 
     @property
@@ -215,7 +215,7 @@ class TrainingMonitor(View):
         self.recorded_run.stop()
 
     def run_or_stop(self) -> None:
-        """Stop if training goes on; or else resume, or begin a run."""
+        """Stop if training is running; otherwise resume, or start a run."""
         if self.recorded_run.running:
             self.stop()
         elif self.can_resume:
@@ -252,7 +252,7 @@ class TrainingMonitor(View):
 
         Args:
             path: by default `state.state_path`.
-            wait: False: write in the background; the status line says when.
+            wait: False writes in the background, and the status line reports the end.
 
         Raises:
             SettingError: before the first step.
@@ -272,7 +272,7 @@ class TrainingMonitor(View):
 
         Args:
             path: by default `state.model_path`.
-            wait: False: write in the background; the status line says when.
+            wait: False writes in the background, and the status line reports the end.
 
         Raises:
             SettingError: before the first step.
@@ -302,7 +302,7 @@ class TrainingMonitor(View):
         """Resume from a saved state.
 
         Args:
-            path: by default `state.state_path`; then `state.new_rate` says whether `state.lr` is taken.
+            path: by default `state.state_path`; then `state.new_rate` determines whether `state.lr` is used.
             wait: return at the end, and raise what goes wrong.
             settings: of `FitSettings`, instead of those that it was saved with: a smaller lr, more steps.
 
@@ -408,7 +408,7 @@ class TrainingMonitor(View):
         self.recorded_run.start(self._stream, wait=wait)
 
     def _watched(self, steps: Iterator[TrainingStep]) -> Generator[TrainingStep]:
-        """In the worker: note every step, and validate where it is time to. Suspended while training is stopped."""
+        """Record every step in the worker thread, and validate when it is due. Suspended while training is stopped."""
         first, self._begun = steps is not self._begun, steps
         for step in steps:
             if first:
@@ -461,7 +461,7 @@ class TrainingMonitor(View):
         def in_worker() -> None:
             try:
                 self._notice = f"written: {save()}"
-            except (LabError, OSError) as error:  # training goes on without the file
+            except (LabError, OSError) as error:  # training continues without the file
                 self._notice = f"{type(error).__name__}: {error}"
 
         if self.recorded_run.running:
@@ -520,7 +520,7 @@ class TrainingMonitor(View):
         return figure
 
     def _kept(self, error: BaseException) -> str:
-        """What is not lost after an error."""
+        """Sentence about the results that are kept after an error."""
         if self._last is None:
             return "Nothing was trained yet."
         kept = f"The curves and the weights of step {self._last.step} are kept: Save model writes them."

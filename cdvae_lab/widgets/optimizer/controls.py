@@ -28,7 +28,7 @@ _DROPDOWN = 175  # pixels, of the longest target beside its description
 
 @runtime_checkable
 class Actions(Attempts, Protocol):
-    """What the buttons and keys do."""
+    """Actions of the buttons and keys."""
 
     def run(self) -> None: ...
     def stop(self) -> None: ...

@@ -98,7 +98,7 @@ class SearchDisplay:
         self._controls.show_film(there, -1 if place is None or missing else place)
 
     def _painted(self, decoded: Sequence[Decoded], k: int) -> Iterator[Decoded]:
-        """In the worker: pictures of one crystal in several decodings."""
+        """Draw one crystal of several decodings in the worker thread."""
         for one in decoded:
             verdict.paint(one, k, self._label[1])
             yield one

@@ -54,9 +54,9 @@ class Search:
     """One run of `optimize`, kept thinned.
 
     Attributes:
-        recording: of its steps; as of a `RecordedRun`.
+        recording: its steps, as recorded by a `RecordedRun`.
         setup: the code that has to run before that of the recording.
-        thin: every so many steps are kept.
+        thin: interval of the kept steps.
         decoded: in order.
     """
 
@@ -67,7 +67,7 @@ class Search:
 
     @staticmethod
     def thinning(steps: int, crystals: int) -> int:
-        """Every so many steps of a run that are kept, for its number of steps and of crystals."""
+        """Compute the interval of the kept steps from the number of steps and of crystals."""
         return max(-(-steps // MOST_STEPS), -(-steps * crystals // MOST_LATENTS))
 
     @property

@@ -22,7 +22,7 @@ _CHOSEN = "the chosen crystal"
 
 @dataclass(frozen=True)
 class Start:
-    """What a search starts from.
+    """Start of a search.
 
     Attributes:
         source: as `optimize` takes it.

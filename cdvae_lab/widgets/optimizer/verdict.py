@@ -1,4 +1,4 @@
-"""Text and pictures on the crystals of a search: what is predicted for a step, and for what it decodes to."""
+"""Text and pictures of a search: the property predicted for a step, and for the crystals that it decodes to."""
 
 from __future__ import annotations
 

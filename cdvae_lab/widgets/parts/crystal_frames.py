@@ -44,7 +44,7 @@ class CrystalFrames:
             self.view.index = len(self._moved) - 1
 
     def restart(self, keep: int = 0) -> None:
-        """Remove the frames after the first so many, and show the last that is left."""
+        """Keep the first `keep` frames, and show the last of them."""
         del self._moved[keep:], self._origins[keep:]
         self.view.show_all(self._moved, index=max(keep - 1, 0))
 

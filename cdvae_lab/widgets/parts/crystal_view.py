@@ -1,6 +1,6 @@
 """Crystals in three dimensions in a notebook: nglview's stage with species, positions and cells right in every frame.
 
-nglview's own trajectories carry coordinates only. Here `scene.js` draws from buffers that each frame fills anew, and
+nglview's own trajectories carry coordinates only. Here `scene.js` draws from buffers that each frame fills, and
 keeps all frames in the browser, so that scrubbing through them does not wait for the kernel.
 """
 
@@ -28,7 +28,7 @@ from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.widgets.base.still_picture import with_picture
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's, not for whoever looks at crystals
+    warnings.filterwarnings("ignore", message="pkg_resources")  # nglview's warning, not for its users
     from nglview import NGLWidget
 
 
@@ -38,7 +38,7 @@ def _script() -> str:
 
 
 class _Direct:
-    """Stands for nglview's queue, which a thread empties ten times a second as long as Python lives."""
+    """Replacement for nglview's queue, which a thread empties ten times a second as long as Python runs."""
 
     def __init__(self, view: NGLWidget) -> None:
         self._view = view
@@ -85,7 +85,7 @@ class Stage(NGLWidget):
         self._ibtn_fullscreen = ipywidgets.Button(layout={"display": "none"})
 
     def _set_size(self, w: str, h: str) -> None:
-        """The script sees to it."""
+        """Do nothing: the script sets the size."""
 
     def run(self, code: str) -> None:
         """Run JavaScript in every view of this widget, where `this` is the view."""

@@ -37,10 +37,10 @@ class Upload:
 
 
 def upload_button(text: str, taken: Callable[[list[Upload]], Any], multiple: bool = False) -> ipywidgets.FileUpload:
-    """Takes files from the user's own machine, the same one again as well.
+    """Create a button that uploads files from the user's machine, also the same one again.
 
     Args:
-        taken: called with what was uploaded.
+        taken: called with the uploaded files.
     """
     button = ipywidgets.FileUpload(accept=ACCEPTED, multiple=multiple, description=text, layout={"width": "auto"})
 

@@ -24,7 +24,7 @@ class Film(anywidget.AnyWidget):
 
 
 def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn: bool = False) -> dict[str, Any]:
-    """One picture of a `Film`: the first crystal, on any paper, and what is written below it.
+    """Describe one picture of a `Film`: the first crystal on a transparent background, and the lines below it.
 
     Args:
         lines: plain text.
@@ -35,7 +35,7 @@ def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn:
 
 
 def path_pictures(crystals: Crystals, places: Sequence[str]) -> list[dict[str, Any]]:
-    """The stops of a path: formula, place on the path, number of atoms and what is wrong with each."""
+    """Describe the stops of a path: formula, place on the path, number of atoms, and the problem of an invalid one."""
     valid = validity.structure_validity(crystals).tolist()
     neutral = validity.composition_validity(crystals).tolist()
     pictures = []

@@ -10,7 +10,7 @@ def label_of(model: CDVAE, map: LatentMap | None = None) -> tuple[str, str]:
     """Name and unit of the property that a model predicts.
 
     Args:
-        map: of the model, whose label serves where the model does not say; the name is empty if neither does.
+        map: map of the model, whose label is used if the model's metadata has none; the name is empty without both.
     """
     data = model.metadata.get("data", {})
     name = data.get("property") or ("" if map is None else map.label_name)

@@ -1,4 +1,4 @@
-"""The crystals that a map's points stand for, where the public data file lies on this machine."""
+"""Original crystals of a map's points, from the public data file if it is on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Originals:
     Args:
         model: that the map was made with; a crystal is known by its latent.
         map: whose crystals.
-        folder: as of `datasets.load`.
+        folder: as for `datasets.load`.
     """
 
     def __init__(self, model: CDVAE, map: LatentMap, folder: str | Path | None) -> None:
@@ -29,7 +29,7 @@ class Originals:
 
     @property
     def file(self) -> bool:
-        """Whether the data file is on this machine."""
+        """True if the data file is on this machine."""
         data = self._map.metadata.get("data", {})
         if data.get("name") not in datasets.PUBLIC:
             return False
@@ -37,7 +37,7 @@ class Originals:
 
     @property
     def there(self) -> bool:
-        """Whether a crystal has been found so far."""
+        """True once a crystal has been found."""
         return any(self._found.values())
 
     def get(self, index: int) -> Crystals | None:

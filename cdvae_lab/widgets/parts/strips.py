@@ -81,11 +81,11 @@ class Course:
         return Course(*(torch.cat([getattr(self, k), getattr(later, k)]) for k in ("distance", "changed", "valid")))
 
     def until(self, length: int) -> Course:
-        """Keep the first so many frames."""
+        """Keep the first `length` frames."""
         return Course(self.distance[:length], self.changed[:length], self.valid[:length])
 
     def data(self, frames: Sequence[DenoisingFrame], choice: int | None, length: int) -> dict:
-        """For the strips: of one crystal, or of all (closest distance, sum, share)."""
+        """Return the values of the strips: of one crystal, or of all (closest distance, sum, share)."""
         chosen = slice(None) if choice is None else slice(choice, choice + 1)
         distance = self.distance[:, chosen].amin(1).tolist()
         levels = frames[0].schedule.sigma

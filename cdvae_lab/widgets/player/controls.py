@@ -19,7 +19,7 @@ _SELECT = "with its z, for the other views and for a new run"
 
 @runtime_checkable
 class Actions(Protocol):
-    """What the buttons do."""
+    """Actions of the buttons."""
 
     def attempt(self, act: Callable[[], Any]) -> None: ...
     def run(self) -> None: ...

@@ -87,7 +87,9 @@ class TrajectoryPlayer(View):
         super().__init__(model, PlayerState(n=n, seed=seed, branch_seed=seed + 1), selection)
         self._given, self._settings = sampler, settings
         if self.model is not None:
-            denoise(self.model, n, seed=seed, sampler=sampler, **settings)  # refuses now what it would refuse later
+            denoise(
+                self.model, n, seed=seed, sampler=sampler, **settings
+            )  # raises errors about settings now rather than later
         if isinstance(sampler, Schedule):
             self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *SAMPLERS])
         self.state.sampler = sampler if isinstance(sampler, str) else GIVEN
@@ -163,7 +165,7 @@ class TrajectoryPlayer(View):
         start: dict[str, Any] = {"n": state.n} if z is None else {"z": z.repeat(state.n, 1)}
         begin = f"n={state.n}" if z is None else f"z=z.repeat({state.n}, 1)"
         frames = denoise(model, **start, seed=state.seed, sampler=sampler.schedule)
-        first = next(frames)  # what is refused is refused before the last run is lost
+        first = next(frames)  # errors about settings are raised before the last run is lost
         self.recorded_run.cancel()
         self._setup = replace(setup, setup={"model": self.model_code, **sampler.setup})
         call = f"lab.denoise(model, {begin}, seed={state.seed}{sampler.arguments})"
@@ -238,7 +240,7 @@ class TrajectoryPlayer(View):
         self.state.start = "selection"
 
     def export(self, folder: str | Path | None = None, kinds: Iterable[str] = KINDS, wait: bool = True) -> list[Path]:
-        """Write what is shown; returns the files.
+        """Write the crystals that are shown; returns the files.
 
         With all crystals shown, CIFs of all are written, the page holds all, and the other files are of the first.
 
@@ -270,7 +272,7 @@ class TrajectoryPlayer(View):
         return self.frame and self.recorded_run.frames[-1]
 
     def _begin(self, keep: int, num_steps: int) -> None:
-        """Prepare the screen for more frames, after so many of the recording."""
+        """Prepare the display for more frames after the first `keep` of the recording."""
         self._course = self._course.until(keep) if self._course is not None and keep else None
         self._shown.restart(keep)
         self._followed = max(keep - 1, 0)
@@ -280,7 +282,7 @@ class TrajectoryPlayer(View):
         self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
 
     def _draw(self, new: Sequence[DenoisingFrame]) -> None:
-        """Draw the new frames, and follow them unless somebody looks elsewhere."""
+        """Draw the new frames, and follow them unless an earlier one is selected."""
         follow = self.index == self._followed or self.index >= len(self._shown) - 1
         self._shown.add(new, follow=follow)
         self._slow(lambda: self._draw_strips(follow))

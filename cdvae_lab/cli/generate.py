@@ -153,9 +153,9 @@ def _in_batches(folder: Path) -> set[int]:
 
 
 def coefficients(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as a JSON object."""
+    """Convert a schedule to a JSON object."""
     numbers = {name: getattr(schedule, name).tolist() for name in ("sigma", "drift", "diffusion")}
-    # Only what is kept is written, as in folders of versions that could not keep it.
+    # Only flags that are set are written: folders of earlier versions have none of them.
     kept = {name: True for name in KEPT if getattr(schedule, name)}
     return {"name": schedule.name, "calls": len(schedule)} | numbers | kept
 

@@ -200,11 +200,11 @@ class Crystals:
         sites = int(self.num_atoms.max()) if len(self) else 0
         return self.replace(frac_coords=self.frac_coords[:, :sites], atomic_numbers=self.atomic_numbers[:, :sites])
 
-    # Conversion: `cdvae_lab.io.convert` does the work; the methods are here because users look for them here.
+    # Conversion, by `cdvae_lab.io.convert`. Users expect these as methods of a batch.
 
     @classmethod
     def from_structures(cls, structures: Iterable[Structure], *, primitive: bool = False) -> Crystals:
-        """Crystals of pymatgen Structures, checked and Niggli-reduced; see `cdvae_lab.io.convert.from_structures`."""
+        """Create a batch from pymatgen Structures, as `cdvae_lab.io.convert.from_structures` does."""
         from cdvae_lab.io import convert
 
         return convert.from_structures(structures, primitive=primitive)
@@ -216,19 +216,19 @@ class Crystals:
         return convert.to_nglview(self, which)
 
     def to_structures(self) -> list[Structure]:
-        """pymatgen Structures, one per crystal; see `cdvae_lab.io.convert.to_structures`."""
+        """Convert to pymatgen Structures, one per crystal; see `cdvae_lab.io.convert.to_structures`."""
         from cdvae_lab.io import convert
 
         return convert.to_structures(self)
 
     def to_ase(self) -> list[Atoms]:
-        """ASE Atoms, one per crystal; see `cdvae_lab.io.convert.to_ase`."""
+        """Convert to ASE Atoms, one per crystal; see `cdvae_lab.io.convert.to_ase`."""
         from cdvae_lab.io import convert
 
         return convert.to_ase(self)
 
     def to_pyg(self) -> list[Data]:
-        """torch-geometric Data, one per crystal; see `cdvae_lab.io.convert.to_pyg`."""
+        """Convert to torch-geometric Data, one per crystal; see `cdvae_lab.io.convert.to_pyg`."""
         from cdvae_lab.io import convert
 
         return convert.to_pyg(self)

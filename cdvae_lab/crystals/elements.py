@@ -51,7 +51,7 @@ FORMULA_ORDER: tuple[int, ...] = (-1, *(_PLACES[symbol] for symbol in SYMBOLS[1:
 
 
 def symbol_of(atomic_number: int) -> str:
-    """Symbol of an element; "?" for a number that belongs to none."""
+    """Return the symbol of an element; "?" for a number that belongs to none."""
     return SYMBOLS[atomic_number] if 0 < atomic_number <= MAX_ATOMIC_NUMBER else "?"
 
 

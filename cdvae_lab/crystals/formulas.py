@@ -1,4 +1,4 @@
-"""Chemical formulas: how many atoms of each element, how a formula is written and read, and the mass density.
+"""Chemical formulas: composition of crystals, writing and parsing of formulas, and mass density.
 
 A formula names its elements in IUPAC's order (`elements.FORMULA_ORDER`): SrTiO3, NH3, LiFePO4. A *cell formula* counts
 all atoms of the cell (Sr2Ti2O6). A *reduced formula* divides the counts by their greatest common divisor (SrTiO3),

@@ -19,7 +19,7 @@ MIN_FLATNESS = 0.05
 
 
 def from_parameters(lengths: Float[Tensor, "*n 3"], angles: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:
-    """Lattice with rows a, b, c from lengths (Å) and angles (degrees), in pymatgen's standard orientation.
+    """Build a lattice with rows a, b, c from lengths (Å) and angles (degrees), in pymatgen's standard orientation.
 
     a lies in the x-z plane and c along z, as `pymatgen.core.Lattice.from_parameters` has it.
     Impossible angles give a flat cell rather than NaN; see `possible_parameters`.
@@ -40,7 +40,7 @@ def from_parameters(lengths: Float[Tensor, "*n 3"], angles: Float[Tensor, "*n 3"
 
 
 def to_parameters(lattice: Float[Tensor, "*n 3 3"]) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 3"]]:
-    """Lengths (Å) and angles (degrees: alpha between b and c, beta a and c, gamma a and b)."""
+    """Convert to lengths (Å) and angles (degrees; alpha between b and c, beta a and c, gamma a and b)."""
     lengths = lattice.norm(dim=-1)
     unit = lattice / lengths[..., None]
     a, b, c = unit.unbind(-2)
@@ -51,7 +51,7 @@ def to_parameters(lattice: Float[Tensor, "*n 3 3"]) -> tuple[Float[Tensor, "*n 3
 def possible_parameters(
     lengths: Float[Tensor, "*n 3"], angles: Float[Tensor, "*n 3"]
 ) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 3"]]:
-    """The nearest sensible lengths and angles that a cell with a volume can have.
+    """Correct lengths and angles to the nearest ones of a cell with a volume.
 
     Lengths and angles are clamped; angles that no cell can have are moved towards 90 degrees by the smallest
     of eleven fixed fractions that gives a volume.
@@ -67,45 +67,45 @@ def possible_parameters(
 
 
 def volume(lattice: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:
-    """Volume of the cell, Å^3 (positive for either handedness)."""
+    """Compute the volume of the cell, Å^3 (positive for either handedness)."""
     a, b, c = lattice.unbind(-2)
     return (a * torch.linalg.cross(b, c)).sum(-1).abs()
 
 
 def inverse(lattice: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:
-    """Inverse matrix by cross products: unlike `torch.linalg.inv` it never waits for the device."""
+    """Invert a lattice matrix by cross products: unlike `torch.linalg.inv` it never waits for the device."""
     a, b, c = lattice.unbind(-2)
     columns = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     return columns / (a * columns[..., 0]).sum(-1)[..., None, None]
 
 
 def plane_spacings(lattice: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3"]:
-    """Distances between the lattice planes that bound the cell, Å."""
+    """Compute the distances between the lattice planes that bound the cell, Å."""
     return 1 / inverse(lattice).norm(dim=-2)
 
 
 def frac_to_cart(
     frac_coords: Float[Tensor, "*n sites 3"], lattice: Float[Tensor, "*n 3 3"]
 ) -> Float[Tensor, "*n sites 3"]:
-    """Cartesian coordinates in Å."""
+    """Convert fractional coordinates to Cartesian ones, Å."""
     return frac_coords @ lattice
 
 
 def cart_to_frac(
     cart_coords: Float[Tensor, "*n sites 3"], lattice: Float[Tensor, "*n 3 3"]
 ) -> Float[Tensor, "*n sites 3"]:
-    """Fractional coordinates, not wrapped."""
+    """Convert Cartesian coordinates (Å) to fractional ones, without wrapping."""
     return cart_coords @ inverse(lattice)
 
 
 def wrap(frac_coords: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-    """Fractional coordinates brought into [0, 1)."""
+    """Wrap fractional coordinates into [0, 1)."""
     wrapped = frac_coords - torch.floor(frac_coords)
     return torch.where(wrapped >= 1, torch.zeros_like(wrapped), wrapped)  # -1e-9 rounds up to 1
 
 
 def nearest_offsets(device: torch.device, dtype: torch.dtype, reach: int = 1) -> Float[Tensor, "images 3"]:
-    """All integer triples between -reach and reach."""
+    """List all integer triples between -reach and reach."""
     span = torch.arange(-reach, reach + 1, device=device, dtype=dtype)
     return torch.cartesian_prod(span, span, span)
 
@@ -113,7 +113,7 @@ def nearest_offsets(device: torch.device, dtype: torch.dtype, reach: int = 1) ->
 def minimum_image(
     frac_delta: Float[Tensor, "crystals *n 3"], lattice: Float[Tensor, "crystals 3 3"], reach: int = 1
 ) -> Float[Tensor, "crystals *n 3"]:
-    """The shortest Cartesian vector (Å) among the periodic images of fractional differences.
+    """Find the shortest Cartesian vector (Å) among the periodic images of fractional differences.
 
     After rounding to [-1/2, 1/2], images up to `reach` cells away are compared: with 1 the result is exact for
     Niggli-reduced cells, which is what `convert` makes of every crystal.

@@ -1,4 +1,4 @@
-"""The k nearest periodic images of every atom, as dense tensors of fixed shape.
+"""Neighbor lists: the k nearest periodic images of every atom, as dense tensors of fixed shape.
 
 The search has two halves. `periodic_images` depends on the cell alone: it lists every lattice translation that
 can bring an atom within the cutoff of another, as many as the lattice needs; call it once where the cell does not
@@ -26,7 +26,7 @@ MAX_REACH = 60  # cells along one axis; a cell thinner than cutoff / 60 is not a
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The neighbors of every atom, nearest first.
+    """Neighbors of every atom, nearest first.
 
     Attributes:
         index: the site of the neighbor in its crystal.
@@ -47,7 +47,7 @@ class Neighbors:
 
 
 def periodic_images(lattice: Float[Tensor, "crystals 3 3"], cutoff: float) -> Float[Tensor, "crystals images 3"]:
-    """All integer translations under which two atoms of the cell can be within `cutoff` (Å).
+    """List all integer translations under which two atoms of the cell can be within `cutoff` (Å).
 
     Differences of fractional coordinates are understood to be rounded to [-1/2, 1/2]. A translation n can matter only
     if the slab |n_i| - 1/2 is within the cutoff for each of the three plane spacings, and if the lattice vector
@@ -90,7 +90,7 @@ def nearest_neighbors(
     k: int = 20,
     cutoff: float = 7.0,
 ) -> Neighbors:
-    """The k nearest periodic images within `cutoff` (Å) of every atom, itself excluded, its images included.
+    """Find the k nearest periodic images within `cutoff` (Å) of every atom, without itself but with its images.
 
     Args:
         crystals: positions need not be wrapped.

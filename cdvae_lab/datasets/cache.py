@@ -89,7 +89,7 @@ def _load(path: Path) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
 
 
 def _judge(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
-    """Each text's crystal, or the reason why it is none."""
+    """Parse each text to a crystal, or to the reason why it is invalid."""
     results: list[convert.Canonical | str] = []
     with warnings.catch_warnings():
         # pymatgen warns for every other file that it rounded a coordinate; invalid crystals are reported as left out.

@@ -346,7 +346,7 @@ def _texts(path: Path, changed: int) -> tuple[dict[str, str], dict[str, list[str
 
 @remember
 def synthetic_perovskites(seed: int = 0) -> Dataset:
-    """Some thousands of ABX3 perovskites made from ionic radii, labeled with their electrostatic energy (eV/atom).
+    """Load some thousands of ABX3 perovskites made from ionic radii, labeled with their electrostatic energy (eV/atom).
 
     Created in a few seconds at the first call. Nothing in it was measured or computed with quantum mechanics; see
     `cdvae_lab.datasets.synthetic`.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DATA = {"perov_5": "Perov-5", "carbon_24": "Carbon-24", "mp_20": "MP-20"}
 BEST = "best of those listed"
-# Published systems with a row of their own; the others appear where they are the best.
+# Published systems that always have a row; the others appear only where they are the best.
 SHOWN = ("CDVAE", "DiffCSP")
 REACHES_BEST = "†"
 LEGEND = (

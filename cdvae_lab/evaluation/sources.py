@@ -91,7 +91,7 @@ def _read_some(paths: list[Path]) -> list[Any]:
             try:
                 structures = parsing.read_file(path)
                 if len(structures) > 1:
-                    raise CrystalError(f"{path}: holds {len(structures)} crystals; give each a file of its own")
+                    raise CrystalError(f"{path}: holds {len(structures)} crystals; write each to a separate file")
                 structure = structures[0][0]
                 if not structure.is_ordered:
                     raise CrystalError(f"{path}: has partly occupied sites")

@@ -128,7 +128,7 @@ class PathDecodingSettings(SamplerSettings, total=False):
     """Keyword arguments of `interpolate` and `decode_path`.
 
     Keys:
-        keep_composition: "a" or "b": every point has the atoms of that end, at positions of its own.
+        keep_composition: "a" or "b": every point has the elements of that end; its positions are decoded.
         keep_num_atoms: "a" or "b": every point has as many atoms as that end.
         seed: of the noise, which all points share (0).
         sampler: and its settings, as in `denoise`.

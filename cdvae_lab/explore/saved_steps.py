@@ -54,7 +54,7 @@ def save_steps(steps: Iterable[LatentStep], path: str | Path, model: CDVAE | Non
 
 
 def prior_identity(prior: LatentPrior) -> str:
-    """Name a prior by what it computes: N(0, I), the fingerprint of a learned one, or "custom" for any other."""
+    """Identify a prior: "N(0, I)", the fingerprint of a learned one, or "custom" for any other."""
     if type(prior) is StandardNormal:
         return STANDARD
     if isinstance(prior, GivenFormula):

@@ -87,7 +87,7 @@ def random_bits(
 
     The number of a place is that of its multi-index, with strides that do not depend on the length of the first axis:
     padding a crystal to more sites leaves the bits of its atoms as they are. Different places have different numbers,
-    whatever the lengths of the axes.
+    for axes of any length.
     """
     key = _mix(crystal.to(torch.int64) * GOLDEN + _word(seed * 0x100 + int(stream)))
     key = _mix(key + _word(step * GOLDEN))

@@ -21,7 +21,7 @@ class Batches:
     """Batches by step, `batches[step]`: a function of (seed, step), so that a checkpoint need not store their order.
 
     Every epoch is shuffled, cut to whole batches, and sorted into batches of crystals of similar size, whose order is
-    shuffled too. Padded sizes are rounded up to multiples of 4, since every size needs a CUDA graph of its own.
+    shuffled too. Padded sizes are rounded up to multiples of 4, since every size needs its own CUDA graph.
     """
 
     def __init__(self, num_atoms: Int[Tensor, " crystals"], batch_size: int, seed: int, device: torch.device) -> None:

@@ -70,7 +70,7 @@ def fit_prior(
         torch.Size([3, 4])
     """
     given: FitOptions = {"batch_size": LATENTS, **options}
-    settings = FitSettings(steps=steps, **given)  # refuses what is out of range before anything is computed
+    settings = FitSettings(steps=steps, **given)  # raises errors about settings before anything is computed
     if composition_steps < 0:
         raise SettingError(f"fit_prior: composition_steps must be 0 or more, not {composition_steps}")
     if composition_steps and composition_model is not None:

@@ -81,7 +81,7 @@ class App(View):
         map: the LatentMap of that model, its file, or a bundled one's name; None takes the bundled one, if there is.
         dataset: what the training tab trains on, as `TrainingMonitor` takes it.
         selection: the selected crystals; a new one by default.
-        data_folder: where the public data files lie, as of `LatentMapView`.
+        data_folder: folder of the public data files, as for `LatentMapView`.
         tab: the one to open first: "player", "map", "interpolation", "optimizer" or "monitor".
 
     Raises:
@@ -183,12 +183,12 @@ class App(View):
 
     @property
     def monitor(self) -> TrainingMonitor:
-        """Training, of a model of its own; `use_trained` gives it to the other tabs."""
+        """Training of a new model; `use_trained` makes it the model of the other tabs."""
         return self._view("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
 
     @property
     def replay_code(self) -> ReplayCode:
-        """The code that repeats what was done in all tabs, one after another."""
+        """Python code that repeats the actions in all tabs, one tab after another."""
         setup = {"model": self._loaded.model.code}
         if self._loaded.map is not None:
             setup["known"] = self._loaded.map.code
@@ -276,7 +276,9 @@ class App(View):
         trained_on = loaded.model.value.metadata.get("data", {}).get("name")
         source: Any = dataset or trained_on
         if source is None:
-            raise SettingError("this model does not say what it was trained on; name a data set, or a folder of CIFs")
+            raise SettingError(
+                "this model's metadata name no training data; give the name of a data set, or a folder of CIFs"
+            )
         code = f"data = lab.datasets.load({str(source)!r})"
         if dataset is None and "monitor" in self._views and self.monitor.dataset.name == trained_on:
             source, code = self.monitor.dataset, self.monitor.dataset_code
@@ -292,13 +294,13 @@ class App(View):
         self._mapper.start(make(), wait=wait)
 
     def close(self) -> None:
-        """Stop what runs, and give threads and the browser's WebGL contexts back."""
+        """Stop all runs, and release threads and the browser's WebGL contexts."""
         for view in self._views.values():
             view.close()
         super().close()
 
     def picture(self) -> Crystals | None:
-        """What the open tab shows, or the selected crystal, for a page that cannot run widgets."""
+        """Return the crystals of the open tab, or the selected one, for a page that cannot run widgets."""
         view, pick = self._views.get(self.tab), self.selection.pick
         shown = None if view is None else view.picture()
         return shown if shown is not None or pick is None else pick.crystal
@@ -319,7 +321,7 @@ class App(View):
         return None if self._loaded.map is None else self.map_view
 
     def _open_tab(self) -> None:
-        """Make what the open tab shows, unless it is there. Hidden tabs are not drawn, which spares WebGL contexts."""
+        """Create the view of the open tab if it is missing. Hidden tabs are not drawn, which saves WebGL contexts."""
         name = self.tab
         box = self._boxes[name]
         if box.children and box.children[0] is self._views.get(name):
@@ -329,7 +331,7 @@ class App(View):
             if name == "monitor" and not self._data_read:
                 if not self._reader.running:
                     self._reader.start(self._read_data())
-                return  # the page stays alive meanwhile; `_show_reading` comes back here
+                return  # the page stays responsive meanwhile; `_show_reading` calls this again
         try:
             view = getattr(self, "map_view" if name == "map" else name)
         except LabError as error:
@@ -339,7 +341,7 @@ class App(View):
         box.children = (view, row(self._take_trained)) if name == "monitor" else (view,)
 
     def _read_data(self) -> Iterator[bool]:
-        """In the worker: a data set that is made or parsed takes seconds, and is quick the second time."""
+        """Load the data set in the worker thread: creating or parsing takes seconds; later calls use the cache."""
         assert not isinstance(self._dataset, Dataset)
         datasets.load(self._dataset)
         yield True
@@ -485,5 +487,5 @@ class App(View):
 
 
 def app(model: CDVAE | str | Path = "perov_5", map: LatentMap | str | Path | None = None, **options: Any) -> App:
-    """The whole laboratory on one page; arguments as of `App`."""
+    """Show the whole laboratory on one page; arguments are those of `App`."""
     return App(model, map, **options)

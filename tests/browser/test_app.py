@@ -111,7 +111,7 @@ def walk_through(page: Page) -> None:
     # Which reaches the others.
     press(page, ".cdvae-selection", "path from it")
     page.page.locator(f"{APP} .cdvae-interpolation").wait_for(state="visible", timeout=60_000)
-    says(page, ".cdvae-end-a", "come", 40)  # it comes back, or does not
+    says(page, ".cdvae-end-a", "econstructed", 40)  # "Reconstructed" or "Not reconstructed"
     press(page, ".cdvae-interpolation", "Run")
     says(page, ".cdvae-interpolation", "finished", 60)
     press(page, ".cdvae-selection", "optimize it")

@@ -36,7 +36,7 @@ def upload(page: LabPage, letter: str, file: Path) -> None:
 def page(lab_server: LabServer, browser: Browser) -> LabPage:
     page = browser.open(lab_server, lab_server.notebook("path.ipynb", MAKE))
     page.run_all()
-    says(page, "It comes back")
+    says(page, "Reconstructed: atoms are off by")
     page.wait_idle()
     return page
 
@@ -57,7 +57,7 @@ def test_two_uploaded_files_and_the_way_between(page: LabPage, tmp_path: Path) -
     page.page.locator(".cdvae-end-b button", has_text="take the primitive cell").click()
     page.wait(
         """() => ['a', 'b'].every(x =>
-           document.querySelector(`.cdvae-end-${x}`).innerText.includes('It comes back: atoms are off by'))""",
+           document.querySelector(`.cdvae-end-${x}`).innerText.includes('Reconstructed: atoms are off by'))""",
         30,
     )
     press(page, "Run")

@@ -119,14 +119,14 @@ class EndControls(ipywidgets.VBox):
         )
         if rms is None:
             text = (
-                f"<b style='{_WARN}'>It does not come back</b>: the model decodes "
+                f"<b style='{_WARN}'>Not reconstructed</b>: the model decodes "
                 f"{to_html(captions.formula(decoded))} instead. The model does not represent this crystal, "
-                "and the stops near it say little about it."
+                "and the stops near it are not similar to it."
             )
         elif rms > ROUGH:
-            text = f"<b style='{_WARN}'>It comes back roughly</b>: atoms are off by {rms:.3f} {_LENGTH}."
+            text = f"<b style='{_WARN}'>Reconstructed roughly</b>: atoms are off by {rms:.3f} {_LENGTH}."
         else:
-            text = f"It comes back: atoms are off by {rms:.4f} {_LENGTH}."
+            text = f"Reconstructed: atoms are off by {rms:.4f} {_LENGTH}."
         self.caption.value = _STYLE.format(f"{_about(end)}<br>{text}")
 
     def _choose(self, source: str) -> None:

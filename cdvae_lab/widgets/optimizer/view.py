@@ -69,7 +69,7 @@ class PropertyOptimizer(View):
 
     Attributes:
         predictor: as given; it can be replaced.
-        property_name, property_unit: of what is optimized.
+        property_name, property_unit: name and unit of the optimized property.
         region: of the training crystals.
         course: the figure of the property and of |z|.
         map: the figure with the trail; None without a map, or if another view draws it.
@@ -117,7 +117,7 @@ class PropertyOptimizer(View):
         self._moving = False  # whether the slider is moved by the view itself
         self._start = SearchStart(state, self.model, start, self.selection)
         if state.start == GIVEN:
-            self._start.read()  # refuses now what it would refuse later
+            self._start.read()  # raises errors about the start now rather than later
         self.recorded_run = self.new_run(self._draw, self._show_run, name="steps", fps=4, share=0.25)
         self._decoder = self.new_run(self._draw, self._show_run, max_frames=1)
         self._export = self.new_run(show=self._show_export, max_frames=1)
@@ -204,7 +204,7 @@ class PropertyOptimizer(View):
     def resume(self, index: int | None = None, wait: bool = False) -> None:
         """Continue exactly as the search would have continued; steps after the one it resumes from are removed.
 
-        A search that had reached its last step gets as many steps more as `state.steps` says.
+        A search that had reached its last step is extended by `state.steps` steps.
 
         Args:
             index: of the kept step to resume from; by default the one that is shown.
@@ -223,7 +223,7 @@ class PropertyOptimizer(View):
         self.recorded_run.resume(searched, call, keep=index + 1, pace=PACES[self.state.pace], wait=wait)
 
     def restart(self, wait: bool = False, **settings: Unpack[SearchSettings]) -> None:
-        """Begin a new search from the latents that are shown, with the settings of `state`; arguments as of `run`."""
+        """Start a new search from the latents that are shown, with the settings of `state`; arguments as for `run`."""
         self._cancel()
         self._set(settings)
         z, options = self.step.z, self._options()
@@ -348,7 +348,7 @@ class PropertyOptimizer(View):
         self.state.update(values)
 
     def _cancel(self) -> None:
-        """End whatever is computed before something else begins."""
+        """Stop all runs before another one starts."""
         for one in (self.recorded_run, self._decoder, self._export):
             one.cancel()
 
@@ -402,7 +402,7 @@ class PropertyOptimizer(View):
         self.state.limit("index", max(1, -(-steps // self._search.thin)))
 
     def _searched(self, items: Iterator[LatentStep], search: Search) -> Iterator[LatentStep]:
-        """In the worker: the steps, and a decoding wherever it is time for one."""
+        """Take the steps in the worker thread, and decode one when it is due."""
         search.recording = self.recorded_run.recording
         often = self.state.decode_every
         last = max((one.step // often for one in search.decoded), default=-1)
@@ -413,7 +413,7 @@ class PropertyOptimizer(View):
                 yield from self._decoding(step, search)
 
     def _decoding(self, step: LatentStep, search: Search) -> Iterator[LatentStep]:
-        """In the worker: decode a step; yields it at every step of the decoder."""
+        """Decode a step in the worker thread; yields the step at every step of the decoder."""
         state = self.state
         for one in decode_step(self.model, step, self.predictor, state.seed, state.decode_steps):
             if one is not None:

@@ -77,7 +77,7 @@ def test_what_a_run_keeps_it_also_keeps_after_its_record(model: CDVAE, tmp_path:
     other = dataclasses.replace(half, schedule=plain)
     with pytest.raises(SettingError, match="different runs"):
         Trajectory.of([half[0], dataclasses.replace(other[1], z=z.clone())])
-    with pytest.raises(SettingError, match="do not go on"):
+    with pytest.raises(SettingError, match="do not continue"):
         Trajectory.of([whole[6]], after=other)
 
 
@@ -206,13 +206,13 @@ def test_frames_of_another_run_are_refused(model: CDVAE, tmp_path: Path) -> None
     )
     with pytest.raises(SettingError, match="different runs"):
         Trajectory.of([a[0], b[1]])
-    with pytest.raises(SettingError, match="file of their own"):
+    with pytest.raises(SettingError, match="to another file"):
         last(record(denoise(model, frame=a[3], seed=8), tmp_path / "x.safetensors", after=a[:4]))
     frame = a[3]
     kept = dataclasses.replace(frame, schedule=dataclasses.replace(frame.schedule, keep_types=True))
     with pytest.raises(SettingError, match="do not continue"):
         Trajectory.of(denoise(model, frame=kept), after=a[:4])
-    with pytest.raises(SettingError, match="file of their own"):
+    with pytest.raises(SettingError, match="to another file"):
         Trajectory.of(a, after=a)
     with pytest.raises(SettingError, match="thin is 0"):
         record(run(model), tmp_path / "x.safetensors", thin=0)

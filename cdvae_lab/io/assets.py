@@ -45,10 +45,13 @@ def asset_path(name: str) -> Path:
     root = folder()
     found = (root / name).resolve()
     if not found.is_relative_to(root) or not found.exists():
-        if name.endswith(".safetensors"):
-            raise SettingError(
-                f"no model {name.removesuffix('.safetensors')!r} is bundled; there are {', '.join(models())}, "
-                "or give the path of a .safetensors file"
-            )
+        for ending, kind in (("_map", "latent map"), ("_property", "property model"), ("", "model")):
+            if name.endswith(f"{ending}.safetensors"):
+                there = [n.removesuffix(f"{ending}.safetensors") for n in names(f"*{ending}.safetensors")]
+                there = there if ending else models()
+                raise SettingError(
+                    f"no {kind} {name.removesuffix(f'{ending}.safetensors')!r} is bundled; there are "
+                    f"{', '.join(there) or 'none'}, or give the path of a .safetensors file"
+                )
         raise SettingError(f"no file {name!r} comes with cdvae_lab; there are: {', '.join(names()) or 'none'}")
     return found

@@ -306,8 +306,8 @@ def reconstruct(
         >>> import cdvae_lab as lab
         >>> model = lab.load("perov_5")
         >>> frame = lab.last(lab.reconstruct(model, lab.asset_path("examples/SrTiO3.cif"), steps=20))
-        >>> frame.crystals.to_structures()[0].composition.reduced_formula
-        'SrTiO3'
+        >>> frame.crystals.to_structures()[0].formula
+        'Sr1 Ti1 O3'
     """
     model = as_model(model)
     options: dict[str, Any] = {"seed": seed, "first_number": first_number}

@@ -213,7 +213,7 @@ def test_what_is_out_of_range_is_named(srtio3, tmp_path):
         picture(srtio3, theme="blue")
     with pytest.raises(SettingError, match="size is 20"):
         picture(srtio3, size=20)
-    with pytest.raises(IndexError, match="crystal 3"):
+    with pytest.raises(IndexError, match="number 3 of 1 crystals"):
         picture(srtio3, 3)
     with pytest.raises(SettingError, match="columns"):
         grid(srtio3, -1)

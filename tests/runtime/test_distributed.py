@@ -133,7 +133,7 @@ def test_a_run_of_two_processes_goes_on_and_one_process_can_take_it_over(tmp_pat
     train = ["train", *DATA, *TINY, "--out"]
     lab(*train, str(whole), "--steps", "6")
     said = lab(*train, str(halves), "--steps", "6", "--devices", "2", "--time-limit", "0")  # stops after one step
-    assert said.count("1 of 6 steps are kept") == 1
+    assert said.count("1 of 6 steps are saved") == 1
     assert [row["step"] for row in rows(halves)] == [1]
     resume = ["train", *DATA, "--out", str(halves), "--resume", "--validate-every", "0", "--log-every", "1"]
     assert lab(*resume, "--devices", "2", "--steps", "4").count("done: 4 of 4") == 1

@@ -270,7 +270,7 @@ class TestModels:
         app.selection.choose(a_pick(model))
         old = app.player
         path = another(model, tmp_path)
-        assert [word for _, word in app.state.options("model")] == ["carbon_24", "mp_20", "perov_5"]
+        assert [word for _, word in app.state.options("model")] == assets.models()
         app.state.own_checkpoint = str(path)
         assert app.wait(20)
         assert app.player is not old

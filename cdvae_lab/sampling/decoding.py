@@ -174,8 +174,8 @@ def decode(
         >>> state = lab.last(lab.decode(model, z, max_attempts=3, tolerance=5, steps=20))
         >>> int(state.attempts) <= 3, state.remaining
         (True, 0)
-        >>> state.crystals.to_structures()[0].composition.reduced_formula
-        'SrTiO3'
+        >>> state.crystals.to_structures()[0].formula
+        'Sr1 Ti1 O3'
     """
     model = as_model(model)
     if state is not None:

@@ -25,7 +25,7 @@ import torch
 
 import cdvae_lab as lab
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 
 # txie-93/cdvae on two CPU cores and on an H200: milliseconds per denoising step, and training crystals per second
 # (batches of 512, loading included: 129 ms and 98 ms a batch).

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.runtime.distributed import Processes, launched
 from cdvae_lab.sampling.denoising import denoise, initial_frame

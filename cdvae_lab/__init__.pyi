@@ -15,7 +15,7 @@ from . import sampling as sampling
 from . import training as training
 from . import widgets as widgets
 from .crystals.batch import Crystals as Crystals
-from .datasets.tables import Dataset as Dataset
+from .datasets.dataset import Dataset as Dataset
 from .errors import (
     CheckpointError as CheckpointError,
 )

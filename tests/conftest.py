@@ -12,7 +12,7 @@ import torch
 jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
 from cdvae_lab.crystals.batch import Crystals  # noqa: E402
-from cdvae_lab.datasets.tables import Dataset  # noqa: E402
+from cdvae_lab.datasets.dataset import Dataset  # noqa: E402
 
 # One thread a process: the tests run in several, and sums come out the same on every machine.
 torch.set_num_threads(1)

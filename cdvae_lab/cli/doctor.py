@@ -121,9 +121,9 @@ def _files() -> Iterator[Check]:
 
 
 def _cache() -> Check:
-    from cdvae_lab.datasets.tables import _users_cache
+    from cdvae_lab.datasets.cache import users_cache
 
-    folder = _users_cache()
+    folder = users_cache()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if os.access(there, os.W_OK):
         return Check("cache", "ok", str(folder))

@@ -14,7 +14,7 @@ from cdvae_lab import datasets
 from cdvae_lab.cli import arguments, reconstruct
 from cdvae_lab.cli.command import command
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.evaluation.run import TASKS, evaluate

@@ -13,7 +13,7 @@ from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
 from cdvae_lab.runtime.distributed import Processes

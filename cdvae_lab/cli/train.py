@@ -19,7 +19,7 @@ import cdvae_lab
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig

@@ -1,4 +1,4 @@
-"""Many CIF texts as crystals: parsed in several processes, once, and cached as safetensors."""
+"""Parse many CIF texts in several processes, and cache the crystals as safetensors."""
 
 from __future__ import annotations
 
@@ -17,35 +17,43 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError
 from cdvae_lab.io import convert, parsing, storage
 
-# Of the layout of the cache's files.
+# Format version of the cache files.
 VERSION = 1
-# Fewer crystals than this are parsed in this process: starting others would take longer.
+# Fewer texts than this are parsed in this process: starting others would take longer.
 PARALLEL_FROM = 500
+# Texts per task of a process.
 CHUNK = 100
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row or file that is not in a data set, and why."""
+    """A row or file that was excluded from a data set, and the reason."""
 
     where: str
     reason: str
 
 
+def users_cache() -> Path:
+    """Return the user's cache folder for cdvae_lab, as the operating system defines it."""
+    import pooch
+
+    return Path(pooch.os_cache("cdvae_lab"))
+
+
 def read_texts(
     texts: Sequence[str], places: Sequence[str], folder: Path, *, jobs: int | None = None, progress: bool = True
 ) -> tuple[Crystals | None, Int[np.ndarray, " crystals"], tuple[LeftOut, ...]]:
-    """The crystals (None if there are none), the indices of the texts that they come from, and the texts left out.
+    """Parse CIF texts: (crystals or None if there are none, indices of the texts that they come from, texts left out).
 
-    The cache's file is named by a hash of the texts, their places and the converter's version, so that it can never be
-    out of date. If it cannot be written, for example because the disk is full, the crystals are returned all the same,
-    with a warning that names the file and the remedy: only the next start will be slow again.
+    The cache file is named by a hash of the texts, their places and the version of the converter, so that it is never
+    out of date. If it cannot be written, for example because the disk is full, the function still returns the crystals
+    and gives a warning that names the file and the remedy; the next call then parses again.
 
     Args:
-        texts: the texts of CIF files with one crystal each.
-        places: where each comes from, for `LeftOut`.
-        folder: of the cache.
-        jobs: processes that parse; None for all cores.
+        texts: CIF texts with one crystal each.
+        places: row or file name of each text, for `LeftOut`.
+        folder: folder of the cache.
+        jobs: number of processes that parse; None for all cores.
         progress: show a progress bar.
     """
     digest = hashlib.sha256(f"converter {convert.VERSION}, cache {VERSION}\0".encode())
@@ -56,8 +64,8 @@ def read_texts(
         try:
             return _load(path)
         except (CheckpointError, KeyError, TypeError) as error:
-            warnings.warn(f"the cached crystals are damaged and will be read again: {error}", stacklevel=2)
-    results = _judge_all(texts, places, jobs, progress)
+            warnings.warn(f"the cached crystals are damaged and will be parsed again: {error}", stacklevel=2)
+    results = _parse_all(texts, places, jobs, progress)
     kept = np.array([i for i, r in enumerate(results) if isinstance(r, convert.Canonical)], dtype=np.int64)
     left_out = tuple(LeftOut(places[i], r) for i, r in enumerate(results) if isinstance(r, str))
     if len(kept) == 0:
@@ -88,32 +96,35 @@ def _load(path: Path) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
     return Crystals(**tensors), kept, tuple(LeftOut(where, reason) for where, reason in metadata["left_out"])
 
 
-def _judge(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
-    """Parse each text to a crystal, or to the reason why it is invalid."""
+def _parse(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
+    """Parse each text into a canonical crystal, or into the reason why it is left out."""
     results: list[convert.Canonical | str] = []
     with warnings.catch_warnings():
-        # pymatgen warns for every other file that it rounded a coordinate; invalid crystals are reported as left out.
+        # pymatgen warns of rounded coordinates in every other file; broken texts are reported as left out.
         warnings.simplefilter("ignore")
         for text, place in zip(texts, places, strict=True):
             try:
                 found = parsing.parse(text, place, "cif")
                 if len(found) > 1:
-                    raise CrystalError(f"{place}: holds {len(found)} crystals; give each a separate row or file")
+                    raise CrystalError(
+                        f"{place}: contains {len(found)} crystals; put each into a row or file of its own"
+                    )
                 results.append(convert.canonical(found[0][0], place))
             except CrystalError as error:
                 results.append(str(error).removeprefix(f"{place}: "))
     return results
 
 
-def _judge_all(
+def _parse_all(
     texts: Sequence[str], places: Sequence[str], jobs: int | None, progress: bool
 ) -> list[convert.Canonical | str]:
+    """Parse all texts, in several processes if there are many."""
     from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
 
     jobs = 1 if len(texts) < PARALLEL_FROM else jobs or cpu_count()
     chunks = [slice(start, start + CHUNK) for start in range(0, len(texts), CHUNK)]
-    parts: Any = Parallel(n_jobs=jobs, return_as="generator")(delayed(_judge)(texts[c], places[c]) for c in chunks)
+    parts: Any = Parallel(n_jobs=jobs, return_as="generator")(delayed(_parse)(texts[c], places[c]) for c in chunks)
     results: list[convert.Canonical | str] = []
     with tqdm(total=len(texts), desc="reading crystals", unit="crystal", disable=not progress) as bar:
         for part in parts:

@@ -1,4 +1,4 @@
-"""The public benchmark files: downloaded once, checked against the ids that git gives them, kept in the cache."""
+"""Download the public benchmark files once, verify them by their git blob ids, and cache them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cdvae_lab.errors import DatasetError
 # txie-93/cdvae at a fixed commit, MIT license.
 PUBLIC_URL = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
 
+# git blob id of each file at that commit.
 GIT_IDS = {
     "perov_5/train.csv": "0769074b5d51d293b765c4371b8f55c468c9c9f2",
     "perov_5/val.csv": "4a2c8dde98347dd0e01fa83dcf3982c2abe98f9f",
@@ -26,7 +27,7 @@ GIT_IDS = {
 
 
 def git_blob_id(path: Path) -> str:
-    """The id that git gives to a file's content: SHA-1 of `blob <size>`, a zero byte, and the content."""
+    """Compute the git blob id of a file: SHA-1 of `blob <size>`, a zero byte, and the content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -37,19 +38,19 @@ def git_blob_id(path: Path) -> str:
 def fetch(
     name: str, split: str, folder: Path, *, base_url: str = PUBLIC_URL, git_id: str | None = None, progress: bool = True
 ) -> Path:
-    """The path of a public benchmark file, downloaded into `folder` unless a right copy is there already.
+    """Download a public benchmark file into `folder`, unless a correct copy is there, and return its path.
 
     Args:
         name: "perov_5", "carbon_24" or "mp_20".
         split: "train", "val" or "test".
-        folder: the file becomes `<folder>/<name>/<split>.csv`.
-        base_url: where `<name>/<split>.csv` is served.
-        git_id: what `git_blob_id` must be; None for the public file's.
+        folder: folder of the cache; the file is `<folder>/<name>/<split>.csv`.
+        base_url: URL of the folder with `<name>/<split>.csv`.
+        git_id: expected `git_blob_id`; None for that of the public file.
         progress: show a progress bar.
 
     Raises:
-        DatasetError: without a network, if the server does not have the file, if its content is not the expected one
-            (it is deleted then), or if the disk is full; names the file and the remedy.
+        DatasetError: if the network is down, the server does not have the file, the content is not the expected one
+            (the file is then deleted) or the disk is full; names the file and the remedy.
     """
     import pooch
     import requests
@@ -58,7 +59,7 @@ def fetch(
     expected = GIT_IDS[key] if git_id is None else git_id
     url = f"{base_url}/{key}"
     target = folder / key
-    by_hand = f"download {url} in another way, put it at <folder>/{key} and pass folder=<folder>"
+    by_hand = f"download {url} by other means, put it at <folder>/{key} and pass folder=<folder>"
 
     def check(path: str, action: str, _: object) -> str:
         found = git_blob_id(Path(path))
@@ -66,15 +67,15 @@ def fetch(
             Path(path).unlink()
             raise DatasetError(
                 f"{path}: is not the expected file (git id {found}, expected {expected}) and was deleted: the download "
-                f"from {url} was cut short or changed on its way. Try again, or {by_hand}"
+                f"from {url} was incomplete or altered. Retry, or {by_hand}"
             )
         return path
 
     if target.is_file() and git_blob_id(target) != expected:
-        target.unlink()  # left by a download that was killed; the public file replaces it
+        target.unlink()  # left by an interrupted download; the public file replaces it
     logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel(logging.WARNING)  # otherwise pooch prints the SHA-256 of a file whose hash is unknown
+    logger.setLevel(logging.WARNING)  # pooch would print the SHA-256 of a file without a known hash
     downloader: Any = pooch.HTTPDownloader(progressbar=progress, timeout=30)
     try:
         path = pooch.retrieve(

@@ -1,9 +1,9 @@
-"""Perovskites made up from ionic radii, for tutorials, tests and work without a network. Nothing here was measured.
+"""Synthetic perovskites from ionic radii, for tutorials, tests and work offline. Nothing here was measured.
 
-Charge-neutral ABX3 compositions of ions in common oxidation states are enumerated whose Shannon radii allow a
-perovskite: Goldschmidt's tolerance factor t = (rA + rX) / (sqrt(2) (rB + rX)) and the octahedral factor rB / rX lie in
-windows (Li et al., J. Phys. Chem. Solids 67, 2310, 2006). The label is the electrostatic energy of
-the ions as point charges.
+The compositions are charge-neutral ABX3 of ions in common oxidation states whose Shannon radii allow a perovskite:
+Goldschmidt's tolerance factor t = (rA + rX) / (sqrt(2) (rB + rX)) and the octahedral factor rB / rX lie within the
+limits below (Li et al., J. Phys. Chem. Solids 67, 2310, 2006). The label is the electrostatic energy of the ions as
+point charges.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,15 +21,19 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.dataset import Dataset
+from cdvae_lab.errors import SettingError
 from cdvae_lab.io.convert import canonical, from_canonical
 
+SYNTHETIC = "synthetic_perovskites"
+SYNTHETIC_LABEL = "electrostatic_energy_per_atom"
 ANIONS = {"O": -2, "F": -1, "Cl": -1, "Br": -1, "I": -1, "S": -2, "Se": -2}
 TOLERANCE_FACTOR = (0.82, 1.06)
 OCTAHEDRAL_FACTOR = (0.41, 0.75)
-HEAVIEST = 83  # bismuth; beyond it everything decays
+HEAVIEST = 83  # bismuth; all heavier elements are radioactive
 # Crystals per composition; the first is the ideal cubic one.
 VARIANTS = 8
-# Å; ferroelectric perovskites shift their ions by some 0.1 to 0.3 Å.
+# Å; ions of ferroelectric perovskites are displaced by some 0.1 to 0.3 Å.
 MAX_SHIFT = 0.35
 # e^2 / (4 pi epsilon_0) in eV Å.
 COULOMB = 14.399645478
@@ -53,7 +58,7 @@ class Composition:
 
 
 def compositions() -> list[Composition]:
-    """Every ABX3 in the windows, once: of several choices of charges, the one with t nearest to 1."""
+    """Enumerate the ABX3 compositions within the limits, each once, with the charges that bring t closest to 1."""
     found: dict[tuple[str, str, str], Composition] = {}
     a_ions, b_ions = list(_cations("XII")), list(_cations("VI"))
     for x, charge_x in ANIONS.items():
@@ -71,12 +76,12 @@ def compositions() -> list[Composition]:
 
 
 def perovskites(seed: int = 0) -> tuple[Crystals, Float[Tensor, " crystals"], list[Composition]]:
-    """Crystals, their electrostatic energies (eV/atom, float64) and their compositions, `VARIANTS` in a row for each.
+    """Generate crystals, electrostatic energies (eV/atom, float64) and compositions, `VARIANTS` rows per composition.
 
-    The cell length lets no ion overlap: a = max(2 (rB + rX), sqrt(2) (rA + rX)). Then one cation, B for t > 1 and A
-    for t < 1, has room to spare; in all variants but the first it leaves the middle of its cage along [001], [011] or
-    [111] by 20 to 80 % of that room, the anions give way by a tenth of it, and the cell stretches along the shift, at
-    constant volume to first order.
+    The cell length a = max(2 (rB + rX), sqrt(2) (rA + rX)) is the shortest without overlapping ions. One cation, B for
+    t > 1 and A for t < 1, then has free space around it. In every variant but the first it is displaced along [001],
+    [011] or [111] by 20 to 80 % of that space, the anions by a tenth of the displacement in the opposite direction, and
+    the cell is strained along it, at constant volume to first order.
     """
     from pymatgen.core import Lattice, Structure
 
@@ -91,7 +96,7 @@ def perovskites(seed: int = 0) -> tuple[Crystals, Float[Tensor, " crystals"], li
         slack = room / 2 if room > 0 else -room / math.sqrt(2)
         a, b, x = composition.symbols
         for variant in range(VARIANTS):
-            # Drawn for the first variant too, so that each crystal has its own numbers.
+            # Drawn for the first variant too, so that the random numbers of a crystal depend on its index alone.
             direction, share = directions[rng.integers(3)], rng.uniform(0.2, 0.8)
             shift = 0.0 if variant == 0 else min(share * slack, MAX_SHIFT)
             moved = np.zeros((5, 3))
@@ -108,13 +113,51 @@ def perovskites(seed: int = 0) -> tuple[Crystals, Float[Tensor, " crystals"], li
     return crystals.to(dtype=torch.float32), energies, labels
 
 
+@cache
+def synthetic_perovskites(seed: int = 0) -> Dataset:
+    """Generate some thousands of ABX3 perovskites from ionic radii, labeled with their electrostatic energy (eV/atom).
+
+    The first call takes a few seconds; later calls return the same object. Nothing in it was measured or computed with
+    quantum mechanics.
+
+    Raises:
+        SettingError: if the seed is negative.
+    """
+    if seed < 0:
+        raise SettingError(f"seed: {seed}; give 0 or more")
+    crystals, energies, labels = perovskites(seed)
+    return Dataset(
+        SYNTHETIC,
+        "all",
+        crystals,
+        tuple(f"{a}{b}{x}3-{i % VARIANTS}" for i, c in enumerate(labels) for a, b, x in [c.symbols]),
+        energies.to(torch.float32),
+        SYNTHETIC_LABEL,
+        "eV/atom",
+        "SYNTHETIC: generated by cdvae_lab from Shannon radii with Goldschmidt's tolerance factor, not measured",
+        "MIT (cdvae_lab)",
+    )
+
+
+def split_perovskites(split: str) -> Dataset:
+    """Select "train", "val" or "test": 80, 10 and 10 % of the compositions, each with all its variants."""
+    everything = synthetic_perovskites()
+    groups = np.random.default_rng(0).permutation(len(everything) // VARIANTS)
+    train, val = int(0.8 * len(groups)), int(0.9 * len(groups))
+    chosen = np.sort({"train": groups[:train], "val": groups[train:val], "test": groups[val:]}[split])
+    rows = (chosen[:, None] * VARIANTS + np.arange(VARIANTS)).ravel()
+    # Shuffled, so that the first rows are not all of one composition.
+    rows = np.random.default_rng(0).permutation(rows)
+    return replace(everything[torch.from_numpy(rows)], split=split)
+
+
 def electrostatic_energy(
     crystals: Crystals, charges: Float[Tensor, "crystals sites"], reach: int = 3
 ) -> Float[Tensor, " crystals"]:
-    """Electrostatic energy of neutral crystals of point charges (in e), eV/atom, by Ewald's sum.
+    """Electrostatic energy of neutral crystals of point charges (in e), eV/atom, by Ewald summation.
 
-    Both sums go `reach` cells far in each direction, and the width of the screening charges balances them (de Leeuw et
-    al., Proc. R. Soc. A 373, 27, 1980): for cells that are nearly cubic, 3 is good for 1e-9 of the energy.
+    Both sums extend `reach` cells in each direction; the width of the screening charges balances them (de Leeuw et al.,
+    Proc. R. Soc. A 373, 27, 1980). For nearly cubic cells, 3 gives a relative accuracy of 1e-9.
     """
     parts = zip(crystals.frac_coords.split(256), crystals.lattice.split(256), charges.split(256), strict=True)
     total = torch.cat([_ewald(*part, reach) for part in parts])
@@ -135,7 +178,9 @@ def _ewald(
 
     distance = ((delta[:, :, :, None] + steps) @ lattice[:, None, None]).norm(dim=-1)
     screened = torch.erfc(width[:, None, None, None] * distance) / distance
-    screened = torch.where(distance > 1e-6, screened, torch.zeros_like(distance))  # an ion does not act on itself
+    screened = torch.where(
+        distance > 1e-6, screened, torch.zeros_like(distance)
+    )  # no interaction of an ion with itself
     near = 0.5 * (pairs * screened.sum(-1)).sum((1, 2))
 
     waves = steps[steps.any(1)]
@@ -152,7 +197,7 @@ def _ewald(
 
 
 def _cations(coordination: str) -> Iterator[tuple[str, int, float]]:
-    """Symbol, charge and radius of the cations that Shannon lists in a coordination ("VI", "XII")."""
+    """Yield symbol, charge and Shannon radius (Å) of each cation listed for a coordination ("VI", "XII")."""
     from pymatgen.core import Element
 
     for number in range(1, HEAVIEST + 1):
@@ -164,7 +209,7 @@ def _cations(coordination: str) -> Iterator[tuple[str, int, float]]:
 
 
 def _radius(symbol: str, charge: int, coordination: str) -> float | None:
-    """Shannon's ionic radius (Å), of the high-spin state where there are two; None if he lists none."""
+    """Shannon ionic radius (Å), of the high-spin state if there are two; None if not listed."""
     from pymatgen.core import Element
 
     states = (Element(symbol).data.get("Shannon radii") or {}).get(str(charge), {}).get(coordination, {})

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import density, reduced_compositions, reduced_formulas
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.evaluation.batch_fingerprints import composition_rows, structure_rows
 from cdvae_lab.evaluation.card import ReportCard, Score, count, percent, versions
 from cdvae_lab.evaluation.novelty import closest_training, novelty_rows, novelty_scores, relevant_training

@@ -15,7 +15,7 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.evaluation import generation, optimization, reconstruction, validity
 from cdvae_lab.evaluation.card import ReportCard

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.metrics.charge_balance import Rules
 from cdvae_lab.metrics.coverage import Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor

@@ -26,7 +26,7 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import ATOMIC_NUMBERS, symbol_of
 from cdvae_lab.crystals.formulas import density, parse, respell
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors

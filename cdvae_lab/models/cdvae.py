@@ -38,7 +38,7 @@ from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.models.painn import PaiNN
 
 if TYPE_CHECKING:
-    from cdvae_lab.datasets.tables import Dataset
+    from cdvae_lab.datasets.dataset import Dataset
 
 NOISE_FREQUENCIES = 8  # sines, and as many cosines, of log sigma
 

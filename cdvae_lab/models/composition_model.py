@@ -35,7 +35,7 @@ from cdvae_lab.models.display import Described
 from cdvae_lab.models.noise import Stream
 
 if TYPE_CHECKING:
-    from cdvae_lab.datasets.tables import Dataset
+    from cdvae_lab.datasets.dataset import Dataset
 
 CHUNK_SIZE = 4096  # compositions per call of the network
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)  # last atomic number of each period

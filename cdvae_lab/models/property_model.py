@@ -28,7 +28,7 @@ from cdvae_lab.models.display import Described
 from cdvae_lab.models.painn import PaiNN
 
 if TYPE_CHECKING:
-    from cdvae_lab.datasets.tables import Dataset
+    from cdvae_lab.datasets.dataset import Dataset
 
 CHUNK_SIZE = 256  # crystals per call of the network
 

@@ -20,7 +20,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.formulas import element_counts
 from cdvae_lab.crystals.neighbors import FAR, periodic_images
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import DatasetError, PriorWarning, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE

@@ -8,7 +8,7 @@ from typing import Unpack
 
 import torch
 
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import NonFiniteLossError, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.checkpoints import Trainable, TrainingState, write_training_state

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cdvae_lab.crystals.neighbors import periodic_images
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import as_model

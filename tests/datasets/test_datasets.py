@@ -26,8 +26,8 @@ from cdvae_lab import datasets
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets import cache as parse_cache
+from cdvae_lab.datasets import carbon_24, synthetic
 from cdvae_lab.datasets import public as download
-from cdvae_lab.datasets import synthetic
 from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.io import convert
 
@@ -91,7 +91,7 @@ def test_user_table(load, table, tmp_path):
     assert load(path, "train").left_out[0].where == "row 2"
     table["split"] = "train"
     table.to_csv(path, index=False)
-    with pytest.raises(DatasetError, match=r"mine\.csv: no row has 'val' in its column split, only train"):
+    with pytest.raises(DatasetError, match=r"mine\.csv: no row has 'val' in its column split, which contains train"):
         load(path, "val")
 
 
@@ -102,7 +102,7 @@ def test_bad_tables(load, table, tmp_path):
         load(path, label="energy")
     assert not (tmp_path / "cache").exists()  # said before anything was parsed
     table.assign(gap=[1, 2, 3, 4, 5, "low"]).to_csv(path, index=False)
-    with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' holds something that is no number.*low"):
+    with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' contains text that is not a number.*low"):
         load(path, label="gap")
     table.assign(gap=[1, 2, 3, 4, 5, "inf"]).to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' is infinite in row 6"):
@@ -147,7 +147,7 @@ def test_bad_arguments(load, tmp_path):
 def test_folder_of_cifs(load, tmp_path):
     folder = tmp_path / "cifs"
     folder.mkdir()
-    with pytest.raises(DatasetError, match=r"cifs: holds no \.cif files"):
+    with pytest.raises(DatasetError, match=r"cifs: contains no \.cif files"):
         load(folder)
     (folder / "one.cif").write_text(perovskite(3.9))
     (folder / "two.cif").write_text(perovskite(4.1))
@@ -176,7 +176,7 @@ def test_second_load_parses_nothing(load, table, tmp_path, monkeypatch):
     def forbidden(*_):
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr(parse_cache, "_judge_all", forbidden)
+    monkeypatch.setattr(parse_cache, "_parse_all", forbidden)
     second = load(path, label="heat_ref")  # another property needs no parsing
     assert torch.equal(second.crystals.frac_coords, first.crystals.frac_coords)
     assert torch.equal(second.crystals.lattice, first.crystals.lattice)
@@ -194,7 +194,7 @@ def test_damaged_cache_is_made_again(load, table, tmp_path):
     (cached,) = (tmp_path / "cache" / "parsed").iterdir()
     whole = cached.read_bytes()
     cached.write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match="damaged and will be read again"):
+    with pytest.warns(UserWarning, match="damaged and will be parsed again"):
         again = load(path)
     assert torch.equal(again.crystals.lattice, first.crystals.lattice)
     with warnings.catch_warnings():
@@ -317,7 +317,7 @@ def test_download_that_cannot_be_written(load, table, tmp_path, monkeypatch, ser
 def test_a_split_that_own_data_do_not_have_is_refused(load, table, tmp_path):
     table.to_csv(tmp_path / "mine.csv", index=False)
     (tmp_path / "cifs").mkdir()
-    with pytest.raises(DatasetError, match=r"mine\.csv: has no column split; add one with test in it"):
+    with pytest.raises(DatasetError, match=r"mine\.csv: has no column split; add one that contains test"):
         load(tmp_path / "mine.csv", "test")
     with pytest.raises(DatasetError, match="a folder has no splits"):
         load(tmp_path / "cifs", "test")
@@ -376,7 +376,7 @@ def test_benchmark_files(load, shared_data, table, tmp_path):
 def test_carbon_24_protocol(shared_data, tmp_path, monkeypatch):
     """The real files where they are; else two small tables, of which the last two crystals of val choose."""
     if shared_data is None:
-        monkeypatch.setattr(datasets.tables, "CARBON_24_CHOOSING", 2)
+        monkeypatch.setattr(carbon_24, "VALIDATION_CRYSTALS", 2)
         for split, count in (("train", 3), ("val", 5)):
             rows = [(f"{split}{i}", perovskite(4 + i / 10, "C C C C C"), float(i)) for i in range(count)]
             pd.DataFrame(rows, columns=["material_id", "cif", "energy_per_atom"]).to_csv(tmp_path / f"{split}.csv")
@@ -468,7 +468,7 @@ def test_synthetic_splits(load):
     assert not compositions[1] & compositions[2]
     assert len({i for p in parts for i in p.ids}) == total
     assert load("synthetic_perovskites", limit=7).ids == parts[0].ids[:7]
-    with pytest.raises(SettingError, match="is made, not read"):
+    with pytest.raises(SettingError, match="is generated, not read"):
         load("synthetic_perovskites", label="band_gap")
 
 

@@ -19,7 +19,7 @@ from cdvae_lab import cli, figures, pages
 from cdvae_lab.cli.evaluate import predictor_named
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import density, reduced_formulas
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.evaluation import batch_fingerprints
 from cdvae_lab.evaluation.card import ReportCard

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cdvae_lab
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import decode_path, interpolate, latent_path, spherical, straight
 from cdvae_lab.io import assets

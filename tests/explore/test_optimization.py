@@ -12,7 +12,7 @@ from torch import Tensor
 
 import cdvae_lab
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.optimization import LatentStep, optimize
 from cdvae_lab.explore.saved_steps import load_steps, save_steps

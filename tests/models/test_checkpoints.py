@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from cdvae_lab import __version__
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, write_tensors

@@ -11,7 +11,7 @@ from pymatgen.core import Element
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdvae_lab.crystals.formulas import element_counts
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_composition_model

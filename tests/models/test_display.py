@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig

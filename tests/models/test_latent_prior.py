@@ -13,7 +13,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 from cdvae_lab.crystals.formulas import element_counts
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import PriorWarning, SettingError
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.io import assets

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.interpolation import latent_path

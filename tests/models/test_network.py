@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import nearest_neighbors, periodic_images
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import write_tensors

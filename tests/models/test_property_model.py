@@ -10,7 +10,7 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.checkpoints import load_property_model
 from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig

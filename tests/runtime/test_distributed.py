@@ -39,7 +39,7 @@ import sys
 import torch
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from cdvae_lab.runtime.distributed import launched
 from cdvae_lab.models.property_model import PropertyModel

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.models.cdvae import CDVAE, Aggregates, CDVAEConfig
 from cdvae_lab.models.latent_prior import StandardNormal

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteLossError, PriorWarning, SettingError
 from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints

@@ -14,7 +14,7 @@ import torch
 
 import cdvae_lab as lab
 from cdvae_lab import figures
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError
 from cdvae_lab.figures.training import smooth, smooth_log
 from cdvae_lab.models.cdvae import CDVAE

@@ -13,7 +13,7 @@ import torch
 
 from cdvae_lab import datasets, figures
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.datasets.tables import Dataset
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import LabError, NonFiniteLossError, SettingError
 from cdvae_lab.figures.style import Theme
 from cdvae_lab.metrics.reconstruction import reconstruction

@@ -1,4 +1,4 @@
-"""The files that come with the package: checkpoints, example crystals, pictures.
+"""Files bundled with the package: checkpoints, example crystals, pictures.
 
 A wheel carries them inside the package; in a checkout they lie in the repository's `assets/`.
 """
@@ -14,7 +14,7 @@ _PLACES = (_PACKAGE / "_assets", _PACKAGE.parent / "assets")
 
 
 def folder() -> Path:
-    """The folder of bundled files. Raises `SettingError` if this copy of the package came without it."""
+    """Return the folder of bundled files; raise `SettingError` if this copy of the package has none."""
     for place in _PLACES:
         if place.is_dir():
             return place
@@ -25,13 +25,13 @@ def folder() -> Path:
 
 
 def names(pattern: str = "**/*") -> list[str]:
-    """Names of the bundled files that match a glob pattern, sorted, with "/" between folders."""
+    """List the bundled files that match a glob pattern, sorted, with "/" between folders."""
     root = folder()
     return sorted(p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file())
 
 
 def models() -> list[str]:
-    """Names of the bundled models, sorted: what `load` takes beside a path."""
+    """List the names of the bundled models, sorted; `load` takes a name or a path."""
     stems = [name.removesuffix(".safetensors") for name in names("*.safetensors")]
     return [stem for stem in stems if not stem.endswith(("_map", "_property"))]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from torch_geometric.data import Batch, Data
 
-# Part of the cache's key: raise it when the same file would become another crystal.
+# Part of the cache key: increase it when the same file would give another crystal.
 VERSION = 2
 
 
@@ -48,7 +48,7 @@ class Canonical:
     angles: Float[np.ndarray, " 3"]
 
 
-# Into the lab
+# Reading
 
 
 def read(
@@ -62,13 +62,13 @@ def read(
     """Read crystals from a file, its text, a pymatgen Structure, ASE Atoms, Crystals, or a list of these.
 
     A path ends in .cif, .vasp, .poscar, .xyz or .extxyz, or is named like POSCAR or CONTCAR; a string with line breaks
-    is taken for the text of such a file. A file with several crystals gives all of them.
+    is read as the text of such a file. A file with several crystals gives all of them.
 
     Args:
-        source: what to read.
-        max_atoms: the most atoms that a crystal may have; None for no limit.
-        elements: the atomic numbers that are allowed; None for all.
-        primitive: replace each crystal by its primitive cell first.
+        source: a path, a text, an object, or a list of these.
+        max_atoms: maximum number of atoms in a crystal; None for no limit.
+        elements: allowed atomic numbers; None for all.
+        primitive: reduce each crystal to its primitive cell first.
         dtype: float type of the result.
 
     Raises:
@@ -162,7 +162,7 @@ def canonical(
 
 
 def _structures(source: Any, name: str) -> list[tuple[Structure, str]]:
-    """Every structure in a source, with the name that errors give it."""
+    """List all structures in a source, each with a name for errors."""
     from ase import Atoms
     from pymatgen.core import Structure
 
@@ -241,7 +241,7 @@ def _too_many_atoms(structure: Structure, name: str, max_atoms: int) -> str:
 
 
 def unseen_elements(name: str, unseen: Sequence[int], known: Sequence[int]) -> str:
-    """The message for a crystal with elements that a model never saw; both lists hold atomic numbers."""
+    """Return the message for a crystal of elements outside a model's training data; both lists are atomic numbers."""
     return (
         f"{name}: the model has never seen {_symbols(unseen)}; it knows {_symbols(known)}. Use a crystal of those "
         "elements, or a model that was trained on the others"
@@ -252,11 +252,11 @@ def _symbols(numbers: Sequence[int] | np.ndarray) -> str:
     return ", ".join(symbol_of(int(n)) if n <= MAX_ATOMIC_NUMBER else f"Z={n}" for n in numbers)
 
 
-# Out of the lab
+# Writing and export
 
 
 def is_usable(crystals: Crystals) -> Bool[Tensor, " crystals"]:
-    """True for the crystals that other programs can take: finite, with a volume, at least one atom, real elements."""
+    """True for crystals that can be exported: finite, with a volume, at least one atom, and real elements."""
     finite = torch.isfinite(crystals.frac_coords).all(-1).all(-1) & torch.isfinite(crystals.lattice).all(-1).all(-1)
     volume = lat.volume(torch.nan_to_num(crystals.lattice))
     real = (crystals.atomic_numbers <= MAX_ATOMIC_NUMBER).all(-1)
@@ -264,7 +264,7 @@ def is_usable(crystals: Crystals) -> Bool[Tensor, " crystals"]:
 
 
 def _arrays(crystals: Crystals) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Atomic numbers, fractional coordinates and lattice of each crystal without the padding, all usable."""
+    """Return atomic numbers, fractional coordinates and lattice of each crystal without padding, all usable."""
     usable = is_usable(crystals)
     if not usable.all():
         bad = (~usable).nonzero()[:, 0].tolist()
@@ -282,7 +282,7 @@ def _arrays(crystals: Crystals) -> list[tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def to_structures(crystals: Crystals) -> list[Structure]:
-    """pymatgen Structures, one per crystal.
+    """Convert to pymatgen Structures, one per crystal.
 
     Raises:
         CrystalError: names a crystal that is not usable (see `is_usable`).
@@ -314,10 +314,10 @@ def to_nglview(crystals: Crystals, which: int = 0) -> NGLWidget:
 
 
 def to_pyg(crystals: Crystals) -> list[Data]:
-    """torch-geometric Data, one per crystal.
+    """Convert to torch-geometric Data, one per crystal.
 
     Fields: frac_coords (atoms, 3), atomic_numbers (atoms,), lattice (1, 3, 3) in Å, num_atoms.
-    They collate with `Batch.from_data_list`; `from_pyg` brings them back.
+    `Batch.from_data_list` collates them; `from_pyg` converts back.
     """
     from torch_geometric.data import Data
 
@@ -334,9 +334,9 @@ def to_pyg(crystals: Crystals) -> list[Data]:
 
 
 def from_pyg(data: Batch | Data | Sequence[Data]) -> Crystals:
-    """Crystals of a torch-geometric Batch, Data or list of Data with the fields of `to_pyg`, taken as they are.
+    """Convert from a torch-geometric Batch, Data or list of Data with the fields of `to_pyg`.
 
-    Neither checked nor reduced; `read` does both.
+    The crystals are neither checked nor reduced; `read` does both.
 
     Raises:
         CrystalError: names a field that is missing.
@@ -367,11 +367,11 @@ def write(
 ) -> list[Path]:
     """Write one file per crystal, `crystal_0000.cif` or `crystal_0000.vasp` and so on, or by `names`; make the folder.
 
-    `fmt` is "cif" or "poscar". A CIF is written without symmetry (P1). Each file is there whole or not at all.
+    `fmt` is "cif" or "poscar". A CIF is written without symmetry (P1). Each file is written atomically.
 
     Raises:
         CrystalError: names a crystal that is not usable (see `is_usable`); nothing is written then.
-        SettingError: for another format, or names that are too few, double, or no plain file names.
+        SettingError: for another format, or for names that are too few, repeated, or not plain file names.
         LabError: if a file cannot be written.
     """
     from pymatgen.io.cif import CifWriter
@@ -388,7 +388,7 @@ def write(
             raise SettingError(f"names: {name!r} is no plain file name; leave folders out of it")
     paths = []
     for structure, name in zip(to_structures(crystals), names, strict=True):
-        # VASP wants the atoms of an element together.
+        # VASP requires the atoms of an element to be contiguous.
         text = str(CifWriter(structure)) if fmt == "cif" else Poscar(structure, sort_structure=True).get_str()
         path = Path(folder) / f"{name.removesuffix(suffixes[fmt])}{suffixes[fmt]}"
         with atomic_path(path) as temporary:

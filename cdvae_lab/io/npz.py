@@ -1,6 +1,6 @@
-"""Crystals as an .npz file in the tensor layout of the CDVAE paper's code, so that its users' results can be read.
+"""Read and write .npz files in the tensor layout of the CDVAE paper's code.
 
-The arrays of the file, for C crystals with A atoms in all:
+Arrays of the file, for C crystals with A atoms in total:
 
     frac_coords  (A, 3)  fractional coordinates, all crystals' atoms one after another
     atom_types   (A,)    atomic numbers, 1-based
@@ -29,12 +29,12 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.io.storage import atomic_path
 
-# Of each array the axes after the first, and its kind.
+# Shape of each array after its first axis.
 FIELDS = {"frac_coords": (3,), "atom_types": (), "num_atoms": (), "lengths": (3,), "angles": (3,)}
 
 
 def save(crystals: Crystals, path: str | Path) -> Path:
-    """Write crystals in the layout above, as float64; the path as given. Orientations are lost, cells are not.
+    """Write crystals in the layout above, as float64, and return the path; the file has no orientations.
 
     Raises:
         LabError: if the file cannot be written.
@@ -54,7 +54,7 @@ def save(crystals: Crystals, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Crystals:
-    """Crystals from such a file, taken as they are: neither checked nor reduced; their cells in standard orientation.
+    """Read crystals from a file in the layout above, neither checked nor reduced, with cells in standard orientation.
 
     A crystal without atoms, or with lengths and angles of no cell, is kept; evaluation finds it invalid.
 
@@ -108,5 +108,5 @@ def _padded(counts: np.ndarray, numbers: np.ndarray, arrays: dict[str, np.ndarra
     atomic_numbers = torch.zeros(mask.shape, dtype=torch.long)
     atomic_numbers[mask] = torch.from_numpy(numbers)
     lengths, angles = (torch.from_numpy(arrays[n].astype(np.float64)) for n in ("lengths", "angles"))
-    lengths = lengths.masked_fill(lengths <= 0, torch.nan)  # no cell, where the formula would turn it inside out
+    lengths = lengths.masked_fill(lengths <= 0, torch.nan)  # no cell; the formula would invert it
     return Crystals(frac_coords, atomic_numbers, lat.from_parameters(lengths, angles))

@@ -28,7 +28,7 @@ CELL_FIELDS = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x i
 
 
 def read_file(path: Path) -> list[tuple[Structure, str]]:
-    """The structures in a file, whose name tells the format, each with the name that errors give it.
+    """Read the structures in a file, whose format follows from its name, each with a name for errors.
 
     Raises:
         CrystalError: names the file, what is wrong, and the remedy.
@@ -38,7 +38,7 @@ def read_file(path: Path) -> list[tuple[Structure, str]]:
     fmt = format_of(path.name)
     if fmt is None:
         raise CrystalError(
-            f"{path}: its name does not tell the format; use .cif, .vasp, .poscar, .xyz or .extxyz, or call it POSCAR"
+            f"{path}: the name gives no format; use .cif, .vasp, .poscar, .xyz or .extxyz, or call it POSCAR"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def read_file(path: Path) -> list[tuple[Structure, str]]:
 
 
 def format_of(name: str) -> str | None:
-    """The format ("cif", "poscar" or "extxyz") that a file's name tells; None if it tells none."""
+    """Return the format of a file name: "cif", "poscar" or "extxyz"; None if unknown."""
     lower = Path(name).name.lower()
     if lower.endswith(".cif"):
         return "cif"
@@ -154,7 +154,7 @@ def _parse_poscar(text: str, name: str) -> list[Structure]:
     from pymatgen.io.vasp.inputs import BadPoscarWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BadPoscarWarning)  # that it made elements up, which is an error below
+        warnings.simplefilter("ignore", BadPoscarWarning)  # it warns of guessed elements, which is an error below
         poscar = Poscar.from_str(text)
     if not poscar.true_names:
         raise CrystalError(f"{name}: does not say its elements; put their symbols on the sixth line, above the numbers")
@@ -169,7 +169,7 @@ def _parse_extxyz(text: str, name: str) -> list[Structure]:
 
 
 def from_ase(atoms: Atoms, name: str) -> Structure:
-    """The pymatgen Structure of ASE Atoms.
+    """Convert ASE Atoms to a pymatgen Structure.
 
     Raises:
         CrystalError: names the crystal, what is wrong, and the remedy.

@@ -29,10 +29,10 @@ def stored_tensors(model: nn.Module, half: bool = False) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, what: str = "the file") -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends well.
+    """Yield a temporary path in the same folder that is renamed to `path` if the block succeeds.
 
     Raises:
-        LabError: if it cannot be written (no such folder, no permission, disk full); what stood there before remains.
+        LabError: if it cannot be written (no such folder, no permission, disk full); an existing file is unchanged.
     """
     path = Path(path)
     temporary = None
@@ -79,10 +79,10 @@ def write_tensors(
 
 @contextlib.contextmanager
 def refusing_others(path: str | Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong where tensors and settings of a file are put into a model into a CheckpointError.
+    """Convert errors of loading the tensors and settings of a file into a model to a CheckpointError.
 
     Args:
-        what: the file should hold, "a CDVAE".
+        what: expected content of the file, such as "a CDVAE".
     """
     try:
         yield
@@ -107,7 +107,7 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
 def read_tensors(
     path: str | Path, readable: Mapping[str, Collection[int]]
 ) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """Read a file of `write_tensors`: its kind, tensors and metadata.
+    """Read the kind, tensors and metadata of a file of `write_tensors`.
 
     Args:
         readable: the kinds of file that are accepted, each with the format versions that can be read.

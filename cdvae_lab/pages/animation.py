@@ -15,7 +15,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import formula_order, symbol_of
 from cdvae_lab.errors import SettingError
 from cdvae_lab.pages.shell import element, file, page, script, script_data, write_page
-from cdvae_lab.render.origin import FilmOrigin
+from cdvae_lab.render.origin import FrameOrigin
 from cdvae_lab.render.spheres import covalent_radius, element_color, sphere_radius
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.trajectory import Trajectory
@@ -74,9 +74,9 @@ def element_table(numbers: Sequence[int]) -> dict[int, list]:
 
 
 def steady(run: Trajectory | Iterable[DenoisingFrame]) -> list[Crystals]:
-    """Move the crystals of every frame to the origin of `FilmOrigin`, so that they do not jump."""
+    """Move the crystals of every frame to the origin of `FrameOrigin`, so that they do not jump."""
     frames = list(run)
-    return [o.move(frame.crystals) for o, frame in zip(FilmOrigin.along(frames), frames, strict=True)]
+    return [o.move(frame.crystals) for o, frame in zip(FrameOrigin.along(frames), frames, strict=True)]
 
 
 def write_html(

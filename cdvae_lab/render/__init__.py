@@ -1,6 +1,6 @@
-"""A crystal as a picture, without a browser: shaded spheres, bonds, the cell and a legend, drawn with Pillow.
+"""Pictures of crystals without a browser: shaded spheres, bonds, the cell and a legend, drawn with Pillow.
 
-Quick enough, about ten milliseconds each, to be made for every frame of a denoising run.
+A picture takes about ten milliseconds, fast enough for every frame of a denoising run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.render.legend import draw_caption, draw_legend
-from cdvae_lab.render.origin import FilmOrigin, at_atom
+from cdvae_lab.render.origin import FrameOrigin, at_atom
 from cdvae_lab.render.scene import Camera, Scene, bonded_pairs, image_atoms
 from cdvae_lab.render.spheres import confusable
 from cdvae_lab.render.style import THEMES, font_of
 
 __all__ = [
     "ROTATE",
-    "FilmOrigin",
+    "FrameOrigin",
     "at_atom",
     "gif",
     "grid",
@@ -86,7 +86,7 @@ def picture(
     canvas = Image.new("RGBA", (size * sampling, size * sampling), style.background)
     top = round(size * 0.075) if caption else 0
     bottom = round(size * 0.095) if legend and size >= 120 else 0
-    # A frame of a run that went wrong is shown as such; it must not take the display down with it.
+    # A frame with a cell that is not finite gives a picture that says so, not an error.
     drawable = np.isfinite(lattice).all() and np.isfinite(frac).all() and np.abs(lattice).sum() > 1e-6
     if drawable:
         area = (0, top * sampling, size * sampling, (size - bottom) * sampling)
@@ -111,7 +111,7 @@ def picture(
 def grid(
     crystals: Crystals, columns: int | None = None, *, captions: Sequence[str] | None = None, size: int = 240, **options
 ) -> Image.Image:
-    """All crystals of a batch in rows; `size` is that of one picture, and options are those of `picture`.
+    """Draw all crystals of a batch in rows; `size` is that of one picture, and options are those of `picture`.
 
     Raises:
         SettingError: columns out of range, or not one caption for each crystal.
@@ -135,7 +135,7 @@ def grid(
 def strip(
     frames: Sequence[Crystals], which: int = 0, *, captions: Sequence[str] | None = None, size: int = 240, **options
 ) -> Image.Image:
-    """One crystal in several frames from left to right, with arrows between; options are those of `picture`.
+    """Draw a filmstrip: one crystal in several frames from left to right, with arrows; options are those of `picture`.
 
     Raises:
         SettingError: no frames, or not one caption for each.
@@ -147,15 +147,15 @@ def strip(
         for frame, text in zip(frames, _captions(frames, captions), strict=True)
     ]
     theme, gap = THEMES[options.get("theme", "light")], size // 10
-    film = Image.new(pictures[0].mode, (len(pictures) * (size + gap) - gap, size), theme.background)
-    pen, half = ImageDraw.Draw(film), max(3, size // 48)
+    filmstrip = Image.new(pictures[0].mode, (len(pictures) * (size + gap) - gap, size), theme.background)
+    pen, half = ImageDraw.Draw(filmstrip), max(3, size // 48)
     for n, one in enumerate(pictures):
-        film.paste(one, (n * (size + gap), 0))
+        filmstrip.paste(one, (n * (size + gap), 0))
         if n:
             x, y = n * (size + gap) - gap / 2, size * 0.46
             points = [(x - half / 2, y - half), (x + half / 2, y), (x - half / 2, y + half)]
             pen.line(points, fill=theme.muted, width=max(2, size // 120), joint="curve")
-    return film
+    return filmstrip
 
 
 def gif(
@@ -169,10 +169,10 @@ def gif(
     size: int = 320,
     **options,
 ) -> Path:
-    """Write an animated GIF that repeats for ever, one picture a frame, atomically; returns the path.
+    """Write an animated GIF that repeats indefinitely, one picture a frame, atomically; return the path.
 
     Args:
-        frames: batches, of which crystal `which` is drawn, or pictures that are there already.
+        frames: batches, of which crystal `which` is drawn, or finished pictures.
         path: the file to write.
         fps: frames a second, up to 50.
         which: the crystal's number in each batch.
@@ -207,7 +207,7 @@ def gif(
     for one, y in zip(sample, itertools.accumulate([0, *(one.height for one in sample)]), strict=False):
         sheet.paste(one, (0, y))
     palette = sheet.quantize(255, method=Image.Quantize.MAXCOVERAGE)
-    # The background exactly: a shade beside it would show as a box on the page.
+    # The exact background: another shade would show as a box on the page.
     shades, counts = np.unique(np.asarray(sheet).reshape(-1, 3), axis=0, return_counts=True)
     most = shades[counts.argmax()].tolist()
     palette.putpalette([*(palette.getpalette() or [])[: 3 * 255], *most])
@@ -221,7 +221,7 @@ def gif(
 
 
 def png_bytes(crystals: Crystals | Image.Image, which: int = 0, **options) -> bytes:
-    """A picture as the bytes of a PNG file, for hover pictures and HTML; options are those of `picture`."""
+    """Draw a picture as the bytes of a PNG file, for HTML; options are those of `picture`."""
     one = crystals if isinstance(crystals, Image.Image) else picture(crystals, which, **options)
     buffer = io.BytesIO()
     one.save(buffer, "PNG", compress_level=6)

@@ -1,4 +1,4 @@
-"""The words of a picture: its caption, and the legend with formula and elements."""
+"""Text of a picture: the caption, and the legend with formula and elements."""
 
 from __future__ import annotations
 
@@ -14,34 +14,44 @@ from cdvae_lab.crystals.formulas import spell_reduced
 from cdvae_lab.render.spheres import sprite
 from cdvae_lab.render.style import Color, Theme, composite, font_of
 
-# Pillow's own font has little more than ASCII; these are what captions in a laboratory are likely to hold.
-_SPELT = {"σ": "sigma", "α": "alpha", "β": "beta", "γ": "gamma", "ρ": "rho", "μ": "mu", "×": "x", "–": "-", "—": "-"}
-_SPELT |= {"−": "-", "→": "->", "≈": "~", "≤": "<=", "≥": ">=", "’": "'", "Å": "A"}
+# Pillow's default font has little more than ASCII; these are the other characters that captions are likely to have.
+_ASCII = {
+    "σ": "sigma",
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "ρ": "rho",
+    "μ": "mu",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+}
+_ASCII |= {"−": "-", "→": "->", "≈": "~", "≤": "<=", "≥": ">=", "’": "'", "Å": "A"}
 
 
-def spelt(text: str) -> str:
-    """The text in characters that the font has, accents dropped."""
-    plain = "".join(_SPELT.get(letter, letter) for letter in unicodedata.normalize("NFC", text))
+def printable(text: str) -> str:
+    """Replace characters that the font lacks, and drop accents."""
+    plain = "".join(_ASCII.get(letter, letter) for letter in unicodedata.normalize("NFC", text))
     return "".join(letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
 
 
 def draw_caption(canvas: Image.Image, caption: str, style: Theme) -> None:
-    """One line in the middle of the top, made smaller until it fits."""
-    pen, size, text = ImageDraw.Draw(canvas), canvas.width, spelt(caption)
+    """Draw one line of text at the top center, small enough to fit."""
+    pen, size, text = ImageDraw.Draw(canvas), canvas.width, printable(caption)
     height = max(11.0, size * 0.04)
     height *= min(1.0, 0.94 * size / max(1.0, pen.textlength(text, font_of(height))))
     font, y = font_of(height), size * 0.048
     left = (size - pen.textlength(text, font)) / 2
     pen.text((left, y), text, fill=style.muted, font=font, anchor="lm")
     for place, letter in enumerate(caption):
-        if letter == "Å":  # an A; the ring is ours
-            x = left + pen.textlength(spelt(caption[:place]), font) + pen.textlength("A", font) / 2
+        if letter == "Å":  # the font has an A; the ring is drawn here
+            x = left + pen.textlength(printable(caption[:place]), font) + pen.textlength("A", font) / 2
             top, ring = y - 0.5 * height, max(1.0, 0.1 * height)
             pen.ellipse((x - ring, top - ring, x + ring, top + ring), outline=style.muted)
 
 
 def draw_legend(canvas: Image.Image, numbers: Int[np.ndarray, " atoms"], height: int, style: Theme) -> None:
-    """The reduced formula with its subscripts at the left, a small sphere for each element at the right."""
+    """Draw the reduced formula with subscripts at the left, and a small sphere for each element at the right."""
     size = canvas.width
     pen = ImageDraw.Draw(canvas)
     middle, margin = size - height * 0.52, size * 0.04
@@ -72,7 +82,7 @@ def draw_legend(canvas: Image.Image, numbers: Int[np.ndarray, " atoms"], height:
 
 
 def _formula(numbers: Int[np.ndarray, " atoms"]) -> list[tuple[str, str]]:
-    """(symbol, count as text) of the reduced formula."""
+    """Split the reduced formula into (symbol, count as text)."""
     found, counts = np.unique(numbers, return_counts=True)
     text = spell_reduced(tuple(zip(found.tolist(), counts.tolist(), strict=True)))
     return re.findall(r"([A-Z][a-z]?|\?)(\d*)", text)

@@ -36,7 +36,7 @@ def at_atom(crystals: Crystals, like: Crystals | None = None) -> Crystals:
 
 
 @dataclass(frozen=True)
-class FilmOrigin:
+class FrameOrigin:
     """Origin of the crystals in one frame of an animation that is shown while it is computed.
 
     In every frame an atom of the rarest element lies at the origin, as by `at_atom`, but the end of the run need not
@@ -52,18 +52,18 @@ class FilmOrigin:
     left: Float[Tensor, "crystals 3"]
 
     @classmethod
-    def of(cls, crystals: Crystals) -> FilmOrigin:
+    def of(cls, crystals: Crystals) -> FrameOrigin:
         """Create the origin of the first frame."""
         return cls(_ranks(crystals).argmin(1), torch.zeros_like(crystals.frac_coords[:, 0]))
 
     @classmethod
-    def along(cls, frames: Iterable[DenoisingFrame], before: FilmOrigin | None = None) -> Iterator[FilmOrigin]:
+    def along(cls, frames: Iterable[DenoisingFrame], before: FrameOrigin | None = None) -> Iterator[FrameOrigin]:
         """Yield the origins of consecutive frames, after a frame whose origin was `before`."""
         for frame in frames:
             before = cls.of(frame.crystals) if before is None else before.then(frame.crystals, frame.finished)
             yield before
 
-    def then(self, crystals: Crystals, last: bool = False) -> FilmOrigin:
+    def then(self, crystals: Crystals, last: bool = False) -> FrameOrigin:
         """Return the origin of the next frame; in the last one every atom has arrived."""
         rows, best = torch.arange(len(crystals), device=crystals.device), _ranks(crystals).argmin(1)
         count, number = _count(crystals), crystals.atomic_numbers

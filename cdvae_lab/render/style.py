@@ -15,7 +15,7 @@ class Theme:
     """The colors of a picture apart from the elements'."""
 
     background: tuple[int, int, int, int]
-    fog: Color  # what far things fade to
+    fog: Color  # color that distant objects fade to
     edge: Color
     text: Color
     muted: Color
@@ -24,30 +24,30 @@ class Theme:
 THEMES = {
     "light": Theme((255, 255, 255, 255), (255, 255, 255), (71, 85, 105), (15, 23, 42), (100, 116, 139)),
     "dark": Theme((17, 20, 28, 255), (17, 20, 28), (160, 174, 196), (237, 241, 247), (148, 163, 184)),
-    # Nothing is known of what will be behind: grays that can be read on white and on black.
+    # The background is unknown: grays that are legible on white and on black.
     "transparent": Theme((0, 0, 0, 0), (140, 144, 152), (118, 128, 146), (118, 128, 146), (128, 136, 150)),
 }
 
 
 def lift(color: Color, style: Theme) -> Color:
-    """A color meant for white paper, made lighter where the background is not."""
+    """Lighten a color for backgrounds other than white."""
     return color if style is THEMES["light"] else mix(color, (255, 255, 255), 0.3)
 
 
 def mix(color: Color, other: Color, share: float) -> Color:
-    """A color moved towards another by a share of the way, 0 to 1."""
+    """Mix a color with another by a share of 0 to 1."""
     r, g, b = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return r, g, b
 
 
 @lru_cache(maxsize=128)
 def font_of(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font at a height in pixels."""
+    """Load Pillow's default font at a height in pixels."""
     return ImageFont.load_default(round(max(6.0, size), 1))
 
 
 def composite(canvas: Image.Image, sprite: Image.Image, corner: tuple[int, int]) -> None:
-    """Lay a sprite over a canvas, cut where it sticks out; right for a canvas that is transparent itself, too."""
+    """Paste a sprite on a canvas, opaque or transparent, and crop it at the edges."""
     left, top = max(0, -corner[0]), max(0, -corner[1])
     inside = corner[0] < canvas.width and corner[1] < canvas.height
     if inside and left < sprite.width and top < sprite.height:

@@ -10,19 +10,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 3
+WARM_UP = 3  # calls before capture
 
 
 class Graphed:
     """A function of tensors to a tuple of tensors, captured once for every set of shapes and replayed afterwards.
 
-    The first calls run as they are, on a side stream as capture wants it, and count: the function may have side effects
-    (an optimizer step), and every call has them exactly once. Inputs are copied into the graph's buffers, unless the
-    very same tensor object comes again; outputs are cloned out of them, so nothing that was returned changes later.
+    The first calls run without a graph, on a side stream as capture requires. The function may have side effects (an
+    optimizer step); every call has them exactly once. Inputs are copied into the buffers of the graph, unless the same
+    tensor object is passed again; outputs are cloned, so that returned tensors never change.
 
     Args:
-        function: must not wait for the device nor depend on values for its shapes.
-        device: where it runs.
+        function: function to capture; it must not synchronize the device, and its shapes must not depend on values.
+        device: device that it runs on.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device) -> None:

@@ -1,8 +1,8 @@
-"""Several processes, one for each device, that compute together through lightning-fabric.
+"""Distributed computing through lightning-fabric, with one process for each device.
 
-Noise belongs to the number of a crystal and not to who computes it, so work can be shared out in any way: every process
-holds the whole model and the whole data set, and takes some of the crystals. lightning-fabric starts the processes and
-connects them, on one host or, under SLURM or torchrun, on several; the loops stay those of one process.
+Noise depends on the number of a crystal and not on the process, so crystals can be distributed in any way: every
+process has the whole model and the whole data set, and computes some of the crystals. lightning-fabric starts the
+processes and connects them, on one host or, under SLURM or torchrun, on several; the loops are those of one process.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from cdvae_lab.errors import SettingError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PATIENCE = timedelta(days=2)  # of processes that wait for a slower one; a dead one is noticed at once
-GRACE = 3.0  # seconds
+PATIENCE = timedelta(days=2)  # time-out of a process that waits for a slower one; a failed one is noticed at once
+GRACE = 3.0  # seconds until another process reports the error instead of process 0
 
 
 class Processes:
     """All processes of a run, or this one alone.
 
     Args:
-        fabric: of lightning-fabric, launched; every process makes its `Processes` at the same place of the program.
+        fabric: a launched Fabric; every process creates its `Processes` at the same place of the program.
 
     Attributes:
-        rank: number of this process; process 0 writes files and speaks.
-        size: how many there are.
+        rank: number of this process; process 0 writes files and prints.
+        size: number of processes.
     """
 
     def __init__(self, fabric: Fabric | None = None) -> None:
         self.fabric = fabric
         self.rank = 0 if fabric is None else fabric.global_rank
         self.size = 1 if fabric is None else fabric.world_size
-        # What the hosts tell each other goes through gloo also where the devices have NCCL, so that no device waits.
+        # The hosts communicate through gloo even if the devices have NCCL, so that no device waits.
         self.hosts = dist.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
 
     @property
@@ -86,7 +86,7 @@ class Processes:
         return self.total(here) != [0]
 
     def gather(self, tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
-        """The tensors of all processes, of the same shape and type everywhere, on the CPU."""
+        """Gather a tensor of equal shape and type from every process, on the CPU."""
         if self.hosts is None:
             return [tensor.cpu()]
         gathered = [torch.empty_like(tensor, device="cpu") for _ in range(self.size)]
@@ -96,18 +96,18 @@ class Processes:
 
 @contextlib.contextmanager
 def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Processes]:
-    """Within the block this program runs once for each device; for a single one nothing happens.
+    """Run this program once for each device within the block; with a single device, start nothing.
 
-    The other processes of this host are the same command line again, and come to the same place in it; under SLURM or
-    torchrun all are there already. They end together: where one fails, so do all.
+    The other processes of this host run the same command line up to the same block; under SLURM or torchrun they exist
+    already. All end together: if one fails, all do.
 
     Args:
-        device: what kind to compute on.
-        devices: of each host (on a CPU: processes).
-        nodes: hosts.
+        device: type of the devices.
+        devices: number of devices of each host (on a CPU: processes).
+        nodes: number of hosts.
 
     Raises:
-        SettingError: for devices that are not there, or other numbers than SLURM or torchrun were given.
+        SettingError: for missing devices, or numbers that differ from those of SLURM or torchrun.
     """
     if devices < 1 or nodes < 1:
         raise SettingError(f"--devices and --nodes must be at least 1, not {devices} and {nodes}")
@@ -136,7 +136,7 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
         raise SettingError(f"--devices {devices} --nodes {nodes}: {error}") from error
     # The processes that this one started. Fabric's observer watches the same list and ends when it is empty.
     watched = getattr(fabric.strategy.launcher, "procs", [])
-    usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         processes = Processes(fabric)
         yield processes
@@ -151,7 +151,7 @@ def launched(device: torch.device, devices: int, nodes: int) -> Iterator[Process
             process.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        signal.signal(signal.SIGTERM, previous)
     others = list(watched)
     watched.clear()
     dist.destroy_process_group()

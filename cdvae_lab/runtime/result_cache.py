@@ -29,7 +29,7 @@ def users_folder() -> Path:
 
 
 def keys(crystals: Crystals) -> list[bytes]:
-    """Hash each crystal's numbers, as they are."""
+    """Hash the exact atomic numbers, coordinates and lattice of each crystal."""
     crystals = crystals.to("cpu", torch.float64)
     counts = crystals.num_atoms.tolist()
     found = []

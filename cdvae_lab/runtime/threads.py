@@ -1,8 +1,8 @@
-"""CPU threads and the precision of matrix products, changed for a block of code and for nobody else.
+"""CPU threads and the precision of matrix products, changed for a block of code only.
 
 `torch.set_num_threads` writes a default of the whole process: every thread that starts before it is set back keeps the
-lower number for good. The libraries under torch, OpenMP and MKL, each have a setting of the calling thread alone, which
-is the one used here. The precision of matrix products has no such setting, so blocks that overlap are counted.
+lower number permanently. The libraries under torch, OpenMP and MKL, each have a setting of the calling thread alone,
+which is the one used here. The precision of matrix products has no such setting, so blocks that overlap are counted.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def fast_matmul(device: torch.device) -> Iterator[None]:
 
 @cache
 def _openmp() -> ctypes.CDLL | None:
-    """The library in which torch finds OpenMP and MKL; None where it has no OpenMP."""
+    """Load the library in which torch finds OpenMP and MKL; return None for a torch without OpenMP."""
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "libiomp5md.dll"):
         if (folder / name).is_file():

@@ -40,7 +40,7 @@ def test_lists_are_padded_at_the_end_with_zeros(batch: Crystals) -> None:
     assert batch.mask.tolist() == [[i < n for i in range(5)] for n in range(1, 6)]
 
 
-def test_crystal_index_says_where_each_atom_belongs(batch: Crystals) -> None:
+def test_crystal_index_gives_the_crystal_of_each_atom(batch: Crystals) -> None:
     assert batch.crystal_index.tolist() == [i for i in range(5) for _ in range(i + 1)]
     flat = batch.atomic_numbers[batch.mask]
     assert torch.equal(flat, batch.crystal_index + 1)
@@ -75,7 +75,7 @@ def test_crystal_index_says_where_each_atom_belongs(batch: Crystals) -> None:
         (np.array([], dtype=bool)[:0].nonzero()[0], []),
     ],
 )
-def test_every_way_to_choose_gives_a_batch(batch: Crystals, which: Index, expected: list[int]) -> None:
+def test_every_index_gives_a_batch(batch: Crystals, which: Index, expected: list[int]) -> None:
     chosen = batch[which]
     assert len(chosen) == len(expected)
     for name in FIELDS:
@@ -104,7 +104,7 @@ def test_a_crystal_that_is_not_there_is_an_index_error(batch: Crystals, which: i
         (["a"], TypeError, "chooses no crystals"),
     ],
 )
-def test_what_chooses_no_crystal_is_a_clear_error(which: object, error: type[Exception], message: str) -> None:
+def test_an_invalid_index_is_a_clear_error(which: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         chosen_rows(which, 5, torch.device("cpu"))
 

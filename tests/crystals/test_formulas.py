@@ -38,7 +38,7 @@ def pymatgen_cell_formula(found: dict[int, int]) -> str:
     )
 
 
-def test_elements_are_pymatgens() -> None:
+def test_elements_equal_pymatgen() -> None:
     known = [Element.from_Z(z) for z in range(1, elements.MAX_ATOMIC_NUMBER + 1)]
     assert list(elements.SYMBOLS[1:]) == [element.symbol for element in known]
     assert {element.symbol: element.Z for element in known} == elements.ATOMIC_NUMBERS
@@ -50,14 +50,14 @@ def test_elements_are_pymatgens() -> None:
 
 
 @given(counts)
-def test_formulas_of_the_cell_are_pymatgens(found: dict[int, int]) -> None:
+def test_formulas_of_the_cell_equal_pymatgen(found: dict[int, int]) -> None:
     crystals = of_counts(found)
     assert formulas.cell_formulas(crystals) == [pymatgen_cell_formula(found)]
     assert formulas.compositions(crystals.pad(40)) == [tuple(sorted(found.items()))]
 
 
 @given(counts)
-def test_reduced_formulas_are_pymatgens(found: dict[int, int]) -> None:
+def test_reduced_formulas_equal_pymatgen(found: dict[int, int]) -> None:
     [text] = formulas.reduced_formulas(of_counts(found))
     composition = Composition({Element.from_Z(z): count for z, count in found.items()})
     expected, _ = composition.get_reduced_formula_and_factor(iupac_ordering=True)
@@ -66,7 +66,7 @@ def test_reduced_formulas_are_pymatgens(found: dict[int, int]) -> None:
         assert text == expected
 
 
-def test_molecules_are_pymatgens() -> None:
+def test_molecules_equal_pymatgen() -> None:
     spelled = {text: formulas.spell_reduced(formulas.parse(text)) for text in Composition.special_formulas}
     assert spelled == Composition.special_formulas
 
@@ -135,7 +135,7 @@ def test_counts_by_element() -> None:
         formulas.parse_counts("OgO")
 
 
-def test_densities_are_pymatgens(known_crystals: Crystals) -> None:
+def test_densities_equal_pymatgen(known_crystals: Crystals) -> None:
     expected = [float(structure.density) for structure in known_crystals.to_structures()]
     np.testing.assert_allclose(formulas.density(known_crystals), expected, rtol=1e-6)
     assert formulas.density(known_crystals)[2] == pytest.approx(3.515, abs=0.01)  # diamond, as in the handbooks

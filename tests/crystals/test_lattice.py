@@ -33,14 +33,14 @@ def tensor(x: np.ndarray) -> torch.Tensor:
 
 
 @given(lengths_st, angles_st)
-def test_lattice_from_parameters_is_pymatgens(lengths: np.ndarray, angles: np.ndarray) -> None:
+def test_lattice_from_parameters_equals_pymatgen(lengths: np.ndarray, angles: np.ndarray) -> None:
     ours = lat.from_parameters(tensor(lengths), tensor(angles)).numpy()
     theirs = Lattice.from_parameters(*lengths, *angles).matrix
     np.testing.assert_allclose(ours, theirs, atol=1e-9 * lengths.max())
 
 
 @given(matrices)
-def test_parameters_of_a_lattice_are_pymatgens(matrix: np.ndarray) -> None:
+def test_parameters_of_a_lattice_equal_pymatgen(matrix: np.ndarray) -> None:
     lengths, angles = lat.to_parameters(tensor(matrix))
     theirs = Lattice(matrix)
     np.testing.assert_allclose(lengths, theirs.abc, rtol=1e-12)
@@ -73,7 +73,7 @@ anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 @settings(max_examples=300)
 @given(arrays(np.float32, 3, elements=anything), arrays(np.float32, 3, elements=anything | st.floats(0, 180, width=32)))
-def test_whatever_a_network_predicts_becomes_a_cell_with_a_volume(lengths: np.ndarray, angles: np.ndarray) -> None:
+def test_any_prediction_becomes_a_cell_with_a_volume(lengths: np.ndarray, angles: np.ndarray) -> None:
     lattice = lat.from_parameters(*lat.possible_parameters(torch.from_numpy(lengths), torch.from_numpy(angles)))
     assert torch.isfinite(lattice).all()
     abc, _ = lat.to_parameters(lattice)
@@ -88,7 +88,7 @@ def test_impossible_angles_move_no_further_towards_90_than_they_must() -> None:
 
 
 @given(matrices)
-def test_inverse_volume_and_plane_spacings_are_numpys(matrix: np.ndarray) -> None:
+def test_inverse_volume_and_plane_spacings_equal_numpy(matrix: np.ndarray) -> None:
     inverse = np.linalg.inv(matrix)
     scale = np.abs(inverse).max()
     np.testing.assert_allclose(lat.inverse(tensor(matrix)), inverse, atol=1e-9 * scale * np.linalg.cond(matrix))
@@ -99,7 +99,7 @@ def test_inverse_volume_and_plane_spacings_are_numpys(matrix: np.ndarray) -> Non
     np.testing.assert_allclose(lat.plane_spacings(tensor(matrix)), volume / np.array(areas), rtol=1e-7)
 
 
-def test_cartesian_coordinates_are_pymatgens_and_come_back() -> None:
+def test_cartesian_coordinates_equal_pymatgen_and_round_trip() -> None:
     rng = np.random.default_rng(0)
     matrices = rng.normal(size=(4, 3, 3)) * 4
     frac = rng.uniform(-2, 2, size=(4, 7, 3))
@@ -122,7 +122,7 @@ def test_wrapping_ends_in_the_half_open_interval(dtype: torch.dtype) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(lengths_st, angles_st, st.integers(0, 2**31))
-def test_minimum_image_is_pymatgens_in_niggli_cells(lengths: np.ndarray, angles: np.ndarray, seed: int) -> None:
+def test_minimum_image_equals_pymatgen_in_niggli_cells(lengths: np.ndarray, angles: np.ndarray, seed: int) -> None:
     cell = Lattice.from_parameters(*lengths, *angles).get_niggli_reduced_lattice()
     rng = np.random.default_rng(seed)
     here, there = rng.uniform(-3, 3, size=(2, 12, 3))

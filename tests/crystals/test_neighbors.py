@@ -87,7 +87,7 @@ def test_random_triclinic_cells(seed: int, atoms: int, k: int, cutoff: float) ->
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-def test_skewed_cells_that_nobody_reduced(seed: int, shears: int) -> None:
+def test_skewed_cells_without_reduction(seed: int, shears: int) -> None:
     rng = np.random.default_rng(seed)
     cell = random_cell(rng, 70, 110)
     for _ in range(shears):
@@ -115,7 +115,7 @@ def test_flat_long_tiny_and_empty_cells(lengths: tuple[float, float, float]) -> 
         assert_pymatgens(batch((Lattice.from_parameters(*lengths, *angles).matrix, rng.uniform(0, 1, (5, 3)))))
 
 
-def test_an_atom_alone_has_no_neighbors_and_the_cutoff_for_radius() -> None:
+def test_a_single_atom_has_no_neighbors_and_the_cutoff_as_radius() -> None:
     found = neighbors_of(batch((30 * np.eye(3), np.zeros((1, 3)))))
     assert not found.mask.any()
     assert found.radius.item() == CUTOFF
@@ -128,7 +128,7 @@ def test_float32_is_as_good_as_its_digits(known_crystals: Crystals) -> None:
     assert_pymatgens(batch(*cells, dtype=torch.float32), atol=1e-4)
 
 
-def test_shells_that_everyone_knows(known_crystals: Crystals) -> None:
+def test_shells_of_known_structures(known_crystals: Crystals) -> None:
     found = neighbors_of(known_crystals.to(dtype=torch.float64), k=12)
     titanium, sodium, carbon = found.distance[0, 1], found.distance[1, 0], found.distance[2, 0]
     torch.testing.assert_close(titanium[:6], torch.full((6,), 3.905 / 2, dtype=torch.float64))
@@ -177,7 +177,7 @@ def test_phases_of_carbon(phase: str) -> None:
 
 
 def test_crystals_of_carbon_24(shared_data: Path | None) -> None:
-    """The first rows of the benchmark file where it lies beside the repository, else the phases above as one batch."""
+    """Read the first rows of the benchmark file beside the repository; without it, use the phases above."""
     crystals = batch(*map(phase_of_carbon, CARBON)) if shared_data is None else carbon_24(shared_data, 30)
     assert_pymatgens(crystals)
 
@@ -203,7 +203,7 @@ def test_neither_the_batch_nor_its_padding_matters(known_crystals: Crystals) -> 
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-def test_images_of_a_larger_search_do_no_harm(srtio3: Crystals) -> None:
+def test_a_larger_search_gives_the_same_neighbors(srtio3: Crystals) -> None:
     crystals = srtio3.to(dtype=torch.float64)
     plenty = nearest_neighbors(crystals, periodic_images(crystals.lattice, 12.0), 20, 5.0)
     torch.testing.assert_close(plenty.distance, neighbors_of(crystals, 20, 5.0).distance)

@@ -41,7 +41,7 @@ def perovskite(a: float, symbols: str = "Sr Ti O O O") -> str:
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    """Six rows: the second is broken, the fourth has no label."""
+    """Table of six rows: the second is invalid, the fourth has no label."""
     return pd.DataFrame(
         {
             "material_id": ["a", "b", "c", "d", "e", "f"],
@@ -54,7 +54,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture
 def load(tmp_path):
-    """`datasets.load` with a cache of its own, in this process, without progress bars."""
+    """`datasets.load` with a separate cache, in this process, without progress bars."""
     return functools.partial(datasets.load, cache=tmp_path / "cache", jobs=1, progress=False)
 
 
@@ -187,7 +187,7 @@ def test_second_load_parses_nothing(load, table, tmp_path, monkeypatch):
         load(path)
 
 
-def test_damaged_cache_is_made_again(load, table, tmp_path):
+def test_damaged_cache_is_replaced(load, table, tmp_path):
     path = tmp_path / "mine.csv"
     table.to_csv(path, index=False)
     first = load(path)
@@ -215,7 +215,7 @@ def test_full_disk_loses_no_data(load, table, tmp_path, monkeypatch):
     assert list((tmp_path / "cache" / "parsed").iterdir()) == []
 
 
-def test_parsing_in_processes_gives_the_same(table, tmp_path, monkeypatch):
+def test_parallel_parsing_gives_the_same_crystals(table, tmp_path, monkeypatch):
     monkeypatch.setattr(parse_cache, "PARALLEL_FROM", 2)
     monkeypatch.setattr(parse_cache, "CHUNK", 2)
     texts, places = table.cif.tolist(), [f"row {i}" for i in range(len(table))]
@@ -259,7 +259,7 @@ def serve(table: pd.DataFrame, tmp_path: Path, monkeypatch) -> Path:
     return path
 
 
-def test_git_blob_id_is_gits(tmp_path):
+def test_git_blob_id_equals_git(tmp_path):
     path = tmp_path / "file.csv"
     path.write_bytes(b"cif,heat_ref\r\n" * 1000)
     expected = subprocess.run(
@@ -314,7 +314,7 @@ def test_download_that_cannot_be_written(load, table, tmp_path, monkeypatch, ser
         load("perov_5", base_url=server)
 
 
-def test_a_split_that_own_data_do_not_have_is_refused(load, table, tmp_path):
+def test_a_missing_split_of_own_data_is_refused(load, table, tmp_path):
     table.to_csv(tmp_path / "mine.csv", index=False)
     (tmp_path / "cifs").mkdir()
     with pytest.raises(DatasetError, match=r"mine\.csv: has no column split; add one that contains test"):
@@ -355,7 +355,7 @@ def test_selection(load, table, tmp_path):
 
 
 def test_benchmark_files(load, shared_data, table, tmp_path):
-    """The first rows of the real files where they lie beside the repository, else of a table of our own."""
+    """Read the first rows of the benchmark files beside the repository; without them, of a small table."""
     if shared_data is None:
         table = table.drop(index=1)
         table.to_csv(tmp_path / "train.csv", index=False)
@@ -374,7 +374,7 @@ def test_benchmark_files(load, shared_data, table, tmp_path):
 
 
 def test_carbon_24_protocol(shared_data, tmp_path, monkeypatch):
-    """The real files where they are; else two small tables, of which the last two crystals of val choose."""
+    """Use the benchmark files if there are any; otherwise two small tables with two validation crystals."""
     if shared_data is None:
         monkeypatch.setattr(carbon_24, "VALIDATION_CRYSTALS", 2)
         for split, count in (("train", 3), ("val", 5)):
@@ -431,7 +431,7 @@ def test_synthetic_is_deterministic(perovskites):
         datasets.synthetic_perovskites(seed=-1)
 
 
-def test_synthetic_energies_are_pymatgens(perovskites):
+def test_synthetic_energies_equal_pymatgen(perovskites):
     charges = {c.symbols: c.charges for c in synthetic.compositions()}
     generator = torch.Generator().manual_seed(0)
     for index in torch.randint(len(perovskites), (12,), generator=generator).tolist():
@@ -472,7 +472,7 @@ def test_synthetic_splits(load):
         load("synthetic_perovskites", label="band_gap")
 
 
-def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
+def test_finding_one_crystal_in_a_local_file(tmp_path, srtio3, diamond):
     assert datasets.find_crystals("perov_5", "train", "1", "SrTiO3", folder=tmp_path) is None
     assert datasets.find_crystals("perov_5", "train", "1", "SrTiO3", cache=tmp_path) is None
     texts = [str(CifWriter(crystal.to_structures()[0])) for crystal in (srtio3, diamond, srtio3)]
@@ -490,7 +490,7 @@ def test_one_crystal_of_a_file_that_is_there(tmp_path, srtio3, diamond):
     assert find("no such id", "SrTiO3", "val") is None
     assert len(find("1", "?", "train+val")) == 1
     assert find("no such id", "O4") is None
-    # A file that was replaced is read anew.
+    # A replaced file is read again.
     table.assign(material_id=["a", "b", "c"]).to_csv(tmp_path / "public" / "perov_5" / "train.csv", index=False)
     assert find("2", "?") is None
     many = pd.concat([table] * 20)

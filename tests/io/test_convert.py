@@ -1,4 +1,4 @@
-"""Crystals in and out: canonical cells, files, other programs, and what bad input gets."""
+"""Canonical cells, files, conversion to other libraries, and errors for invalid input."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def parameters(crystals: Crystals) -> np.ndarray:
     return torch.cat(lat.to_parameters(crystals.lattice), -1).numpy()
 
 
-# The same crystal in other words
+# The same crystal described differently
 
 steps = st.tuples(st.permutations([0, 1, 2]), st.integers(-2, 2))
 directions = arrays(float, 4, elements=st.floats(-1, 1)).filter(lambda q: q @ q > 0.01)
@@ -96,7 +96,7 @@ def rotation(q: np.ndarray) -> np.ndarray:
 
 
 def shells(crystals: Crystals, index: int) -> np.ndarray:
-    """Sorted distances of all pairs of atoms and images, with their elements: what an invariant network can see."""
+    """Sorted distances of all pairs of atoms and images, with their elements: the input of an invariant network."""
     structure = convert.to_structures(crystals)[index]
     i, j, _, d = structure.get_neighbor_list(6.0)
     z = np.array(structure.atomic_numbers)
@@ -134,7 +134,7 @@ def test_same_crystal_same_cell(matrix, basis, quaternion, order, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_exact_reduction_is_spglibs(monkeypatch, seed):
+def test_exact_reduction_equals_spglib(monkeypatch, seed):
     """Away from ties there is one Niggli cell, and spglib's own algorithm finds the same."""
     monkeypatch.setattr(reduction, "TOLERANCE", 1e-9)
     rng = np.random.default_rng(seed)
@@ -155,7 +155,7 @@ def test_exact_reduction_is_spglibs(monkeypatch, seed):
 @pytest.mark.parametrize(
     ("given_cell", "niggli"),
     [
-        ((4, 4, 4, 60, 60, 60), (4, 4, 4, 60, 60, 60)),  # face-centerd cubic
+        ((4, 4, 4, 60, 60, 60), (4, 4, 4, 60, 60, 60)),  # face-centered cubic
         ((4, 4, 4, 120, 120, 90), (4, 4, 4, 60, 60, 60)),  # the same in another cell
         ((4, 4, 4, 109.47122063, 109.47122063, 109.47122063), (4, 4, 4, 109.47122063, 109.47122063, 109.47122063)),
         ((3, 3, 5, 90, 90, 60), (3, 3, 5, 90, 90, 120)),  # hexagonal
@@ -169,7 +169,7 @@ def test_niggli_cells_of_the_tables(given_cell, niggli):
 
 
 def test_rounded_coordinates_give_the_same_cell():
-    """Files with four decimals: rounding must not flip a face-centerd or a hexagonal cell."""
+    """Files with four decimals: rounding must not flip a face-centered or a hexagonal cell."""
     for matrix in (2.0253 * (np.ones((3, 3)) - np.eye(3)), Lattice.hexagonal(3.1907, 5.1811).matrix):
         exact = Lattice(reduction.niggli(matrix)[0]).parameters
         for seed in range(20):
@@ -178,7 +178,7 @@ def test_rounded_coordinates_give_the_same_cell():
             np.testing.assert_allclose(rounded, exact, rtol=1e-3)
 
 
-def test_handedness_is_kept():
+def test_handedness_is_preserved():
     """A left-handed description is the same crystal, not its mirror image."""
     cell = np.array([[5.0, 0, 0], [0.4, 6.0, 0], [0.9, 0.7, 7.0]])
     frac = np.array([[0.1, 0.2, 0.3], [0.45, 0.6, 0.2], [0.7, 0.15, 0.85], [0.3, 0.8, 0.6]])
@@ -211,7 +211,7 @@ def test_canonical_orientation_and_range():
     assert StructureMatcher(primitive_cell=False).fit(structure, convert.to_structures(crystals)[0])
 
 
-# In and out
+# Reading and writing
 
 
 @pytest.mark.parametrize("fmt", ["cif", "poscar"])
@@ -284,7 +284,7 @@ def test_deuterium_is_hydrogen_and_charges_are_dropped():
     assert sorted(crystals.atomic_numbers[0].tolist()) == [1, 11]
 
 
-# Bad input
+# Invalid input
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(CrystalError, match=r"binary\.cif: is not a text file"):
         convert.read(tmp_path / "binary.cif")
     (tmp_path / "crystal.pdb").write_text("x")
-    with pytest.raises(CrystalError, match=r"crystal\.pdb: its name does not tell the format; use \.cif"):
+    with pytest.raises(CrystalError, match=r"crystal\.pdb: the name gives no format; use \.cif"):
         convert.read(tmp_path / "crystal.pdb")
     (tmp_path / "POSCAR").write_text("x\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n")
     with pytest.raises(CrystalError, match=r"POSCAR: does not say its elements"):
@@ -357,7 +357,7 @@ def test_bad_objects():
         convert.from_structures([Structure(cubic, ["Na"], [[0, 0, 0]])] * 2, names=["one"])
 
 
-def test_more_atoms_than_the_model_knows(srtio3):
+def test_too_many_atoms_are_refused(srtio3):
     supercell = srtio3.to_structures()[0].make_supercell([2, 1, 1])
     with pytest.raises(CrystalError, match=r"has 10 atoms, more than the 5 .* primitive cell has 5: .*primitive=True"):
         convert.read(supercell, max_atoms=5)
@@ -367,13 +367,13 @@ def test_more_atoms_than_the_model_knows(srtio3):
     assert len(convert.read(supercell, max_atoms=10)) == 1
 
 
-def test_elements_that_the_model_never_saw(srtio3):
+def test_unseen_elements_are_refused(srtio3):
     with pytest.raises(CrystalError, match=r"crystal 0: the model has never seen Sr; it knows O, Ti"):
         convert.read(srtio3, elements={8, 22})
     same_crystals(convert.read(srtio3, elements={8, 22, 38}), srtio3)
 
 
-def test_unusable_crystals_are_told_apart(srtio3):
+def test_unusable_crystals_are_detected(srtio3):
     flat, undefined = srtio3.lattice.clone(), srtio3.lattice.clone()
     flat[0, 2] = flat[0, 1]
     undefined[0, 0, 0] = float("nan")

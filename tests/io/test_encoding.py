@@ -52,7 +52,7 @@ def test_every_text_file_has_its_encoding(path: Path) -> None:
         ("path.read_text(encoding='utf-8')", False),
     ],
 )
-def test_the_check_finds_what_it_should(code: str, found: bool) -> None:
+def test_the_check_detects_missing_encodings(code: str, found: bool) -> None:
     assert bool(list(text_without_encoding(ast.parse(code)))) == found
 
 

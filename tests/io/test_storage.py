@@ -1,4 +1,4 @@
-"""Files are whole or not there, and cannot be mistaken for something else."""
+"""Files are written atomically, and files of another kind or version are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return write_tensors(tmp_path / "file.safetensors", "thing", 3, TENSORS, METADATA)
 
 
-def test_what_was_written_comes_back(path: Path) -> None:
+def test_round_trip(path: Path) -> None:
     kind, tensors, metadata = read_tensors(path, {"thing": [3]})
     assert kind == "thing"
     assert metadata == METADATA
@@ -42,7 +42,7 @@ def test_views_and_gradients_are_written_as_plain_values(tmp_path: Path) -> None
     assert torch.equal(tensors["row"], value.detach()[1])
 
 
-def test_any_of_several_kinds_may_be_asked_for(path: Path) -> None:
+def test_several_kinds_can_be_accepted(path: Path) -> None:
     assert read_tensors(path, {"other": [1], "thing": [2, 3]})[0] == "thing"
 
 
@@ -102,7 +102,7 @@ def disk_is_full(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["replace", "write"])
-def test_a_full_disk_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_full_disk_leaves_the_existing_file(path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     before = path.read_bytes()
     if where == "replace":
         monkeypatch.setattr(os, "replace", disk_is_full)
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_what_was_there(path: Path, monkeypatch: pytest.Monke
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_file_half_written_is_never_seen(path: Path) -> None:
+def test_a_partly_written_file_is_never_visible(path: Path) -> None:
     before = path.read_bytes()
 
     def interrupted() -> None:
@@ -131,7 +131,7 @@ def test_a_file_half_written_is_never_seen(path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_folders_are_made_and_others_may_read(tmp_path: Path) -> None:
+def test_folders_are_created_and_other_users_can_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "file.txt"
     umask = os.umask(0o022)
     try:
@@ -152,7 +152,7 @@ def test_writing_leaves_the_umask_of_the_process_alone(tmp_path: Path, monkeypat
         temporary.write_text("whole", encoding="utf-8")
 
 
-def test_an_error_without_text_is_refused_by_its_name() -> None:
+def test_an_error_without_text_is_reported_by_its_type() -> None:
     with (
         pytest.raises(CheckpointError, match=r"of a CDVAE of this version \(KeyError\)"),
         refusing_others("x", "a CDVAE"),
@@ -162,7 +162,7 @@ def test_an_error_without_text_is_refused_by_its_name() -> None:
         raise RuntimeError("first line\n  second line\n")
 
 
-def test_a_place_that_is_no_folder_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_path_below_a_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LabError, match="cannot write"):
         write_tensors(tmp_path / "file" / "x.safetensors", "thing", 1, TENSORS, {})

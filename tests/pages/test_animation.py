@@ -19,7 +19,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.pages import packed, write_html
 from cdvae_lab.pages.animation import steady
-from cdvae_lab.render import FilmOrigin
+from cdvae_lab.render import FrameOrigin
 from cdvae_lab.sampling.denoising import DenoisingFrame
 
 
@@ -44,7 +44,7 @@ def wrapped(difference: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.minimum(away, 1 - away)
 
 
-class TestFilmOrigin:
+class TestFrameOrigin:
     def test_at_the_end_an_atom_of_the_rarest_element_is_at_the_origin(self, run: list[DenoisingFrame]) -> None:
         last = steady(run)[-1]
         for one, numbers in zip(last.frac_coords, last.atomic_numbers.tolist(), strict=True):
@@ -64,7 +64,7 @@ class TestFilmOrigin:
         frac = torch.tensor([[[0.1, 0.2, 0.3], [0.4, 0.7, 0.8], [0.9, 0.5, 0.1]]])
         lattice = 4 * torch.eye(3)[None]
         before, after = (Crystals(frac, torch.tensor([numbers]), lattice) for numbers in ([26, 8, 8], [8, 26, 8]))
-        origin = FilmOrigin.of(before)
+        origin = FrameOrigin.of(before)
         assert wrapped(origin.move(before).frac_coords[0, 0]).max() < 1e-6
         places = [origin.move(before).frac_coords[0, 1]]
         for _ in range(40):
@@ -73,13 +73,13 @@ class TestFilmOrigin:
         steps = [wrapped(b - a).max() for a, b in itertools.pairwise(places)]
         assert 0.05 < max(steps) < 0.101
         assert wrapped(places[-1]).max() < 1e-6
-        assert wrapped(FilmOrigin.of(before).then(after, last=True).move(after).frac_coords[0, 1]).max() < 1e-6
+        assert wrapped(FrameOrigin.of(before).then(after, last=True).move(after).frac_coords[0, 1]).max() < 1e-6
 
     def test_a_crystal_alone_equals_one_in_a_padded_batch(self, known_crystals: Crystals) -> None:
-        together = FilmOrigin.of(known_crystals).move(known_crystals)
+        together = FrameOrigin.of(known_crystals).move(known_crystals)
         assert (together.frac_coords[~together.mask] == 0).all()
         for k in range(len(known_crystals)):
-            alone = FilmOrigin.of(known_crystals[k]).move(known_crystals[k])
+            alone = FrameOrigin.of(known_crystals[k]).move(known_crystals[k])
             n = int(known_crystals.num_atoms[k])
             assert wrapped(alone.frac_coords[0, :n] - together.frac_coords[k, :n]).max() < 1e-6
 

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, in which colors, how many times; and files that other programs can open."""
+"""Pictures: atoms, colors and images drawn, and files that other programs can open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.render import gif, grid, image_atoms, picture, png_bytes, strip
-from cdvae_lab.render.legend import spelt
+from cdvae_lab.render.legend import printable
 from cdvae_lab.render.scene import Camera, bonded_pairs
 from cdvae_lab.render.spheres import confusable, element_color, oklab
 
@@ -110,7 +110,7 @@ def test_a_steady_camera_has_one_scale_for_all_angles():
     assert len(scales) == 1
 
 
-def test_bonds_are_those_of_the_chemistry_books(srtio3, nacl, diamond):
+def test_bonds_of_known_structures(srtio3, nacl, diamond):
     def bonds(crystal: Crystals) -> set[tuple[int, int]]:
         places, numbers = image_atoms(crystal.frac_coords[0].double().numpy(), crystal.atomic_numbers[0].numpy())
         pairs = bonded_pairs(places @ crystal.lattice[0].double().numpy(), numbers)
@@ -121,7 +121,7 @@ def test_bonds_are_those_of_the_chemistry_books(srtio3, nacl, diamond):
     assert bonds(diamond) == {(6, 6)}
 
 
-def test_switches_change_the_picture_where_they_should(srtio3):
+def test_options_change_the_picture(srtio3):
     plain = pixels(picture(srtio3))
     for option in ({"bonds": False}, {"labels": True}, {"legend": False}, {"caption": "t = 3"}, {"rotate": (40, -20)}):
         assert (pixels(picture(srtio3, **option)) != plain).any()
@@ -148,11 +148,11 @@ def test_symbols_are_written_where_colors_could_be_confused():
     assert not confusable((38, 22, 8))
 
 
-def test_captions_in_characters_that_the_font_has():
-    assert spelt("σ = 0.1 Å → café") == "sigma = 0.1 A -> cafe"
+def test_captions_use_only_characters_of_the_font():
+    assert printable("σ = 0.1 Å → café") == "sigma = 0.1 A -> cafe"
 
 
-def test_crystals_that_went_wrong_are_shown_as_such_not_a_crash(srtio3):
+def test_invalid_crystals_give_a_picture_that_says_so(srtio3):
     broken = picture(srtio3.replace(lattice=srtio3.lattice * math.nan), legend=False)
     lost = picture(srtio3.replace(frac_coords=srtio3.frac_coords * math.inf), legend=False)
     assert pixels(broken).tolist() == pixels(lost).tolist()
@@ -195,7 +195,7 @@ def test_a_gif_has_its_frames_its_speed_and_an_exact_background(srtio3, tmp_path
     assert [p.name for p in path.parent.iterdir()] == ["turn.gif"]
 
 
-def test_a_gif_of_pictures_that_are_there_already(srtio3, tmp_path):
+def test_a_gif_of_finished_pictures(srtio3, tmp_path):
     made = [picture(srtio3, theme="dark", size=100, rotate=(spin, 20)) for spin in (0, 20, 40)]
     with Image.open(gif(iter(made), tmp_path / "a.gif")) as film:
         assert film.n_frames == 3
@@ -208,7 +208,7 @@ def test_png_bytes_open_as_the_same_picture(srtio3):
         assert np.array_equal(np.asarray(image), np.asarray(picture(srtio3, size=96, theme="transparent")))
 
 
-def test_what_is_out_of_range_is_named(srtio3, tmp_path):
+def test_settings_out_of_range_are_named(srtio3, tmp_path):
     with pytest.raises(SettingError, match="theme is 'blue'"):
         picture(srtio3, theme="blue")
     with pytest.raises(SettingError, match="size is 20"):

@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same steps, the same crystals; and they end together, whatever happens."""
+"""Two processes give the steps and crystals of one, and end together after any error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ with launched(device, int(sys.argv[2]), 1) as processes:
 
 
 def shell(arguments: list[str], code: int = 0, seconds: float = 120) -> str:
-    """What a command says, which has to end in time and with this code."""
+    """Run a command that must end in time with this exit code, and return its output."""
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False
@@ -87,7 +87,7 @@ def shell(arguments: list[str], code: int = 0, seconds: float = 120) -> str:
 
 
 def lab(*arguments: str, code: int = 0) -> str:
-    """What a command says on several devices, or nothing: on one it runs in this process."""
+    """Run a command on several devices and return its output; on one device, run it in this process."""
     if "--devices" not in arguments:
         assert cli.main([*arguments, "--device", "cpu"]) == code
         return ""
@@ -128,7 +128,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert_two_take_the_steps_of_one(tmp_path, "cpu")
 
 
-def test_a_run_of_two_processes_goes_on_and_one_process_can_take_it_over(tmp_path: Path) -> None:
+def test_a_run_of_two_processes_resumes_on_two_or_on_one(tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole.safetensors", tmp_path / "halves.safetensors"
     train = ["train", *DATA, *TINY, "--out"]
     lab(*train, str(whole), "--steps", "6")
@@ -170,7 +170,7 @@ def test_ctrl_c_and_sigterm_end_both_processes_at_the_same_step(tmp_path: Path) 
             os.killpg(started.pid, 0)  # nobody is left
 
 
-def test_what_cannot_be_shared_out_is_refused_once_and_nothing_is_written(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_distributed_are_refused_once_and_nothing_is_written(tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     settings = ["train", *DATA, *TINY, "--steps", "3", "--out", str(out), "--devices", "2", "--batch-size", "15"]
     said = lab(*settings, code=2)
@@ -185,7 +185,7 @@ def test_what_cannot_be_shared_out_is_refused_once_and_nothing_is_written(tmp_pa
         (["--devices", "2"], "in a shell"),
     ],
 )
-def test_devices_that_cannot_be_are_refused(
+def test_missing_devices_are_refused(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = ["train", *DATA, *TINY, "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "a.safetensors"), *flags]
@@ -198,7 +198,7 @@ def test_a_single_device_is_refused_for_several() -> None:
         pass
 
 
-def test_where_one_process_fails_none_is_left_waiting(tmp_path: Path) -> None:
+def test_one_failing_process_ends_all(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, torch\n"
@@ -217,7 +217,7 @@ def test_where_one_process_fails_none_is_left_waiting(tmp_path: Path) -> None:
         assert "as it was meant" in done.stderr
 
 
-def test_torchrun_starts_the_processes_and_they_are_asked_for(tmp_path: Path) -> None:
+def test_processes_of_torchrun_need_the_device_settings(tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cdvae_lab"]
     train = [*torchrun, "train", *DATA, *TINY, "--device", "cpu", "--steps", "2", "--out", str(out)]
@@ -259,7 +259,7 @@ def test_two_processes_generate_the_crystals_of_one(tmp_path: Path) -> None:
     assert said.count("another seed") == 1
 
 
-def test_two_processes_reconstruct_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_reconstruct_the_crystals_of_one(tmp_path: Path) -> None:
     decode = ["reconstruct", "perov_5", "synthetic_perovskites", "--steps", "12", "--batch-size", "2"]
     lab(*decode, "--limit", "5", "--decode-only", str(tmp_path / "one.safetensors"))
     lab(*decode, "--limit", "5", "--out", str(tmp_path / "two.csv"), "--jobs", "1", "--devices", "2")
@@ -273,7 +273,7 @@ def test_two_processes_reconstruct_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 @pytest.mark.parametrize("crystals", [1, 5, 64, 65, 1000])
-def test_batches_come_out_even(crystals: int, processes: int) -> None:
+def test_batches_are_balanced(crystals: int, processes: int) -> None:
     size = batch_size(crystals, 64, processes)
     assert 1 <= size <= 64
     counts = np.bincount(np.arange(math.ceil(crystals / size)) % processes, minlength=processes)
@@ -284,7 +284,7 @@ def test_lightning_is_imported_only_where_several_devices_are_asked_for() -> Non
     shell(["-c", "import sys, cdvae_lab.cli; sys.exit('lightning_fabric' in sys.modules)"])
 
 
-def test_a_process_alone_needs_nobody() -> None:
+def test_a_single_process_needs_no_communication() -> None:
     alone = Processes()
     tensor = torch.ones(3)
     assert alone.first

@@ -1,4 +1,4 @@
-"""Blocks that change how torch computes leave everybody else's threads and precision alone."""
+"""Settings of threads and precision apply within a block only, and to its thread only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPU = torch.device("cuda")  # a name; no GPU is needed
 
 @pytest.fixture
 def precision() -> Iterator[None]:
-    """Full precision before and after the test."""
+    """Restore full precision before and after the test."""
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision("highest")
@@ -34,7 +34,7 @@ def run_in_two_threads(code: str) -> list[str]:
     return found.stdout.split()
 
 
-def test_threads_that_start_within_the_block_keep_theirs() -> None:
+def test_threads_started_within_the_block_keep_their_setting() -> None:
     code = """
 import threading, torch
 from cdvae_lab.runtime.threads import one_thread
@@ -88,7 +88,7 @@ with one_thread(False):
     assert run_in_two_threads(code) == ["1", "2"]
 
 
-def test_results_are_those_of_set_num_threads() -> None:
+def test_results_equal_those_of_set_num_threads() -> None:
     x = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
     expected = x @ x  # conftest: one thread
     with one_thread(True):

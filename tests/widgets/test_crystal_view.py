@@ -12,7 +12,7 @@ import torch
 
 import cdvae_lab as lab
 from cdvae_lab.errors import SettingError
-from cdvae_lab.render import FilmOrigin
+from cdvae_lab.render import FrameOrigin
 from cdvae_lab.widgets import CrystalView
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 
@@ -59,7 +59,7 @@ class TestCrystalFrames:
         assert len([call for call in sent if "lab.begin(" in call]) == 1
         assert len(view.frames) == len(shown) == 61
         drawn = [shown.crystals(k) for k in range(61)]
-        for frame, origin, crystals in zip(frames, FilmOrigin.along(frames), drawn, strict=True):
+        for frame, origin, crystals in zip(frames, FrameOrigin.along(frames), drawn, strict=True):
             assert torch.equal(origin.move(frame.crystals).frac_coords, crystals.frac_coords)
         last = drawn[-1].frac_coords
         assert all((last[k] == 0).all(-1).any() for k in range(2))  # an atom has come to the origin

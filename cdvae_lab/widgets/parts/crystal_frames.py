@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.render import FilmOrigin
+from cdvae_lab.render import FrameOrigin
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 
@@ -21,7 +21,7 @@ class CrystalFrames:
     def __init__(self, view: CrystalView) -> None:
         self.view = view
         self._moved: list[DenoisingFrame] = []
-        self._origins: list[FilmOrigin] = []
+        self._origins: list[FrameOrigin] = []
 
     def __len__(self) -> int:
         """Number of frames that have been drawn."""
@@ -35,7 +35,7 @@ class CrystalFrames:
         """
         if not new:
             return
-        origins = list(FilmOrigin.along(new, self._origins[-1] if self._origins else None))
+        origins = list(FrameOrigin.along(new, self._origins[-1] if self._origins else None))
         moved = [replace(f, crystals=origin.move(f.crystals)) for origin, f in zip(origins, new, strict=True)]
         self._origins += origins
         self._moved += moved

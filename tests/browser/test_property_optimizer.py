@@ -119,7 +119,7 @@ def test_a_predictor_and_an_error_of_it(page: LabPage) -> None:
 def test_elements_that_the_model_never_saw_are_named_beside_the_field(page: LabPage) -> None:
     page.kernel("""
 from cdvae_lab.widgets import Pick
-search.selection.choose(Pick('diamond', lab.read(lab.asset_path('examples/diamond.cif'))))""")
+search.selection.choose(Pick('diamond', lab.read(lab.asset_path('examples/diamond.cif'), primitive=True)))""")
     says(page, "the model has never seen C")
     assert page.page.locator(f"{PANEL} button", has_text="Run").first.is_disabled()
     page.kernel("search.state.start = 'SrTiO3'")
@@ -130,7 +130,8 @@ def test_the_list_of_targets_can_be_read(page: LabPage) -> None:
     page.kernel("other = lab.PropertyOptimizer('mp_20'); search.children += (other,)")
     page.wait(f"() => document.querySelector('{PANEL} {PANEL} select')", 60)
     width = """() => [...document.querySelectorAll('.cdvae-panel .cdvae-panel select')]
-        .find(s => s.innerText.includes('as low as it gets')).getBoundingClientRect().width"""
+        .find(s => s.innerText.replaceAll('\\u00a0', ' ').includes('as low as it gets'))
+        .getBoundingClientRect().width"""
     assert page.js(width) > 120
     page.kernel("search.children = search.children[:-1]; other.close()")
     page.wait(f"() => !document.querySelector('{PANEL} {PANEL}')", 20)

@@ -72,7 +72,7 @@ def test_a_state_is_saved_and_an_error_is_shown(page: LabPage) -> None:
     press(page, "Resume")
     says(page, "NonFiniteLossError")
     says(page, "are kept")
-    press(page, "Load state and go on")
+    press(page, "Load state and resume")
     says(page, "running: step")
     press(page, "Stop")
     says(page, "stopped: step")

@@ -118,6 +118,16 @@ class View(ipywidgets.VBox):
         text = f"<b style='{_ERROR}'>{type(error).__name__}</b>: {html.escape(str(error))}"
         self.status_line.value = " ".join(filter(None, [text, html.escape(kept)])) + more
 
+    def show_export(self, status: RunStatus, export: RecordedRun[Any]) -> None:
+        """Show in the status line how far the files of an export are written."""
+        if status.error is not None:
+            self.show_error(status.error, status.traceback)
+        elif status.running:
+            self.show_message("writing")
+        elif export.newest is not None:
+            stopped = "stopped; " if status.state == "stopped" else ""
+            self.show_message(f"{stopped}written: {export.newest}")
+
     def show_files(self, files: Iterable[Path]) -> None:
         """Show in the status line which files were written."""
         self.show_message("written: " + ", ".join(str(path) for path in files))

@@ -503,13 +503,7 @@ class PropertyOptimizer(View):
 
     def _show_export(self, status: RunStatus) -> None:
         self._enable()
-        if status.error is not None:
-            self.show_error(status.error, status.traceback)
-        elif status.running:
-            self.show_message("writing")
-        elif self._export.newest is not None:
-            stopped = "stopped; " if status.state == "stopped" else ""
-            self.show_message(f"{stopped}written: {self._export.newest}")
+        self.show_export(status, self._export)
 
     def picture(self) -> Crystals | None:
         """The crystals that are shown."""

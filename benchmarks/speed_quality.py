@@ -33,7 +33,7 @@ from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
 from cdvae_lab.sampling.denoising import reconstruct
 from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
-from cdvae_lab.training.objectives import check_fits
+from cdvae_lab.training.checks import check_fits
 
 SETTINGS = (
     *(f"ancestral_{steps}" for steps in (25, 50, 100, 200)),

@@ -33,7 +33,7 @@ from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.denoising import reconstruct as decode_frames
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.sampling.schedules import Schedule
-from cdvae_lab.training.objectives import check_fits
+from cdvae_lab.training.checks import check_fits
 
 STORE_VERSION = 1
 FIELDS = ("frac_coords", "atomic_numbers", "lattice")

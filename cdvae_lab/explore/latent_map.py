@@ -32,7 +32,7 @@ from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE, check_encodable
 from cdvae_lab.models.checkpoints import fingerprint
-from cdvae_lab.training.objectives import posteriors
+from cdvae_lab.models.latents import posteriors
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

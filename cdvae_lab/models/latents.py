@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, check_encodable, read_encodable
@@ -20,6 +21,8 @@ from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import draw
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
+
+ENCODED_AT_ONCE = 256  # crystals
 
 
 @torch.no_grad()
@@ -89,6 +92,19 @@ def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
     """
     model = as_model(model)
     return latents_of(model, read_encodable(model, source))
+
+
+@torch.no_grad()
+def posteriors(
+    encoder: CDVAE, dataset: Dataset
+) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, "crystals latent"]]:
+    """Encode a data set: posterior mean and log-variance of every crystal, on the encoder's device."""
+    crystals, dtype = dataset.crystals, encoder.lattice_mean.dtype
+    encoded = [
+        encoder.encode(crystals[start : start + ENCODED_AT_ONCE].to(encoder.device, dtype))
+        for start in range(0, len(dataset), ENCODED_AT_ONCE)
+    ]
+    return torch.cat([p.mu for p in encoded]), torch.cat([p.log_var for p in encoded])
 
 
 @torch.no_grad()

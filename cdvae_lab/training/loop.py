@@ -23,7 +23,7 @@ from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.models.checkpoints import Trainable, as_model, read_training_state
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.losses import LossWeights
-from cdvae_lab.training.objectives import objective_for
+from cdvae_lab.training.objectives.selection import objective_for
 from cdvae_lab.training.run import Run
 from cdvae_lab.training.settings import FitOptions, FitSettings, learning_rate
 

@@ -13,8 +13,8 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.training.checks import check_elements, check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
-from cdvae_lab.training.objectives import check_elements, check_fits
 from cdvae_lab.training.settings import FitOptions, FitSettings
 
 LATENTS = 1024  # default batch size of the prior's fit

@@ -11,8 +11,8 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import as_model
+from cdvae_lab.training.checks import check_fits
 from cdvae_lab.training.losses import TERMS, loss_terms
-from cdvae_lab.training.objectives import check_fits
 
 
 @torch.no_grad()

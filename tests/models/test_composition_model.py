@@ -23,7 +23,7 @@ from cdvae_lab.models.composition_model import (
 )
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit
-from cdvae_lab.training.objectives import objective_for
+from cdvae_lab.training.objectives.selection import objective_for
 from tests.small_model import SMALL as SMALL_CDVAE
 
 SMALL = {"hidden_dim": 16, "blocks": 2, "heads": 2}

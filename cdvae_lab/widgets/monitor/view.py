@@ -19,9 +19,9 @@ from cdvae_lab.figures.style import Theme
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
 from cdvae_lab.sampling.denoising import reconstruct
+from cdvae_lab.training.checks import check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import LossWeights
-from cdvae_lab.training.objectives import check_fits
 from cdvae_lab.training.settings import FitSettings
 from cdvae_lab.training.validation import validation_losses
 from cdvae_lab.widgets.base import captions

@@ -1,0 +1,54 @@
+"""The training objective of a CDVAE."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cdvae_lab.datasets.dataset import Dataset
+from cdvae_lab.errors import PriorWarning
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.training.checks import check_elements, check_fits
+from cdvae_lab.training.losses import TERMS, LossWeights, loss_terms
+from cdvae_lab.training.objectives.crystals_on_device import CrystalsOnDevice
+
+
+class CDVAEObjective:
+    """The objective of a CDVAE (paper, section 4): the terms of `losses.loss_terms`, weighted with `LossWeights`.
+
+    Preparing removes the model's learned prior, with a warning: training changes the latents that it describes.
+
+    Raises:
+        DatasetError: for crystals larger than the model takes, or with elements that it does not know.
+    """
+
+    def __init__(self, model: CDVAE, dataset: Dataset, weights: LossWeights) -> None:
+        check_fits(model, dataset)
+        check_elements(model, dataset)
+        self.model, self.dataset = model, dataset
+        self.terms, self.weights = TERMS, dataclasses.asdict(weights)
+        self.sizes = dataset.crystals.num_atoms
+
+    def prepare(self) -> None:
+        if self.model.prior is not None:
+            warnings.warn(
+                "fit removes the model's learned prior, which describes the latents from before; fit another one "
+                "afterwards: cdvae_lab.fit_prior(model, dataset)",
+                PriorWarning,
+                stacklevel=3,
+            )
+            self.model.prior = None
+        self.model.train().requires_grad_(True)
+        self.data = CrystalsOnDevice(self.dataset, self.model.device, self.model.config.cutoff)
+
+    def images_for(self, sites: int) -> int:
+        return self.data.images_for(sites)
+
+    def losses(
+        self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        batch, images, label, labeled = self.data.share(index, mine, sites, most_images)
+        return loss_terms(self.model, batch, images, label, index[mine], step, seed, labeled)

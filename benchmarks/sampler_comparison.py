@@ -33,8 +33,9 @@ from cdvae_lab.cli.reconstruct import device_name, read_store, write_store
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.sampling.decoding import decode

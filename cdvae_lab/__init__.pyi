@@ -65,21 +65,21 @@ from .explore.saved_steps import save_steps as save_steps
 from .io.assets import asset_path as asset_path
 from .io.convert import read as read
 from .models.cdvae import CDVAE as CDVAE
-from .models.cdvae import CDVAEConfig as CDVAEConfig
 from .models.checkpoints import load as load
 from .models.checkpoints import load_composition_model as load_composition_model
 from .models.checkpoints import load_property_model as load_property_model
 from .models.composition_model import (
     CompositionModel as CompositionModel,
 )
-from .models.composition_model import (
+from .models.configs import CDVAEConfig as CDVAEConfig
+from .models.configs import (
     CompositionModelConfig as CompositionModelConfig,
+)
+from .models.configs import (
+    DiffusionPriorConfig as DiffusionPriorConfig,
 )
 from .models.diffusion_prior import (
     DiffusionPrior as DiffusionPrior,
-)
-from .models.diffusion_prior import (
-    DiffusionPriorConfig as DiffusionPriorConfig,
 )
 from .models.latent_prior import (
     LatentPrior as LatentPrior,

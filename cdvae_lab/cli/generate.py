@@ -20,8 +20,10 @@ from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, GivenFormula, draw
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
+from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior
+from cdvae_lab.models.latents import draw
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import Decoded, decode
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise

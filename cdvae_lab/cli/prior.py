@@ -12,7 +12,7 @@ from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.checkpoints import load
-from cdvae_lab.models.diffusion_prior import DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
 from cdvae_lab.sampling.frames import last, progress
 from cdvae_lab.training.prior import fit_prior
 

@@ -15,7 +15,8 @@ from cdvae_lab.cli.command import command
 from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.models.configs import PropertyModelConfig
+from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.settings import FitSettings

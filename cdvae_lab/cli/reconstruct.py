@@ -23,8 +23,9 @@ from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.metrics.reconstruction import ReconstructionScore
-from cdvae_lab.models.cdvae import CDVAE, read_encodable
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
+from cdvae_lab.models.encodable import read_encodable
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import TOLERANCE, TOLERANCE_REFINED, Decoded

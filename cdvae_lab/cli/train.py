@@ -22,8 +22,9 @@ from cdvae_lab.cli.command import command
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import read_training_state
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.loop import TrainingStep, fit

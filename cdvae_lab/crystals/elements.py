@@ -7,6 +7,8 @@ with pymatgen's.
 from __future__ import annotations
 
 MAX_ATOMIC_NUMBER = 118  # oganesson, the last element that has a name; ASE and pymatgen know none beyond
+NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)  # last atomic number of each period
+GROUPS, PERIODS = 18, 7
 NUM_ELEMENTS = 100  # classes Z = 1..100 of the models; heavier ones were never made in amounts that form a crystal
 
 # Symbols in the order of atomic numbers, with the mass in u. Standard atomic weights as pymatgen has them; where an
@@ -58,3 +60,14 @@ def symbol_of(atomic_number: int) -> str:
 def formula_order(atomic_number: int) -> int:
     """Sorting key of elements in a formula (IUPAC's series); a number that belongs to no element comes last."""
     return FORMULA_ORDER[atomic_number] if 0 < atomic_number <= MAX_ATOMIC_NUMBER else atomic_number
+
+
+def group_and_period(atomic_number: int) -> tuple[int, int]:
+    """Return the group (1 to 18) and period of an element; lanthanides and actinides are in group 3."""
+    period = next(i for i, last in enumerate(NOBLE_GASES) if atomic_number <= last)
+    place, length = atomic_number - NOBLE_GASES[period - 1], NOBLE_GASES[period] - NOBLE_GASES[period - 1]
+    if place <= 2 and length > 2:
+        return place, period
+    if length == 2:
+        return (1 if place == 1 else 18), period
+    return max(place + 18 - length, 3), period

@@ -73,6 +73,15 @@ def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor,
     return counts.scatter_add_(1, atomic_numbers.long(), torch.ones_like(atomic_numbers, dtype=torch.int64))[:, 1:]
 
 
+def atoms_from_counts(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:
+    """List the atomic numbers of a composition's atoms, ascending, padded with 0 (waits for the device)."""
+    sites = max(int(counts.sum(1).max()), 1)
+    last = counts.cumsum(1)
+    site = torch.arange(sites, device=counts.device)
+    number = (last[:, None] <= site[:, None]).sum(-1) + 1
+    return torch.where(site < last[:, -1:], number, 0)
+
+
 # Writing
 
 

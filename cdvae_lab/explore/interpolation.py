@@ -19,8 +19,9 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, read_encodable
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
+from cdvae_lab.models.encodable import read_encodable
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
 from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule

@@ -30,8 +30,9 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, check_encodable
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
+from cdvae_lab.models.encodable import check_encodable
 from cdvae_lab.models.latents import posteriors
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from cdvae_lab.explore.optimization import LatentStep, Objective
 from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
-from cdvae_lab.models.diffusion_prior import GivenFormula
+from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 
 FORMAT_VERSION = 2

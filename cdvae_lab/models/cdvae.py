@@ -30,8 +30,8 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
-from cdvae_lab.errors import CrystalError, DatasetError, SettingError
-from cdvae_lab.io import convert
+from cdvae_lab.errors import DatasetError
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.noise import geometric_levels
@@ -41,55 +41,6 @@ if TYPE_CHECKING:
     from cdvae_lab.datasets.dataset import Dataset
 
 NOISE_FREQUENCIES = 8  # sines, and as many cosines, of log sigma
-
-
-@dataclass(frozen=True)
-class CDVAEConfig:
-    """Settings of a CDVAE, stored in its checkpoint.
-
-    Attributes:
-        max_atoms: largest number of atoms in a cell; the number-of-atoms head has classes 0 to max_atoms.
-        latent_dim: dimension of z.
-        hidden_dim: number of scalar features, and of vector features, per atom.
-        encoder_blocks, decoder_blocks: message-passing blocks of the two graph networks.
-        head_dim: width of the hidden layers of the heads, and of the vector that conditions the decoder.
-        num_radial: number of Gaussians that expand a distance.
-        cutoff: largest distance between neighbors, Å.
-        num_neighbors: largest number of neighbors of an atom, nearest periodic images first; 0 for all within the
-            cutoff.
-        encoder_sees_aggregates: whether the encoder also receives the number of atoms, the standardized lattice and the
-            composition, beside the pooled atom features: a mean over atoms cannot count them. They are then added to
-            mu by a linear map as well, and the heads have a linear path beside their hidden layer. Linear maps
-            extrapolate to combinations that the training set lacks, where a hidden layer memorizes (departure D1).
-        sigma_max, sigma_min: largest and smallest noise level of the coordinates, Å.
-        type_sigma_max, type_sigma_min: largest and smallest noise level of the elements, without unit.
-        num_levels: number of noise levels in the geometric sequences between these.
-    """
-
-    max_atoms: int
-    latent_dim: int = 256
-    hidden_dim: int = 128
-    encoder_blocks: int = 3
-    decoder_blocks: int = 5
-    head_dim: int = 256
-    num_radial: int = 24
-    cutoff: float = 7.0
-    num_neighbors: int = 20
-    encoder_sees_aggregates: bool = True
-    sigma_max: float = 10.0
-    sigma_min: float = 0.01
-    type_sigma_max: float = 5.0
-    type_sigma_min: float = 0.01
-    num_levels: int = 50
-
-    def __post_init__(self) -> None:
-        for name in ("max_atoms", "latent_dim", "hidden_dim", "encoder_blocks", "decoder_blocks", "head_dim"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"CDVAEConfig.{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_radial < 2 or self.num_neighbors < 0 or self.num_levels < 2 or not self.cutoff > 0:
-            raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 0, num_levels >= 2 and cutoff > 0")
-        if not (0 < self.sigma_min < self.sigma_max and 0 < self.type_sigma_min < self.type_sigma_max):
-            raise SettingError("CDVAEConfig needs 0 < sigma_min < sigma_max, for coordinates and for types")
 
 
 @dataclass(frozen=True)
@@ -396,42 +347,3 @@ def masked_mean(
     """Average features over the atoms of each crystal."""
     weight = mask.to(x.dtype) / mask.sum(1, keepdim=True)
     return (x * weight.reshape(*weight.shape, *[1] * (x.ndim - 2))).sum(1)
-
-
-def read_encodable(model: CDVAE, source: object) -> Crystals:
-    """Read crystals that the model can encode, on the model's device, from anything that `convert.read` takes.
-
-    Raises:
-        CrystalError: naming the file, for input that `convert.read` refuses, more atoms than the model's largest cell,
-            or elements that its training set lacks.
-    """
-    seen = frozenset(model.elements.nonzero()[:, 0].tolist())
-    dtype = model.lattice_mean.dtype
-    return convert.read(source, max_atoms=model.config.max_atoms, elements=seen, dtype=dtype).to(model.device)
-
-
-def check_encodable(model: CDVAE, crystals: Crystals, *, allow_unseen: bool = False) -> None:
-    """Refuse crystals that the model cannot encode.
-
-    Args:
-        allow_unseen: accept elements that the training set lacks, so that one crystal does not end the evaluation of a
-            whole test set. The model cannot reconstruct them.
-
-    Raises:
-        CrystalError: naming the crystal by its number.
-    """
-    most = model.config.max_atoms
-    too_large, too_heavy = crystals.num_atoms > most, crystals.atomic_numbers.amax(1) > NUM_ELEMENTS
-    for number in (too_large | too_heavy).nonzero()[:1, 0].tolist():
-        raise CrystalError(
-            f"crystal {number}: has {int(crystals.num_atoms[number])} atoms up to Z = "
-            f"{int(crystals.atomic_numbers[number].max())}, but the model takes {most} atoms up to Z = {NUM_ELEMENTS}; "
-            "leave it out, or use a model that was trained on such crystals"
-        )
-    if allow_unseen:
-        return
-    unseen = ~model.elements.to(crystals.device)[crystals.atomic_numbers] & crystals.mask
-    for number in unseen.any(1).nonzero()[:1, 0].tolist():
-        found = crystals.atomic_numbers[number][unseen[number]].unique().tolist()
-        known = model.elements.nonzero()[:, 0].tolist()
-        raise CrystalError(convert.unseen_elements(f"crystal {number}", found, known))

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from cdvae_lab.errors import CheckpointError
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import read_tensors, refusing_others, stored_tensors, write_tensors
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.models.composition_model import CompositionModel, CompositionModelConfig
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.composition_model import CompositionModel
+from cdvae_lab.models.configs import CDVAEConfig, CompositionModelConfig, DiffusionPriorConfig, PropertyModelConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
+from cdvae_lab.models.property_model import PropertyModel
 
 
 class Format(NamedTuple):

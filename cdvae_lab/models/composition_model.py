@@ -17,7 +17,6 @@ and sequences that are no composition are masked, so that the probabilities of a
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from cdvae_lab.crystals.elements import NUM_ELEMENTS
+from cdvae_lab.crystals.elements import GROUPS, NUM_ELEMENTS, PERIODS, group_and_period
 from cdvae_lab.crystals.formulas import element_counts
-from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
+from cdvae_lab.models.configs import CompositionModelConfig
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.noise import Stream
 
@@ -38,48 +37,6 @@ if TYPE_CHECKING:
     from cdvae_lab.datasets.dataset import Dataset
 
 CHUNK_SIZE = 4096  # compositions per call of the network
-NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)  # last atomic number of each period
-GROUPS, PERIODS = 18, 7
-
-
-@dataclass(frozen=True)
-class CompositionModelConfig:
-    """Settings of a `CompositionModel`, stored in its file.
-
-    Attributes:
-        max_atoms: largest number of atoms in a cell.
-        max_elements: largest number of elements in a crystal.
-        elements: atomic numbers of the elements that occur, in the order of the sequences.
-        hidden_dim, blocks, heads: width, number of blocks and attention heads of the transformer.
-        dropout: share of the channels that training sets to zero.
-        temperature: divisor of the logits of every choice. 1 gives the learned distribution; below 1, compositions of
-            high likelihood are drawn more often, and novel ones less often.
-    """
-
-    max_atoms: int
-    max_elements: int
-    elements: Sequence[int]
-    hidden_dim: int = 96
-    blocks: int = 4
-    heads: int = 4
-    dropout: float = 0.2
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", tuple(self.elements))  # JSON has lists only
-        if min(self.max_atoms, self.max_elements, self.hidden_dim, self.blocks, self.heads) < 1:
-            raise SettingError(
-                "CompositionModelConfig needs max_atoms, max_elements, hidden_dim, blocks and heads >= 1"
-            )
-        if self.hidden_dim % self.heads or not 0 <= self.dropout < 1:
-            raise SettingError("CompositionModelConfig needs hidden_dim a multiple of heads, and 0 <= dropout < 1")
-        if not 0 < self.temperature < math.inf:
-            raise SettingError(f"CompositionModelConfig: temperature must be above 0, not {self.temperature}")
-        known = set(self.elements)
-        if not known or len(known) < len(self.elements) or not known <= set(range(1, NUM_ELEMENTS + 1)):
-            raise SettingError(
-                f"CompositionModelConfig.elements must be different atomic numbers of 1 to {NUM_ELEMENTS}"
-            )
 
 
 @dataclass(frozen=True)
@@ -369,26 +326,6 @@ class CompositionModel(Described):
     ) -> Float[Tensor, "*places classes"]:
         """log p of each possible choice, at the model's temperature; minus infinity for the others."""
         return (logits / self.config.temperature).masked_fill(~possible, -torch.inf).log_softmax(-1)
-
-
-def atoms_from_counts(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:
-    """List the atomic numbers of a composition's atoms, ascending, padded with 0 (waits for the device)."""
-    sites = max(int(counts.sum(1).max()), 1)
-    last = counts.cumsum(1)
-    site = torch.arange(sites, device=counts.device)
-    number = (last[:, None] <= site[:, None]).sum(-1) + 1
-    return torch.where(site < last[:, -1:], number, 0)
-
-
-def group_and_period(atomic_number: int) -> tuple[int, int]:
-    """Return the group (1 to 18) and period of an element; lanthanides and actinides are in group 3."""
-    period = next(i for i, last in enumerate(NOBLE_GASES) if atomic_number <= last)
-    place, length = atomic_number - NOBLE_GASES[period - 1], NOBLE_GASES[period] - NOBLE_GASES[period - 1]
-    if place <= 2 and length > 2:
-        return place, period
-    if length == 2:
-        return (1 if place == 1 else 18), period
-    return max(place + 18 - length, 3), period
 
 
 def _table_features(elements: Sequence[int]) -> Float[Tensor, "elements features"]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,62 +25,11 @@ from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.formulas import parse_counts
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.composition_model import (
-    CompositionModel,
-    CompositionModelConfig,
-    atoms_from_counts,
-)
+from cdvae_lab.models.composition_model import CompositionModel
+from cdvae_lab.models.configs import DiffusionPriorConfig
 from cdvae_lab.models.display import Described
-from cdvae_lab.models.latent_prior import LatentPrior
+from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.noise import Stream
-
-
-@dataclass(frozen=True)
-class DiffusionPriorConfig:
-    """Settings of a `DiffusionPrior`, stored in its file.
-
-    Attributes:
-        latent_dim: dimension of z.
-        hidden_dim, blocks: width and number of blocks of the network.
-        sigma_max, sigma_min: noise levels at which sampling starts and ends, in standard deviations of the latents.
-        steps: steps of the sampler, with two calls of the network each.
-        churn: amount of noise that the sampler adds before each step (S_churn of Karras et al. 2022, algorithm 2); 0
-            follows the probability flow. The flow keeps every error of the network; fresh noise lets later steps
-            correct it.
-        sigma_score: noise level of the score that searches use: large enough to reach from crystal to crystal.
-        posterior_share: fraction of the posteriors' deviation in the latents that the prior learns. 1: samples of the
-            posteriors; less: latents nearer their means, from which the heads predict number of atoms and composition
-            more reliably.
-        composition: settings of the composition model that the prior is conditional on; None if it is not conditional.
-    """
-
-    latent_dim: int
-    hidden_dim: int = 512
-    blocks: int = 4
-    sigma_max: float = 20.0
-    sigma_min: float = 0.02
-    steps: int = 48
-    churn: float = 20.0
-    sigma_score: float = 0.2
-    posterior_share: float = 1.0
-    composition: CompositionModelConfig | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.latent_dim, self.hidden_dim, self.blocks) < 1 or self.steps < 2 or self.churn < 0:
-            raise SettingError(
-                "DiffusionPriorConfig needs latent_dim, hidden_dim and blocks >= 1, steps >= 2 and churn >= 0"
-            )
-        if not 0 < self.posterior_share <= 1:
-            raise SettingError(f"DiffusionPriorConfig: posterior_share must be in (0, 1], not {self.posterior_share}")
-        if not 0 < self.sigma_min <= self.sigma_score < self.sigma_max:
-            raise SettingError("DiffusionPriorConfig needs 0 < sigma_min <= sigma_score < sigma_max")
-
-    @classmethod
-    def from_header(cls, **fields: Any) -> DiffusionPriorConfig:
-        """Create the settings from the JSON of a file."""
-        composition = fields.pop("composition", None)
-        return cls(**fields, composition=composition and CompositionModelConfig(**composition))
-
 
 NOISE_FEATURES = 32
 CONDITION = 64  # width of the embedded noise level
@@ -386,44 +335,3 @@ class DiffusionPrior(Described):
             (change,) = torch.autograd.grad(slopes, copies, directions)
         divergences = (change * directions).sum(-1).view(probes, len(w))
         return slopes[: len(w)].detach(), divergences.mean(0)
-
-
-@dataclass(frozen=True)
-class GivenFormula:
-    """The prior of crystals of one composition, p(z | composition); `DiffusionPrior.given` creates it.
-
-    Attributes:
-        prior: the conditional prior.
-        counts: number of atoms of each element Z = 1..100 in the cell.
-    """
-
-    prior: DiffusionPrior
-    counts: Int[Tensor, " elements"]
-
-    def sample(self, seed: int, numbers: Int[Tensor, " crystals"]) -> Float[Tensor, "crystals latent"]:
-        """Draw one z for each crystal number, on the numbers' device."""
-        return self.prior.sample(seed, numbers, self.counts.expand(len(numbers), -1))
-
-    def log_prob(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:
-        """Evaluate log p(z | composition), in nats, as `DiffusionPrior.log_prob` does."""
-        return self.prior.log_prob(z, self.counts.expand(len(z), -1))
-
-    def score(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
-        """Evaluate the score of p(z | composition), as `DiffusionPrior.score` does."""
-        return self.prior.score(z, self.counts.expand(len(z), -1))
-
-
-def draw(
-    prior: LatentPrior, seed: int, numbers: Int[Tensor, " crystals"]
-) -> tuple[Float[Tensor, "crystals latent"], Int[Tensor, "crystals sites"] | None]:
-    """Draw one z for each crystal number, as `sample` does, and the atomic numbers of its composition, padded with 0.
-
-    The second is None if the prior draws no compositions.
-    """
-    if isinstance(prior, GivenFormula):
-        prior, counts = prior.prior, prior.counts.expand(len(numbers), -1)
-    elif isinstance(prior, DiffusionPrior) and prior.composition_model is not None:
-        counts = prior.composition_model.sample(seed, numbers)
-    else:
-        return prior.sample(seed, numbers), None
-    return prior.sample(seed, numbers, counts), atoms_from_counts(counts)

@@ -13,12 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import atoms_from_counts
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, check_encodable, read_encodable
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
-from cdvae_lab.models.diffusion_prior import draw
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
+from cdvae_lab.models.encodable import check_encodable, read_encodable
+from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
 
@@ -122,6 +125,22 @@ def draw_latents(
     z, atoms = draw(prior_of(model, prior), seed, numbers)
     check_latents(model, z)
     return z.to(model.lattice_mean.dtype), atoms
+
+
+def draw(
+    prior: LatentPrior, seed: int, numbers: Int[Tensor, " crystals"]
+) -> tuple[Float[Tensor, "crystals latent"], Int[Tensor, "crystals sites"] | None]:
+    """Draw one z for each crystal number, as `sample` does, and the atomic numbers of its composition, padded with 0.
+
+    The second is None if the prior draws no compositions.
+    """
+    if isinstance(prior, GivenFormula):
+        prior, counts = prior.prior, prior.counts.expand(len(numbers), -1)
+    elif isinstance(prior, DiffusionPrior) and prior.composition_model is not None:
+        counts = prior.composition_model.sample(seed, numbers)
+    else:
+        return prior.sample(seed, numbers), None
+    return prior.sample(seed, numbers, counts), atoms_from_counts(counts)
 
 
 def prior_of(model: CDVAE, prior: LatentPrior | None = None, *, matters: bool = True) -> LatentPrior:

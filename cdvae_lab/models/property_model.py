@@ -11,7 +11,6 @@ See docs/explanation/algorithm.md, departure D3 and section 7.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
-from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.errors import DatasetError
+from cdvae_lab.models.configs import PropertyModelConfig
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.painn import PaiNN
 
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
     from cdvae_lab.datasets.dataset import Dataset
 
 CHUNK_SIZE = 256  # crystals per call of the network
-
-
-@dataclass(frozen=True)
-class PropertyModelConfig:
-    """Settings of a `PropertyModel`, stored in its file; the fields mean the same as in `CDVAEConfig`."""
-
-    hidden_dim: int = 128
-    blocks: int = 4
-    num_radial: int = 24
-    cutoff: float = 7.0
-    num_neighbors: int = 0
-
-    def __post_init__(self) -> None:
-        if self.hidden_dim < 1 or self.blocks < 1 or self.num_radial < 2 or self.num_neighbors < 0:
-            raise SettingError(
-                "PropertyModelConfig needs hidden_dim and blocks >= 1, num_radial >= 2 and num_neighbors >= 0"
-            )
-        if not self.cutoff > 0:
-            raise SettingError(f"PropertyModelConfig needs a cutoff above 0 Å, not {self.cutoff}")
 
 
 class PropertyModel(Described):

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.noise import geometric_levels
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import DatasetError, SettingError
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import Trainable, as_model, read_training_state
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.losses import LossWeights
 from cdvae_lab.training.objectives.selection import objective_for

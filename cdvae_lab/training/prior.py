@@ -12,7 +12,8 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.training.checks import check_elements, check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.settings import FitOptions, FitSettings

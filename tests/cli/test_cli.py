@@ -23,7 +23,7 @@ from cdvae_lab.cli.info import lines
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import element_counts
+from cdvae_lab.crystals.formulas import atoms_from_counts, element_counts
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.saved_steps import load_steps
@@ -31,7 +31,6 @@ from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
-from cdvae_lab.models.composition_model import atoms_from_counts
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.decoding import latent_distance
 from cdvae_lab.sampling.denoising import denoise, reconstruct
@@ -651,8 +650,7 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
 
 def test_every_setting_has_a_flag_with_a_text() -> None:
     from cdvae_lab.cli import property_model, train
-    from cdvae_lab.models.cdvae import CDVAEConfig
-    from cdvae_lab.models.property_model import PropertyModelConfig
+    from cdvae_lab.models.configs import CDVAEConfig, PropertyModelConfig
     from cdvae_lab.training.settings import FitSettings
 
     assert set(train.MODEL) == set(CDVAEConfig.__dataclass_fields__)

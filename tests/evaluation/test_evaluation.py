@@ -37,7 +37,8 @@ from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein
 from cdvae_lab.metrics.success_rates import PERCENTILES, success_rates
 from cdvae_lab.models.checkpoints import load, load_property_model
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.models.configs import PropertyModelConfig
+from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.runtime.result_cache import ResultCache
 from cdvae_lab.sampling.frames import last, progress
 

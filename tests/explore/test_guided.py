@@ -11,8 +11,9 @@ from torch import Tensor
 import cdvae_lab
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.guided import Guidance, GuidedStep, optimize_guided
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.sampling.frames import last
 
 DIM = 4

@@ -16,8 +16,9 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.optimization import LatentStep, optimize
 from cdvae_lab.explore.saved_steps import load_steps, save_steps
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode
 from cdvae_lab.sampling.denoising import denoise

@@ -27,7 +27,8 @@ from cdvae_lab.models.checkpoints import (
     read_training_state,
 )
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.training.loop import fit
 from tests.small_model import SMALL

@@ -10,17 +10,14 @@ import torch
 from pymatgen.core import Element
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cdvae_lab.crystals.formulas import element_counts
+from cdvae_lab.crystals.elements import group_and_period
+from cdvae_lab.crystals.formulas import atoms_from_counts, element_counts
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_composition_model
-from cdvae_lab.models.composition_model import (
-    CompositionModel,
-    CompositionModelConfig,
-    atoms_from_counts,
-    group_and_period,
-)
+from cdvae_lab.models.composition_model import CompositionModel
+from cdvae_lab.models.configs import CompositionModelConfig
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit
 from cdvae_lab.training.objectives.selection import objective_for

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.property_model import PropertyModel
 from tests.small_model import SMALL
 

@@ -17,10 +17,11 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import PriorWarning, SettingError
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.io import assets
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load, read_checkpoint
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import CDVAEConfig, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.training.loop import fit

@@ -16,7 +16,8 @@ from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.interpolation import latent_path
 from cdvae_lab.explore.optimization import optimize
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode, latents_of
 from cdvae_lab.sampling.denoising import denoise, reconstruct

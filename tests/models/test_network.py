@@ -20,7 +20,8 @@ from cdvae_lab.errors import CheckpointError, CrystalError, LabError, SettingErr
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints, painn
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import encode
 from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_all_images
 

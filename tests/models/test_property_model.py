@@ -13,7 +13,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
 from cdvae_lab.models.checkpoints import load_property_model
-from cdvae_lab.models.property_model import PropertyModel, PropertyModelConfig
+from cdvae_lab.models.configs import PropertyModelConfig
+from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.training.loop import fit
 
 

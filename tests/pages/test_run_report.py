@@ -15,7 +15,8 @@ from pymatgen.core import Structure
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.pages.run_report import facts, write_report
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cdvae_lab.evaluation.card import ReportCard, Score
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.pages import write_evaluation, write_html
 from cdvae_lab.pages.run_report import write_report
 from cdvae_lab.pages.shell import Markup, element, escape, page, script_data

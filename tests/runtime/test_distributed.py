@@ -40,7 +40,8 @@ import torch
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
+from cdvae_lab.models.configs import DiffusionPriorConfig
 from cdvae_lab.runtime.distributed import launched
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.io.storage import write_tensors

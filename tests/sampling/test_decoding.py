@@ -11,7 +11,8 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.lattice import minimum_image
 from cdvae_lab.errors import SettingError
 from cdvae_lab.metrics.validity import structure_validity
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.sampling import decoding
 from cdvae_lab.sampling.decoding import Decoded, decode, restart
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, reconstruct

@@ -13,7 +13,8 @@ import torch
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.frames import every, last, progress
 from cdvae_lab.sampling.schedules import Schedule

@@ -12,7 +12,8 @@ from cdvae_lab.errors import DatasetError, SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.training.loop import fit
 from cdvae_lab.training.prior import fit_prior
 from tests.small_model import SMALL

@@ -18,9 +18,10 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, LabError, NonFiniteLossError, PriorWarning, SettingError
 from cdvae_lab.io.storage import write_tensors
 from cdvae_lab.models import checkpoints
-from cdvae_lab.models.cdvae import CDVAE, CDVAEConfig
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import read_checkpoint
-from cdvae_lab.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from cdvae_lab.models.configs import CDVAEConfig, DiffusionPriorConfig
+from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.batches import Batches

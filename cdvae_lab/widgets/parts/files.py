@@ -65,7 +65,7 @@ def named_structures(source: Any) -> list[tuple[Structure, str]]:
 
 
 def for_model(model: CDVAE, structure: Structure, name: str, primitive: bool = False) -> Crystals:
-    """One structure as the model takes it. Raises CrystalError as `cdvae.read_encodable` does."""
+    """One structure as the model takes it. Raises CrystalError as `encodable.read_encodable` does."""
     seen = frozenset(model.elements.nonzero()[:, 0].tolist())
     return convert.from_structures(
         [structure],

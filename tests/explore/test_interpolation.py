@@ -15,8 +15,8 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import decode_path, interpolate, latent_path, spherical, straight
 from cdvae_lab.io import assets
-from cdvae_lab.models import cdvae
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import encode
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, reconstruct
 from cdvae_lab.sampling.frames import last
@@ -29,7 +29,7 @@ from tests.small_model import SMALL
 def model() -> CDVAE:
     """Untrained, of up to eight atoms of the elements in the crystals of this file; in float64."""
     torch.manual_seed(3)
-    model = CDVAE(cdvae.CDVAEConfig(max_atoms=8, **SMALL)).eval()
+    model = CDVAE(CDVAEConfig(max_atoms=8, **SMALL)).eval()
     model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
     model.elements.zero_()
     model.elements[[6, 8, 11, 17, 22, 38]] = True

@@ -29,17 +29,41 @@ class Page(anywidget.AnyWidget):
 
 @cache
 def _figure_widget() -> type:
-    """Make the class of figures: plotly's FigureWidget, whose JavaScript (5 MB) a page reads once for all figures.
+    """Make the class of figures: plotly's FigureWidget, of which every view shows the figure as it is now.
 
-    anywidget gives up a widget that is not ready within two seconds, and after a reload of the page all come at once.
+    - The front end gets the whole figure when it makes its model, also after a reload of the page. plotly sends the
+      traces afterwards, when a slow page may have drawn a view without them, and a reloaded page the figure as it was
+      made.
+    - A page reads plotly's JavaScript (5 MB) once for all figures, and `figure.js` keeps the edits that come meanwhile.
     """
     from plotly.graph_objects import FigureWidget
+    from plotly.serializers import custom_serializers
 
     source, name = json.dumps(str(FigureWidget._esm)), json.dumps(f"cdvae_plotly_{version('plotly')}")
     blob = f'new Blob([{source}], {{type: "text/javascript"}})'
-    code = f"globalThis[{name}] ??= import(URL.createObjectURL({blob}));\n"
-    code += f"export default async () => (await globalThis[{name}]).default();\n"  # which makes one figure's widget
-    return type("Figure", (FigureWidget,), {"_esm": code})
+    code = f"const plotly = () => (globalThis[{name}] ??= import(URL.createObjectURL({blob})));\n"
+
+    def current(name: str) -> Any:
+        """The state of plotly's traits is the figure itself whenever it is sent."""
+        send: Any = custom_serializers["to_json"]
+        return {**custom_serializers, "to_json": lambda value, figure: send(getattr(figure, name), figure)}
+
+    class LabFigure(FigureWidget):
+        _esm = code + Path(__file__).with_name("figure.js").read_text(encoding="utf-8")
+        _widget_layout = traitlets.Dict().tag(sync=True, **current("_layout"))
+        _widget_data = traitlets.List().tag(sync=True, **current("_data"))
+        _complete = False
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._complete = True
+            self.open()
+
+        def open(self) -> None:
+            if self._complete:
+                super().open()
+
+    return LabFigure
 
 
 class Plot(ipywidgets.Box):

@@ -29,9 +29,10 @@ from torch import Tensor
 from benchmarks.speed_quality import clock, read_truth
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import coefficients
-from cdvae_lab.cli.reconstruct import device_name, read_store, write_store
+from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
+from cdvae_lab.io.reconstructions import read_store, write_store
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load

@@ -23,15 +23,16 @@ import torch
 
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import coefficients
-from cdvae_lab.cli.reconstruct import device_name, read_store, write_store
+from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.io import npz
+from cdvae_lab.io.reconstructions import read_store, write_store
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
-from cdvae_lab.sampling.denoising import reconstruct
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
 from cdvae_lab.training.checks import check_fits
 

@@ -97,10 +97,10 @@ from .sampling.decoding import decode as decode
 from .sampling.denoising import DenoisingFrame as DenoisingFrame
 from .sampling.denoising import denoise as denoise
 from .sampling.denoising import generate as generate
-from .sampling.denoising import reconstruct as reconstruct
 from .sampling.frames import every as every
 from .sampling.frames import last as last
 from .sampling.frames import progress as progress
+from .sampling.reconstruction import reconstruct as reconstruct
 from .sampling.refinement import latent_distance as latent_distance
 from .sampling.refinement import refine as refine
 from .sampling.schedules import Schedule as Schedule

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cdvae_lab.errors import LabError, SettingError
-from cdvae_lab.evaluation.score_tables import ABOUT, DATA, LEGEND, METRICS, headline, score_table
+from cdvae_lab.evaluation.headline import headline
+from cdvae_lab.evaluation.score_tables import ABOUT, DATA, LEGEND, METRICS, score_table
 from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.io.storage import atomic_path
 

@@ -15,7 +15,7 @@ import torch
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io import convert
+from cdvae_lab.io import convert, writing
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.metrics.validity import structure_validity
 from cdvae_lab.models.cdvae import CDVAE
@@ -127,7 +127,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
             for i, name in enumerate(chosen):
                 crystals[i].write_extxyz(args.out / f"{name}.xyz")
         else:
-            convert.write(crystals, args.out, args.format, chosen)
+            writing.write(crystals, args.out, args.format, chosen)
         written += len(chosen)
         valid += int(structure_validity(crystals).sum())
     written, valid = processes.total(written, valid)

@@ -20,8 +20,8 @@ from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
-from cdvae_lab.errors import CheckpointError, SettingError
-from cdvae_lab.io.storage import read_tensors, write_tensors
+from cdvae_lab.errors import SettingError
+from cdvae_lab.io.reconstructions import FIELDS, read_store, write_store
 from cdvae_lab.metrics.reconstruction import ReconstructionScore
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
@@ -31,13 +31,10 @@ from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.decoding import TOLERANCE, TOLERANCE_REFINED, Decoded
 from cdvae_lab.sampling.decoding import decode as decode_again
 from cdvae_lab.sampling.denoising import DenoisingFrame
-from cdvae_lab.sampling.denoising import reconstruct as decode_frames
 from cdvae_lab.sampling.frames import progress
+from cdvae_lab.sampling.reconstruction import reconstruct as decode_frames
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.training.checks import check_fits
-
-STORE_VERSION = 1
-FIELDS = ("frac_coords", "atomic_numbers", "lattice")
 
 
 def add(commands: Any) -> None:
@@ -160,13 +157,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def write_store(path: Path, truth: Crystals, predicted: Crystals, about: dict[str, Any]) -> None:
-    """Write true and decoded crystals for `read_store`. Raises LabError if the file cannot be written."""
-    tensors = {f"truth.{name}": getattr(truth, name) for name in FIELDS}
-    tensors |= {f"predicted.{name}": getattr(predicted, name) for name in FIELDS}
-    write_tensors(path, "reconstruction", STORE_VERSION, tensors, about)
-
-
 def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Processes) -> list[Crystals]:
     """Gather the crystals that every process decoded of its batch, in order."""
     if processes.size == 1:
@@ -177,20 +167,6 @@ def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Process
     fields = zip(*map(processes.gather, padded), strict=True)
     of_all = [Crystals(*(x[: len(batch)] for x in both)) for both, batch in zip(fields, batches, strict=True)]
     return [crystals.trim() for crystals in of_all if len(crystals)]
-
-
-def read_store(path: Path) -> tuple[Crystals, Crystals, dict[str, Any]]:
-    """Read the true crystals, those decoded so far (in order), and the settings.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated or something else.
-    """
-    _, tensors, about = read_tensors(path, {"reconstruction": [STORE_VERSION]})
-    try:
-        truth, predicted = (Crystals(*(tensors[f"{side}.{n}"] for n in FIELDS)) for side in ("truth", "predicted"))
-    except KeyError as error:
-        raise CheckpointError(f"{path}: lacks a part of a reconstruction ({error}); decode again") from error
-    return truth, predicted, about
 
 
 def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:

@@ -234,22 +234,22 @@ class Crystals:
         return convert.to_pyg(self)
 
     def write_cif(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
-        """Write one CIF per crystal; see `cdvae_lab.io.convert.write`."""
-        from cdvae_lab.io import convert
+        """Write one CIF per crystal; see `cdvae_lab.io.writing.write`."""
+        from cdvae_lab.io import writing
 
-        return convert.write(self, folder, "cif", names)
+        return writing.write(self, folder, "cif", names)
 
     def write_poscar(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
-        """Write one POSCAR per crystal; see `cdvae_lab.io.convert.write`."""
-        from cdvae_lab.io import convert
+        """Write one POSCAR per crystal; see `cdvae_lab.io.writing.write`."""
+        from cdvae_lab.io import writing
 
-        return convert.write(self, folder, "poscar", names)
+        return writing.write(self, folder, "poscar", names)
 
     def write_extxyz(self, path: str | Path) -> Path:
-        """Write all crystals to one extended XYZ file; see `cdvae_lab.io.convert.write_extxyz`."""
-        from cdvae_lab.io import convert
+        """Write all crystals to one extended XYZ file; see `cdvae_lab.io.writing.write_extxyz`."""
+        from cdvae_lab.io import writing
 
-        return convert.write_extxyz(self, path)
+        return writing.write_extxyz(self, path)
 
     def save_npz(self, path: str | Path) -> Path:
         """Write all crystals to one .npz file in the layout of the CDVAE paper's code; see `cdvae_lab.io.npz`."""

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CheckpointError, CrystalError, LabError
-from cdvae_lab.io import convert, parsing, storage
+from cdvae_lab.io import canonical, parsing, storage
 
 # Format version of the cache files.
 VERSION = 1
@@ -56,7 +56,7 @@ def read_texts(
         jobs: number of processes that parse; None for all cores.
         progress: show a progress bar.
     """
-    digest = hashlib.sha256(f"converter {convert.VERSION}, cache {VERSION}\0".encode())
+    digest = hashlib.sha256(f"converter {canonical.VERSION}, cache {VERSION}\0".encode())
     for text, place in zip(texts, places, strict=True):
         digest.update(f"{place}\0{text}\0".encode())
     path = folder / f"{digest.hexdigest()[:40]}.safetensors"
@@ -66,11 +66,11 @@ def read_texts(
         except (CheckpointError, KeyError, TypeError) as error:
             warnings.warn(f"the cached crystals are damaged and will be parsed again: {error}", stacklevel=2)
     results = _parse_all(texts, places, jobs, progress)
-    kept = np.array([i for i, r in enumerate(results) if isinstance(r, convert.Canonical)], dtype=np.int64)
+    kept = np.array([i for i, r in enumerate(results) if isinstance(r, canonical.Canonical)], dtype=np.int64)
     left_out = tuple(LeftOut(places[i], r) for i, r in enumerate(results) if isinstance(r, str))
     if len(kept) == 0:
         return None, kept, left_out
-    crystals = convert.from_canonical([r for r in results if isinstance(r, convert.Canonical)])
+    crystals = canonical.from_canonical([r for r in results if isinstance(r, canonical.Canonical)])
     try:
         _save(path, crystals, kept, left_out)
     except LabError as error:
@@ -96,9 +96,9 @@ def _load(path: Path) -> tuple[Crystals, np.ndarray, tuple[LeftOut, ...]]:
     return Crystals(**tensors), kept, tuple(LeftOut(where, reason) for where, reason in metadata["left_out"])
 
 
-def _parse(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonical | str]:
+def _parse(texts: Sequence[str], places: Sequence[str]) -> list[canonical.Canonical | str]:
     """Parse each text into a canonical crystal, or into the reason why it is left out."""
-    results: list[convert.Canonical | str] = []
+    results: list[canonical.Canonical | str] = []
     with warnings.catch_warnings():
         # pymatgen warns of rounded coordinates in every other file; broken texts are reported as left out.
         warnings.simplefilter("ignore")
@@ -109,7 +109,7 @@ def _parse(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonica
                     raise CrystalError(
                         f"{place}: contains {len(found)} crystals; put each into a row or file of its own"
                     )
-                results.append(convert.canonical(found[0][0], place))
+                results.append(canonical.canonical(found[0][0], place))
             except CrystalError as error:
                 results.append(str(error).removeprefix(f"{place}: "))
     return results
@@ -117,7 +117,7 @@ def _parse(texts: Sequence[str], places: Sequence[str]) -> list[convert.Canonica
 
 def _parse_all(
     texts: Sequence[str], places: Sequence[str], jobs: int | None, progress: bool
-) -> list[convert.Canonical | str]:
+) -> list[canonical.Canonical | str]:
     """Parse all texts, in several processes if there are many."""
     from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
@@ -125,7 +125,7 @@ def _parse_all(
     jobs = 1 if len(texts) < PARALLEL_FROM else jobs or cpu_count()
     chunks = [slice(start, start + CHUNK) for start in range(0, len(texts), CHUNK)]
     parts: Any = Parallel(n_jobs=jobs, return_as="generator")(delayed(_parse)(texts[c], places[c]) for c in chunks)
-    results: list[convert.Canonical | str] = []
+    results: list[canonical.Canonical | str] = []
     with tqdm(total=len(texts), desc="reading crystals", unit="crystal", disable=not progress) as bar:
         for part in parts:
             results += part

@@ -23,7 +23,7 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
-from cdvae_lab.io.convert import canonical, from_canonical
+from cdvae_lab.io.canonical import canonical, from_canonical
 
 SYNTHETIC = "synthetic_perovskites"
 SYNTHETIC_LABEL = "electrostatic_energy_per_atom"

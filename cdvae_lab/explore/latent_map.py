@@ -28,6 +28,7 @@ from cdvae_lab.crystals.elements import ATOMIC_NUMBERS, symbol_of
 from cdvae_lab.crystals.formulas import density, parse, respell
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.explore.chemiscope import chemiscope_map
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE
@@ -36,7 +37,7 @@ from cdvae_lab.models.encodable import check_encodable
 from cdvae_lab.models.latents import posteriors
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    pass
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
@@ -221,35 +222,11 @@ class LatentMap:
             CrystalError: for crystals that cannot be exported.
             LabError: if the file cannot be written.
         """
-        if len(crystals) != len(self):
-            raise SettingError(f"the map has {len(self):,} points, and needs as many crystals, not {len(crystals):,}")
-        columns: dict[str, tuple[list[Any], str]] = {
-            "map 1": (self.xy[:, 0].tolist(), ""),
-            "map 2": (self.xy[:, 1].tolist(), ""),
-            "id": (list(self.ids), ""),
-            "formula": (list(self.formulas), ""),
-            "number of atoms": (self.num_atoms.tolist(), ""),
-            "density": (self.density.tolist(), "g/cm^3"),
-        }
-        if self.label_name:
-            columns[self.label_name] = self.labels.tolist(), self.label_unit
-        result = {
-            "meta": {"name": str(self.metadata.get("data", {}).get("name", "latent map")), "description": repr(self)},
-            "structures": [_chemiscope_structure(structure) for structure in crystals.to_structures()],
-            "properties": {
-                name: {"target": "structure", "values": values} | ({"units": unit} if unit else {})
-                for name, (values, unit) in columns.items()
-            },
-            "settings": {
-                "target": "structure",
-                "map": {"x": {"property": "map 1"}, "y": {"property": "map 2"}},
-                "structure": [{"unitCell": True}],
-            },
-        }
+        data = chemiscope_map(self, crystals)
         if path is not None:
             with atomic_path(path, "the map") as temporary:
-                temporary.write_text(json.dumps(result), encoding="utf-8")
-        return result
+                temporary.write_text(json.dumps(data), encoding="utf-8")
+        return data
 
     # Reading it
 
@@ -385,16 +362,6 @@ def map_of(model: CDVAE) -> LatentMap | None:
         if (found := LatentMap.load(assets.asset_path(name))).model == mine:
             return found
     return None
-
-
-def _chemiscope_structure(structure: Structure) -> dict[str, Any]:
-    positions = structure.cart_coords.T.tolist()
-    return {
-        "size": len(structure),
-        "names": [site.specie.symbol for site in structure],
-        **dict(zip("xyz", positions, strict=True)),
-        "cell": structure.lattice.matrix.flatten().tolist(),
-    }
 
 
 def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:

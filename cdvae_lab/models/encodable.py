@@ -8,6 +8,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.io import convert
+from cdvae_lab.io.canonical import unseen_elements
 from cdvae_lab.models.cdvae import CDVAE
 
 
@@ -47,4 +48,4 @@ def check_encodable(model: CDVAE, crystals: Crystals, *, allow_unseen: bool = Fa
     for number in unseen.any(1).nonzero()[:1, 0].tolist():
         found = crystals.atomic_numbers[number][unseen[number]].unique().tolist()
         known = model.elements.nonzero()[:, 0].tolist()
-        raise CrystalError(convert.unseen_elements(f"crystal {number}", found, known))
+        raise CrystalError(unseen_elements(f"crystal {number}", found, known))

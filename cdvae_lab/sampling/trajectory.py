@@ -188,7 +188,7 @@ class Trajectory:
         return Path(path)
 
     def write_cif(self, folder: str | Path, which: int = 0) -> list[Path]:
-        """Write one crystal's frames as `step_0000.cif` and so on; errors are those of `convert.write`."""
+        """Write one crystal's frames as `step_0000.cif` and so on; errors are those of `writing.write`."""
         names = [f"step_{int(step):04d}" for step in self.steps]
         return self.crystal(which).write_cif(folder, names)
 

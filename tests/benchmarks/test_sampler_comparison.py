@@ -20,14 +20,14 @@ from benchmarks.sampler_comparison import (
     read_plan,
 )
 from cdvae_lab import datasets
-from cdvae_lab.cli.reconstruct import read_store
 from cdvae_lab.errors import SettingError
+from cdvae_lab.io.reconstructions import read_store
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.models.configs import CDVAEConfig
-from cdvae_lab.sampling.denoising import reconstruct
 from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import Schedule
 from tests.small_model import SMALL
 

@@ -12,13 +12,13 @@ import torch
 
 from benchmarks.speed_quality import SETTINGS, main, setting
 from cdvae_lab import datasets
-from cdvae_lab.cli.reconstruct import read_store
 from cdvae_lab.errors import SettingError
+from cdvae_lab.io.reconstructions import read_store
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
-from cdvae_lab.sampling.denoising import reconstruct
 from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import NAMED, Schedule
 from tests.small_model import SMALL
 

@@ -33,8 +33,9 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.decoding import latent_distance
-from cdvae_lab.sampling.denoising import denoise, reconstruct
+from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,8 +18,9 @@ from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import encode
-from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, reconstruct
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.trajectory import Trajectory
 from tests.small_model import SMALL

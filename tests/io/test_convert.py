@@ -22,7 +22,7 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals import niggli as reduction
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, LabError, SettingError
-from cdvae_lab.io import convert
+from cdvae_lab.io import convert, writing
 
 CIF = """data_test
 _symmetry_space_group_name_H-M 'P 1'
@@ -216,7 +216,7 @@ def test_canonical_orientation_and_range():
 
 @pytest.mark.parametrize("fmt", ["cif", "poscar"])
 def test_files_round_trip(known_crystals, tmp_path, fmt):
-    paths = convert.write(known_crystals, tmp_path / "new" / "folder", fmt)
+    paths = writing.write(known_crystals, tmp_path / "new" / "folder", fmt)
     assert [p.name for p in paths] == [
         f"crystal_{i:04d}.{'cif' if fmt == 'cif' else 'vasp'}" for i in range(len(paths))
     ]
@@ -232,7 +232,7 @@ def same_crystals(found: Crystals, expected: Crystals) -> None:
 
 
 def test_extxyz_ase_and_pymatgen_round_trip(known_crystals, tmp_path):
-    same_crystals(convert.read(convert.write_extxyz(known_crystals, tmp_path / "all.xyz")), known_crystals)
+    same_crystals(convert.read(writing.write_extxyz(known_crystals, tmp_path / "all.xyz")), known_crystals)
     same_crystals(convert.read(known_crystals.to_ase()), known_crystals)
     same_crystals(convert.read(known_crystals.to_structures()), known_crystals)
     mixed = [known_crystals[0], known_crystals[1].to_ase()[0], known_crystals[2:].to_structures()]
@@ -241,9 +241,9 @@ def test_extxyz_ase_and_pymatgen_round_trip(known_crystals, tmp_path):
 
 def test_text_is_read_like_a_file(known_crystals, tmp_path):
     for path in (
-        convert.write(known_crystals[:1], tmp_path, "cif")[0],
-        convert.write(known_crystals[:1], tmp_path, "poscar")[0],
-        convert.write_extxyz(known_crystals[:1], tmp_path / "one.extxyz"),
+        writing.write(known_crystals[:1], tmp_path, "cif")[0],
+        writing.write(known_crystals[:1], tmp_path, "poscar")[0],
+        writing.write_extxyz(known_crystals[:1], tmp_path / "one.extxyz"),
     ):
         same_crystals(convert.read(path.read_text()), known_crystals[:1])
 
@@ -379,7 +379,7 @@ def test_unusable_crystals_are_detected(srtio3):
     undefined[0, 0, 0] = float("nan")
     crystals = Crystals.cat([srtio3, srtio3.replace(lattice=flat), srtio3.replace(lattice=undefined)])
     assert convert.is_usable(crystals).tolist() == [True, False, False]
-    for leave in (convert.to_structures, convert.to_ase, lambda c: convert.write_extxyz(c, "never.xyz")):
+    for leave in (convert.to_structures, convert.to_ase, lambda c: writing.write_extxyz(c, "never.xyz")):
         with pytest.raises(CrystalError, match=r"crystal 1: .*is_usable"):
             leave(crystals)
     assert not Path("never.xyz").exists()
@@ -388,15 +388,15 @@ def test_unusable_crystals_are_detected(srtio3):
 
 def test_bad_names_and_formats(known_crystals, tmp_path):
     with pytest.raises(SettingError, match="fmt: 'pdb'; give one of cif, poscar"):
-        convert.write(known_crystals, tmp_path, "pdb")
+        writing.write(known_crystals, tmp_path, "pdb")
     with pytest.raises(SettingError, match="names: 1 different names"):
-        convert.write(known_crystals, tmp_path, names=["same"] * len(known_crystals))
+        writing.write(known_crystals, tmp_path, names=["same"] * len(known_crystals))
     with pytest.raises(SettingError, match="no plain file name"):
-        convert.write(known_crystals[:1], tmp_path, names=["../up"])
+        writing.write(known_crystals[:1], tmp_path, names=["../up"])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LabError, match="cannot write"):
-        convert.write(known_crystals, tmp_path / "file")
+        writing.write(known_crystals, tmp_path / "file")
 
 
 def test_steps_cover_what_can_be_shorter():

@@ -20,7 +20,8 @@ from cdvae_lab.models.configs import DiffusionPriorConfig
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode, latents_of
-from cdvae_lab.sampling.denoising import denoise, reconstruct
+from cdvae_lab.sampling.denoising import denoise
+from cdvae_lab.sampling.reconstruction import reconstruct
 from tests.small_model import SMALL
 
 

@@ -18,9 +18,9 @@ import torch
 
 from cdvae_lab import cli
 from cdvae_lab.cli.generate import batch_size
-from cdvae_lab.cli.reconstruct import read_store
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
+from cdvae_lab.io.reconstructions import read_store
 from cdvae_lab.io.storage import read_tensors
 from cdvae_lab.models.checkpoints import read_checkpoint
 from cdvae_lab.runtime.distributed import Processes, launched

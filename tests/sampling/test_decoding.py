@@ -15,8 +15,9 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.sampling import decoding
 from cdvae_lab.sampling.decoding import Decoded, decode, restart
-from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, reconstruct
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.frames import last
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.refinement import latent_distance, refine
 from tests.small_model import SMALL
 

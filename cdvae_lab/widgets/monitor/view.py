@@ -19,7 +19,7 @@ from cdvae_lab.figures.style import Theme
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
-from cdvae_lab.sampling.denoising import reconstruct
+from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.training.checks import check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.losses import LossWeights

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.speed_quality import clock, read_truth
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.flags import shared
 from cdvae_lab.cli.generate import coefficients
 from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
@@ -41,7 +42,8 @@ from cdvae_lab.models.latents import latents_of
 from cdvae_lab.models.noise import geometric_levels
 from cdvae_lab.sampling.decoding import decode
 from cdvae_lab.sampling.frames import last
-from cdvae_lab.sampling.schedules import TYPES, Schedule
+from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import TYPES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -391,8 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, metavar="N", help="with --score: match the first N crystals (default: all)")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that match (default: all cores)")
     parser.add_argument("--figure", type=Path, metavar="TABLE", help="only draw a table, which takes chromium")
-    arguments.add_data(parser, "val")
-    arguments.add_device(parser)
+    shared.add_data(parser, "val")
+    shared.add_device(parser)
     options = parser.parse_args(argv)
     try:
         if options.score is not None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from cdvae_lab.cli import arguments
+from cdvae_lab.cli.flags import shared
 from cdvae_lab.cli.generate import coefficients
 from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
@@ -33,7 +34,8 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.runtime.cuda_graphs import WARM_UP
 from cdvae_lab.sampling.reconstruction import reconstruct
-from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import NAMED
 from cdvae_lab.training.checks import check_fits
 
 SETTINGS = (
@@ -233,8 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--score", type=Path, metavar="FOLDER", help="only judge what was decoded there")
     parser.add_argument("--pictures", action="store_true", help="with --score: also PNG, which takes chromium")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that judge (default: all cores)")
-    arguments.add_data(parser, "val")
-    arguments.add_device(parser)
+    shared.add_data(parser, "val")
+    shared.add_device(parser)
     options = parser.parse_args(argv)
     try:
         if options.score is not None:

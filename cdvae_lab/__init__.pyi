@@ -108,9 +108,9 @@ from .sampling.trajectory import Trajectory as Trajectory
 from .sampling.trajectory import record as record
 from .training.loop import TrainingStep as TrainingStep
 from .training.loop import fit as fit
-from .training.losses import LossWeights as LossWeights
 from .training.prior import fit_prior as fit_prior
 from .training.settings import FitSettings as FitSettings
+from .training.settings import LossWeights as LossWeights
 from .training.validation import validation_losses as validation_losses
 from .widgets.app import app as app
 from .widgets.interpolation.view import InterpolationView as InterpolationView

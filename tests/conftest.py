@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -13,6 +14,10 @@ jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
 from cdvae_lab.crystals.batch import Crystals  # noqa: E402
 from cdvae_lab.datasets.dataset import Dataset  # noqa: E402
+
+# A test's time depends on what else the machine computes, and is no property of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # One thread a process: the tests run in several, and sums come out the same on every machine.
 torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """The command line `cdvae-lab`: thin over the same generators that Python users call.
 
-A command's module is imported when the command is given, so that `cdvae-lab --help` is quick.
+A command's flags are imported when the command is given and its work when it runs, so that every `--help` is quick.
 
 Exit codes: 0 done (or stopped on time, with the state kept), 1 `doctor` found a problem, 2 for input that cannot be
 used, 130 after Ctrl-C.
@@ -24,13 +24,16 @@ COMMANDS = {
     "models": ("models", "List the bundled models: data, crystals they take, files."),
     "info": ("info", "Show what a model was trained on, its sizes, settings, scores and license."),
     "doctor": ("doctor", "Check this installation: packages, devices, bundled files, cache, notebooks."),
-    "generate": ("generate", "Generate crystals from the prior, each batch written when it is done."),
-    "reconstruct": ("reconstruct", "Encode crystals, decode them again, and report how many are reconstructed."),
-    "optimize": ("optimize", "Optimize the predicted property of crystals in latent space, and decode on the way."),
-    "evaluate": ("evaluate", "Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside."),
-    "train": ("train", "Train a model on a data set; the state is written as it goes, and generates as well."),
-    "prior": ("prior", "Fit a learned prior to a model's latents, and save both as one model."),
-    "property": ("property_model", "Train a property model, an independent predictor for `evaluate`."),
+    "generate": ("flags.generate", "Generate crystals from the prior, each batch written when it is done."),
+    "reconstruct": ("flags.reconstruct", "Encode crystals, decode them again, and report how many are reconstructed."),
+    "optimize": (
+        "flags.optimize",
+        "Optimize the predicted property of crystals in latent space; decode on the way.",
+    ),
+    "evaluate": ("flags.evaluate", "Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside."),
+    "train": ("flags.train", "Train a model on a data set; the state is written as it goes, and generates as well."),
+    "prior": ("flags.prior", "Fit a learned prior to a model's latents, and save both as one model."),
+    "property": ("flags.property_model", "Train a property model, an independent predictor for `evaluate`."),
     "export": ("export", "Make a model to release from a training state: averaged weights, no optimizer."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
@@ -57,7 +60,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
-        command: the only one whose flags are needed; "all" adds the flags of every command, which imports torch.
+        command: the only one whose flags are needed; "all" adds the flags of every command.
     """
     made = argparse.ArgumentParser(
         prog="cdvae-lab",

@@ -1,8 +1,9 @@
-"""The parser of one command; needs nothing but argparse."""
+"""The parser of one command."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,3 +22,18 @@ def command(
     )
     parser.set_defaults(run=run, kept=kept)
     return parser
+
+
+def later(module: str, text: str) -> Callable[[argparse.Namespace], int]:
+    """Return a function that imports a command's module when the command runs, so that its `--help` is quick.
+
+    Args:
+        module: the module of `cdvae_lab.cli` whose `run` it calls.
+        text: the help of the command.
+    """
+
+    def run(args: argparse.Namespace) -> int:
+        return importlib.import_module(f"cdvae_lab.cli.{module}").run(args)
+
+    run.__doc__ = text
+    return run

@@ -12,15 +12,14 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments, reconstruct
-from cdvae_lab.cli.command import command
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.evaluation.card import ReportCard
-from cdvae_lab.evaluation.run import TASKS, evaluate
+from cdvae_lab.evaluation.run import evaluate
 from cdvae_lab.evaluation.sources import CrystalSource, read_source
 from cdvae_lab.io import assets
-from cdvae_lab.metrics.coverage import CUTOFFS, Cutoffs
+from cdvae_lab.metrics.cutoffs import Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load, load_property_model, read_checkpoint
@@ -29,66 +28,8 @@ from cdvae_lab.sampling.frames import last, progress
 from cdvae_lab.sampling.trajectory import Trajectory
 
 
-def add(commands: Any) -> None:
-    """Add the parser of `evaluate`."""
-    parser = command(commands, "evaluate", run, lambda args: (
-        "finished comparisons are cached; the same command resumes"
-    ))  # fmt: skip
-    parser.add_argument(
-        "task",
-        choices=TASKS,
-        metavar="TASK",
-        help=("generation, reconstruction, optimization, or validity (which needs no --reference)"),
-    )
-    parser.add_argument("--crystals", type=Path, nargs="+", required=True, metavar="PATH", help=(
-        "a folder of .cif files, an .npz file in the layout of the paper's code, a folder of these, a trajectory "
-        "(.safetensors, its last frame), or what `cdvae-lab reconstruct` saved. For optimization one PATH for each "
-        "time that the starting points were decoded, or one PATH and --starts"
-    ))  # fmt: skip
-    parser.add_argument("--reference", metavar="DATA", help=(
-        "what to compare with: perov_5, carbon_24, mp_20, a folder of CIF files or a .csv table"
-    ))  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help=(
-        "for report.txt, report.json, report.html and crystals.csv (default %(default)s)"
-    ))  # fmt: skip
-    arguments.add_data(parser, split="test")
-    group = parser.add_argument_group("generation")
-    group.add_argument("--samples", type=int, default=1000, metavar="N", help=(
-        "valid crystals whose properties are compared (default %(default)s, as in the paper)"
-    ))  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice (default %(default)s)")
-    group.add_argument("--novelty", action=argparse.BooleanOptionalAction, default=True, help=(
-        "compare with each other and with the training set (default on)"
-    ))  # fmt: skip
-    group.add_argument("--train", metavar="DATA", help="training set (default: the split train of --reference)")
-    published = ", ".join(f"{name} {c.structure:g} {c.composition:g}" for name, c in CUTOFFS.items())
-    group.add_argument("--cutoffs", type=float, nargs=2, metavar=("D_S", "D_C"), help=(
-        f"of coverage, for structure and composition (default: the published ones, {published})"
-    ))  # fmt: skip
-    group = parser.add_argument_group("optimization")
-    group.add_argument("--starts", type=int, metavar="N", help=(
-        "starting points, where one PATH holds all decodings, those of one time after another (as the paper's code)"
-    ))  # fmt: skip
-    group.add_argument("--thresholds", type=float, nargs="+", metavar="X", help=(
-        "of success, in the property's unit (default: the published percentiles)"
-    ))  # fmt: skip
-    parser.add_argument("--predictor", metavar="MODEL", help=(
-        "predicts the property: a property model, or else a CDVAE's own property head; a name or a .safetensors file "
-        "(default: none; needed for optimization)"
-    ))  # fmt: skip
-    parser.add_argument("--rules", choices=("current", "paper"), default="current", help=(
-        "SMACT's version for the validity of compositions: 2.8 to 4.0.2, or 2.2.1 as the paper's code used it (default "
-        "%(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the report card as JSON")
-    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: all cores)")
-
-
 def run(args: argparse.Namespace) -> int:
-    """Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside.
-
-    Slow comparisons are cached, so that the same command resumes after an interruption.
-    """
+    """Run `cdvae-lab evaluate` with parsed flags and return the exit code."""
     if args.jobs == 0:
         raise SettingError("--jobs must be 1 or more, or -1 for all cores")
     card = last(progress(_cards(args)))

@@ -9,7 +9,6 @@ from typing import Any
 
 from cdvae_lab.cli.command import command
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models.checkpoints import load, read_training_state
 
 
 def add(commands: Any) -> None:
@@ -28,6 +27,8 @@ def add(commands: Any) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Make a model to release from a training state: averaged weights, no optimizer."""
+    from cdvae_lab.models.checkpoints import load, read_training_state
+
     if wrong := [note for note in args.note if "=" not in note]:
         raise SettingError(f"--note {wrong[0]}: give it as KEY=TEXT")
     state = read_training_state(args.state)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.cli.command import command
 from cdvae_lab.crystals.elements import symbol_of
-from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.checkpoints import load
+
+if TYPE_CHECKING:
+    from cdvae_lab.models.cdvae import CDVAE
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,8 @@ def add(commands: Any) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Show what a model was trained on, its sizes, settings, scores and license."""
+    from cdvae_lab.models.checkpoints import load
+
     model = load(args.model)
     if args.json:
         print(json.dumps({"config": vars(model.config), "metadata": model.metadata}, indent=2))

@@ -8,7 +8,6 @@ from typing import Any
 
 from cdvae_lab.cli.command import command
 from cdvae_lab.io import assets
-from cdvae_lab.models.checkpoints import load
 
 
 def add(commands: Any) -> None:
@@ -34,6 +33,8 @@ def models(args: argparse.Namespace) -> int:
 
 def row(name: str) -> dict[str, Any]:
     """One line of the table."""
+    from cdvae_lab.models.checkpoints import load
+
     model = load(name)
     data = model.metadata.get("data", {})
     beside = [kind for kind in ("map", "property") if f"{name}_{kind}.safetensors" in assets.names("*.safetensors")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.command import command
-from cdvae_lab.cli.train import FIT, begin, check_run, describe, stop_request
+from cdvae_lab.cli.flags import shared
+from cdvae_lab.cli.flags.property_model import state_of
+from cdvae_lab.cli.train import begin, check_run, describe, stop_request
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.configs import PropertyModelConfig
@@ -21,46 +21,16 @@ from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.settings import FitSettings
 
-NETWORK = {
-    "hidden_dim": "width of the network",
-    "blocks": "message-passing blocks",
-    "num_radial": "radial functions of a distance",
-    "cutoff": "of the neighbor graph, Å",
-    "num_neighbors": "largest number of neighbors of an atom; 0: all within the cutoff",
-}
-
-
-def add(commands: Any) -> None:
-    """Add the parser of `property`."""
-    parser = command(commands, "property", run, lambda args: f"the last saved state is in {state_of(args.out)}")
-    parser.add_argument("data", metavar="DATA", help="crystals with labels, as for `cdvae-lab train`")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the property model, .safetensors")
-    parser.add_argument("--half", action="store_true", help="store weights as float16, half the size")
-    parser.add_argument("--resume", action="store_true", help="resume from the state beside --out if it exists")
-    parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
-    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
-        "time between saved states (default %(default)s)"
-    ))  # fmt: skip
-    arguments.add_data(parser, "train")
-    arguments.add_device(parser)
-    arguments.add_processes(parser)
-    arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
-    arguments.add_settings(parser.add_argument_group("network (of a new run)"), PropertyModelConfig, NETWORK)
-
 
 def run(args: argparse.Namespace) -> int:
-    """Train a property model, an independent predictor for `evaluate`.
-
-    Give it labels that the evaluated model was not trained on, or report that beside its numbers. The state of the run
-    lies beside FILE until the run is finished; Ctrl-C and SIGTERM stop after the current step, with the state saved.
-    """
+    """Run `cdvae-lab property` with parsed flags and return the exit code."""
     state = state_of(args.out)
     if args.out.exists():
         raise SettingError(f"{args.out}: exists; choose another --out")
     if state.exists() and not args.resume:
         raise SettingError(f"{state}: the state of a stopped run; resume it with --resume, or remove it")
     resuming = state.exists()
-    check_run(args, state if resuming else None, [*arguments.given(args, PropertyModelConfig)])
+    check_run(args, state if resuming else None, [*shared.given(args, PropertyModelConfig)])
     with arguments.processes(args) as processes:
         return _train(args, processes, resuming)
 
@@ -73,7 +43,7 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
     validation = _validation(args, processes)
     trained: PropertyModel | Path = state
     if not resuming:
-        config = arguments.given(args, PropertyModelConfig)
+        config = shared.given(args, PropertyModelConfig)
         trained = PropertyModel.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)
         trained.metadata = describe(dataset)
     training = begin(args, processes, trained, dataset, state)
@@ -109,11 +79,6 @@ def mean_absolute_error(model: PropertyModel, dataset: Dataset) -> tuple[float, 
     wrong = (model(dataset.crystals) - dataset.labels).abs()
     wrong = wrong[torch.isfinite(dataset.labels)]
     return float(wrong.mean()), len(wrong)
-
-
-def state_of(out: Path) -> Path:
-    """The file of a run's state, until its model is written."""
-    return out.with_suffix(".state.safetensors")
 
 
 def _validation(args: argparse.Namespace, processes: Processes) -> Dataset | None:

@@ -16,7 +16,6 @@ import torch
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.command import command
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
@@ -28,7 +27,7 @@ from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.encodable import read_encodable
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
-from cdvae_lab.sampling.decoding import TOLERANCE, TOLERANCE_REFINED, Decoded
+from cdvae_lab.sampling.decoding import Decoded
 from cdvae_lab.sampling.decoding import decode as decode_again
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.frames import progress
@@ -37,54 +36,8 @@ from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.training.checks import check_fits
 
 
-def add(commands: Any) -> None:
-    """Add the parser of `reconstruct`."""
-    parser = command(commands, "reconstruct", run, lambda args: (
-        "the decoded crystals are saved; the same command resumes"
-    ))  # fmt: skip
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
-    parser.add_argument("source", nargs="*", metavar="SOURCE", help=(
-        "crystal files (.cif, POSCAR, .xyz), or one data set: a name, a folder of CIF files or a .csv table"
-    ))  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE", help=(
-        "results per crystal, .csv (default: reconstruction.csv, or beside the crystals)"
-    ))  # fmt: skip
-    parser.add_argument("--save-crystals", type=Path, metavar="FILE", help=(
-        "true and decoded crystals, .safetensors (default: beside --out)"
-    ))  # fmt: skip
-    parser.add_argument("--decode-only", type=Path, metavar="FILE", help=(
-        "only decode, into this .safetensors file; --score compares later, on any machine"
-    ))  # fmt: skip
-    parser.add_argument("--score", type=Path, metavar="FILE", help="only compare the crystals of such a file")
-    parser.add_argument("--sampled", action="store_true", help=(
-        "decode a sample of the posterior (default: its mean)"
-    ))  # fmt: skip
-    parser.add_argument("--max-attempts", type=int, default=1, metavar="N", help=(
-        "decode a crystal again, up to N times in all, if it does not encode back to its z (default %(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--refine", type=int, default=0, metavar="N", help=(
-        "after every attempt, steps that move atoms and cell towards encoding to its z (default %(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--tolerance", type=float, metavar="X", help=(
-        f"do not retry a crystal at most so far from its z, in standard deviations of the posterior (default "
-        f"{TOLERANCE:g}, with --refine {TOLERANCE_REFINED:g})"
-    ))  # fmt: skip
-    parser.add_argument("--reject-above", type=float, metavar="X", help=(
-        "reject a crystal that ends farther from its z: it counts as not reconstructed (default: none is)"
-    ))  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that compare (default: all cores)")
-    arguments.add_data(parser, "val")
-    arguments.add_sampler(parser)
-    arguments.add_device(parser)
-    arguments.add_processes(parser)
-
-
 def run(args: argparse.Namespace) -> int:
-    """Encode crystals, decode them again, and report how many are reconstructed.
-
-    Match: pymatgen's StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3); RMSE in units of (volume / atom)^(1/3).
-    """
+    """Run `cdvae-lab reconstruct` with parsed flags and return the exit code."""
     if args.score is not None:
         if args.model is not None or args.decode_only is not None:
             raise SettingError("--score: compares stored crystals; give no MODEL, SOURCE or --decode-only with it")

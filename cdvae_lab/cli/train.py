@@ -18,7 +18,7 @@ import torch
 import cdvae_lab
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.command import command
+from cdvae_lab.cli.flags import shared
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.storage import atomic_path
@@ -28,80 +28,14 @@ from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.training.loop import TrainingStep, fit
-from cdvae_lab.training.losses import LossWeights
-from cdvae_lab.training.settings import FitSettings
+from cdvae_lab.training.settings import FitSettings, LossWeights
 from cdvae_lab.training.validation import validation_losses
-
-FIT = {
-    "steps": "optimizer steps of the whole run; the learning rate's schedule ends there",
-    "batch_size": "crystals a step",
-    "lr": "highest learning rate, after the warm-up",
-    "final_lr": "learning rate at the end",
-    "warm_up": "steps of rising learning rate",
-    "clip": "the gradient's norm is clipped to this",
-    "ema_decay": "of the moving average of the weights, a step",
-    "seed": "of the initial weights, the batches and the noise",
-}
-MODEL = {
-    "max_atoms": "most atoms in a cell (default: those of the data)",
-    "latent_dim": "numbers in z",
-    "hidden_dim": "width of the networks",
-    "encoder_blocks": "message-passing blocks of the encoder",
-    "decoder_blocks": "message-passing blocks of the decoder",
-    "head_dim": "width of the heads",
-    "num_radial": "radial functions of a distance",
-    "cutoff": "of the neighbor graph, Å",
-    "num_neighbors": "largest number of neighbors of an atom; 0: all within the cutoff",
-    "encoder_sees_aggregates": "mu and log-variance also see number of atoms, lattice and composition",
-    "sigma_max": "largest coordinate noise, Å",
-    "sigma_min": "smallest coordinate noise, Å",
-    "type_sigma_max": "largest type noise, no unit",
-    "type_sigma_min": "smallest type noise, no unit",
-    "num_levels": "noise levels of the paper's sampler",
-}
-WEIGHTS = {name: f"weight of the {name} loss" for name in LossWeights.__dataclass_fields__}
-
-
-def add(commands: Any) -> None:
-    """Add the parser of `train`."""
-    parser = command(commands, "train", run, lambda args: f"the last saved state is in {args.out}")
-    parser.add_argument("data", metavar="DATA", help=(
-        f"{', '.join([*datasets.PUBLIC, datasets.SYNTHETIC])}, a folder of CIF files, or a .csv table with a column cif"
-    ))  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="training state, .safetensors")
-    parser.add_argument("--resume", action="store_true", help="resume from --out if it exists")
-    parser.add_argument("--epochs", type=float, metavar="X", help="instead of --steps: passes through the data")
-    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=(
-        "stop after this time, with the state saved; the schedule still ends at --steps"
-    ))  # fmt: skip
-    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=(
-        "time between saved states (default %(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--log-every", type=int, default=50, metavar="N", help=(
-        "steps between lines of the log, FILE with the ending .jsonl (default %(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--validate-every", type=int, default=1000, metavar="N", help=(
-        "steps between validations of the averaged weights; 0 for none (default %(default)s)"
-    ))  # fmt: skip
-    parser.add_argument("--validate-on", choices=("val", "none"), help="(default: val, where the data have splits)")
-    parser.add_argument("--validate-limit", type=int, default=1000, metavar="N", help=(
-        "validation crystals (default %(default)s)"
-    ))  # fmt: skip
-    arguments.add_data(parser, "train")
-    arguments.add_device(parser)
-    arguments.add_processes(parser)
-    arguments.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
-    arguments.add_settings(parser.add_argument_group("loss"), LossWeights, WEIGHTS, "weight_")
-    arguments.add_settings(parser.add_argument_group("model (of a new run)"), CDVAEConfig, MODEL)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a model on a data set; the state is written as it goes, and generates as well.
-
-    Ctrl-C and SIGTERM stop after the current step, with the state saved.
-    """
-    weights = arguments.given(args, LossWeights, "weight_")
-    config = arguments.given(args, CDVAEConfig)
+    """Run `cdvae-lab train` with parsed flags and return the exit code."""
+    weights = shared.given(args, LossWeights, "weight_")
+    config = shared.given(args, CDVAEConfig)
     resuming = args.resume and args.out.is_file()
     if args.out.exists() and not args.resume:
         raise SettingError(f"{args.out}: exists; resume it with --resume, or choose another --out")
@@ -122,7 +56,7 @@ def check_run(args: argparse.Namespace, resumed: Path | None, given: list[str]) 
     Raises:
         SettingError: for a run without a length, settings out of range, or settings that a resumed run cannot change.
     """
-    settings = arguments.given(args, FitSettings)
+    settings = shared.given(args, FitSettings)
     if resumed is not None:
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -147,7 +81,7 @@ def begin(
         compile=args.compile,
         device=arguments.device(args, processes),
         fabric=processes.fabric,
-        **arguments.given(args, FitSettings),
+        **shared.given(args, FitSettings),
         **settings,
     )
 
@@ -166,10 +100,10 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
         if state.data != now:
             raise SettingError(f"{args.out}: was trained on {state.data}, not on {now}; give the same data again")
     else:
-        config = arguments.given(args, CDVAEConfig)
+        config = shared.given(args, CDVAEConfig)
         model = CDVAE.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)
         model.metadata = describe(dataset)
-        if weights := arguments.given(args, LossWeights, "weight_"):
+        if weights := shared.given(args, LossWeights, "weight_"):
             settings["weights"] = LossWeights(**weights)
     training = begin(args, processes, model, dataset, args.out, **settings)
     return _watch(args, processes, training, validation)

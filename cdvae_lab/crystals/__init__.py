@@ -1,8 +1,12 @@
-"""Crystals: a batch of them, lattices, periodic neighbors, reduced cells, elements and formulas, limits."""
+"""Crystals: a batch of them, lattices, periodic neighbors, reduced cells, elements and formulas, limits.
+
+Names are declared in `__init__.pyi` and imported when they are first used, so that `crystals.elements` needs no torch.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
-from cdvae_lab.crystals import batch, elements, formulas, lattice, limits, neighbors, niggli
-from cdvae_lab.crystals.batch import Crystals
+import lazy_loader
 
-__all__ = ["Crystals", "batch", "elements", "formulas", "lattice", "limits", "neighbors", "niggli"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

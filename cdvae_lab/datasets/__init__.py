@@ -1,27 +1,10 @@
-"""Data sets: the public benchmarks, synthetic perovskites, and a user's own crystals; `load` reads all of them."""
+"""Data sets: the public benchmarks, synthetic perovskites, and a user's own crystals; `load` reads all of them.
+
+Names are declared in `__init__.pyi` and imported when they are first used, so that `datasets.catalog` needs no torch.
+"""
 
 from __future__ import annotations
 
-from cdvae_lab.datasets.cache import LeftOut
-from cdvae_lab.datasets.carbon_24 import JOINED, carbon_24_protocol
-from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.datasets.loading import load, split_of
-from cdvae_lab.datasets.public_sets import PUBLIC, SPLITS, files_there, find_crystals
-from cdvae_lab.datasets.synthetic import SYNTHETIC, synthetic_perovskites
-from cdvae_lab.datasets.tables import UNITS
+import lazy_loader
 
-__all__ = [
-    "JOINED",
-    "PUBLIC",
-    "SPLITS",
-    "SYNTHETIC",
-    "UNITS",
-    "Dataset",
-    "LeftOut",
-    "carbon_24_protocol",
-    "files_there",
-    "find_crystals",
-    "load",
-    "split_of",
-    "synthetic_perovskites",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,6 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.datasets.loading import load
 
-JOINED = "train+val"  # the split of the joined training data
 VALIDATION_CRYSTALS = 400  # crystals of val that do not join train; checkpoints are selected by them
 
 

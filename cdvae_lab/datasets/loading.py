@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cdvae_lab.datasets import own, public, synthetic
 from cdvae_lab.datasets.cache import users_cache
+from cdvae_lab.datasets.catalog import PUBLIC, SPLITS, SYNTHETIC
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.datasets.public_sets import PUBLIC, SPLITS, find_file
-from cdvae_lab.datasets.synthetic import SYNTHETIC, SYNTHETIC_LABEL
+from cdvae_lab.datasets.public_sets import find_file
+from cdvae_lab.datasets.synthetic import SYNTHETIC_LABEL
 from cdvae_lab.datasets.tables import from_table, read_all
 from cdvae_lab.errors import DatasetError, SettingError
 

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.catalog import SYNTHETIC
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.canonical import canonical, from_canonical
 
-SYNTHETIC = "synthetic_perovskites"
 SYNTHETIC_LABEL = "electrostatic_energy_per_atom"
 ANIONS = {"O": -2, "F": -1, "Cl": -1, "Br": -1, "I": -1, "S": -2, "Se": -2}
 TOLERANCE_FACTOR = (0.82, 1.06)

@@ -21,7 +21,8 @@ from cdvae_lab.evaluation.sources import CrystalSource
 from cdvae_lab.evaluation.validity import RULES, reasons, validity_scores
 from cdvae_lab.io.convert import is_usable
 from cdvae_lab.metrics.charge_balance import Rules
-from cdvae_lab.metrics.coverage import Coverage, Cutoffs, Fingerprints, coverage
+from cdvae_lab.metrics.coverage import Coverage, Fingerprints, coverage
+from cdvae_lab.metrics.cutoffs import Cutoffs
 from cdvae_lab.metrics.fingerprints import STRUCTURE_LENGTH
 from cdvae_lab.metrics.novelty import MOST_CANDIDATES, Comparison, candidates, compare
 from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein

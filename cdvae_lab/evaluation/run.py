@@ -24,15 +24,13 @@ from cdvae_lab.evaluation.settings import (
     GenerationSettings,
     OptimizationSettings,
     ReconstructionSettings,
-    Task,
     ValiditySettings,
 )
 from cdvae_lab.evaluation.sources import CrystalSource, read_source
-from cdvae_lab.metrics.coverage import CUTOFFS
+from cdvae_lab.evaluation.tasks import TASKS
+from cdvae_lab.metrics.cutoffs import CUTOFFS
 from cdvae_lab.metrics.success_rates import chosen_thresholds
 from cdvae_lab.runtime.result_cache import ResultCache
-
-TASKS: tuple[Task, ...] = ("generation", "reconstruction", "optimization", "validity")
 
 Source = Crystals | CrystalSource | str | Path
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.metrics.charge_balance import Rules
-from cdvae_lab.metrics.coverage import Cutoffs
+from cdvae_lab.metrics.cutoffs import Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor
-
-Task = Literal["generation", "reconstruction", "optimization", "validity"]
 
 
 class ValiditySettings(TypedDict, total=False):

@@ -32,6 +32,7 @@ from torch import Tensor
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.optimization import resumed
 from cdvae_lab.explore.property_target import check_target, property_gradient
+from cdvae_lab.explore.settings import GUIDANCE, NOISE_LEVEL, ROUNDS, STEPS_PER_ROUND
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
@@ -39,12 +40,8 @@ from cdvae_lab.models.diffusion_prior import DiffusionPrior, noise_levels
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.sampling.frames import Frame
-
-ROUNDS = 10
-NOISE_LEVEL = 4.0
-GUIDANCE = 10.0
-STEPS_PER_ROUND = 20
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         check_target(self.target)
-        noise.check_seed(self.seed)
+        check_seed(self.seed)
         if not 0 <= self.guidance < math.inf:
             raise SettingError(f"guidance must be 0 or more, not {self.guidance}")
         least = self.prior.config.sigma_min

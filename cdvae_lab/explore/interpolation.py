@@ -18,13 +18,14 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
-from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.encodable import read_encodable
 from cdvae_lab.models.latents import latents_of
+from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
-from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import DEFAULT, SamplerSettings
 
 PATHS = ("straight", "spherical")
 ENDS = ("a", "b")
@@ -219,6 +220,6 @@ def _check(model: CDVAE, settings: PathDecodingSettings) -> Schedule:
     for end in (given.pop("keep_composition", None), given.pop("keep_num_atoms", None)):
         if end is not None and end not in ENDS:
             raise SettingError(f"keep_composition and keep_num_atoms name an end, 'a' or 'b', not {end!r}")
-    noise.check_seed(given.pop("seed", 0))
+    check_seed(given.pop("seed", 0))
     given.pop("compile", None)
     return choose_schedule(model, given.pop("sampler", DEFAULT), **given)

@@ -25,15 +25,15 @@ from torch import Tensor
 
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.property_target import check_target, property_gradient
-from cdvae_lab.models import noise
+from cdvae_lab.explore.settings import STEPS
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import check_latents, crystal_numbers, latents_of, prior_of
+from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.runtime.threads import one_thread
 from cdvae_lab.sampling.frames import Frame, refuse_contradictions
 
-STEPS = 5000
 SMALL_BATCH = 1000  # crystals; up to here one CPU thread is as fast as two
 # Adam's, as everywhere (Kingma and Ba 2015).
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
@@ -63,7 +63,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_target(self.target)
-        noise.check_seed(self.seed)
+        check_seed(self.seed)
         if not 0 < self.lr < math.inf:
             raise SettingError(f"lr must be above 0, not {self.lr}")
         if not 0 <= self.prior_weight < math.inf:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.figures.style import THEMES, Theme, dress
-from cdvae_lab.sampling.schedules import NAMED
+from cdvae_lab.sampling.settings import NAMED
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

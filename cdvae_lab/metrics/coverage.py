@@ -14,27 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from cdvae_lab.metrics.cutoffs import Cutoffs
 from cdvae_lab.metrics.fingerprints import standardized
 
 # Rows of a distance matrix at a time; bounds its memory.
 _ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Cutoffs:
-    """Largest distances that count as covered, in the units of the fingerprints.
-
-    Attributes:
-        structure: d_s, Euclidean distance of the means of CrystalNN fingerprints.
-        composition: d_c, Euclidean distance of the standardized Magpie fingerprints.
-    """
-
-    structure: float
-    composition: float
-
-
-# `COV_Cutoffs` of the reference.
-CUTOFFS = {"perov_5": Cutoffs(0.2, 4.0), "carbon_24": Cutoffs(0.2, 4.0), "mp_20": Cutoffs(0.4, 10.0)}
 
 
 @dataclass(frozen=True)

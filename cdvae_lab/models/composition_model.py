@@ -32,6 +32,7 @@ from cdvae_lab.models import noise
 from cdvae_lab.models.configs import CompositionModelConfig
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets.dataset import Dataset
@@ -212,7 +213,7 @@ class CompositionModel(Described):
         Raises:
             SettingError: for a seed out of range.
         """
-        noise.check_seed(seed)
+        check_seed(seed)
         # Rounding depends on the batch; in double precision it almost never moves a draw to another class.
         exact = copy.deepcopy(self).eval().to(numbers.device, torch.float64)
         return torch.cat([exact._sample(seed, part) for part in numbers.split(CHUNK_SIZE)])

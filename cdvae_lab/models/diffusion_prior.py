@@ -30,6 +30,7 @@ from cdvae_lab.models.configs import DiffusionPriorConfig
 from cdvae_lab.models.display import Described
 from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 
 NOISE_FEATURES = 32
 CONDITION = 64  # width of the embedded noise level
@@ -201,7 +202,7 @@ class DiffusionPrior(Described):
         Raises:
             SettingError: for a seed out of range, or a composition that the prior does not know.
         """
-        noise.check_seed(seed)
+        check_seed(seed)
         if composition is None and self.composition_model is not None:
             composition = self.composition_model.sample(seed, numbers)
         known = None if composition is None else self.known(composition.to(numbers.device))

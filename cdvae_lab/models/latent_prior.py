@@ -18,6 +18,7 @@ from torch import Tensor
 from cdvae_lab.errors import PriorWarning, SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 
 if TYPE_CHECKING:
     from cdvae_lab.models.cdvae import CDVAE
@@ -65,7 +66,7 @@ class StandardNormal:
         Raises:
             SettingError: for a seed out of range.
         """
-        noise.check_seed(seed)
+        check_seed(seed)
         return noise.normal(seed, Stream.LATENT, numbers, 0, (self.latent_dim,), self.dtype)
 
     def log_prob(self, z: Float[Tensor, "crystals latent"]) -> Float[Tensor, " crystals"]:

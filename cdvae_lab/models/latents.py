@@ -24,6 +24,7 @@ from cdvae_lab.models.encodable import check_encodable, read_encodable
 from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 
 ENCODED_AT_ONCE = 256  # crystals
 
@@ -163,7 +164,7 @@ def crystal_numbers(model: CDVAE, n: int, seed: int = 0, first_number: int = 0) 
     Raises:
         SettingError: for a seed or first number out of range.
     """
-    noise.check_seed(seed)
+    check_seed(seed)
     if first_number < 0:
         raise SettingError(f"first_number must be 0 or more, not {first_number}")
     return torch.arange(first_number, first_number + n, device=model.device)

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
-from cdvae_lab.errors import SettingError
 
 # splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and the two multipliers of its finalizer, as signed 64 bit.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -59,16 +58,6 @@ def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     x = (x ^ _shift_right(x, 30)) * MIX_1
     x = (x ^ _shift_right(x, 27)) * MIX_2
     return x ^ _shift_right(x, 31)
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that is negative or has more than 32 bits.
-
-    Raises:
-        SettingError: naming the seed.
-    """
-    if not 0 <= seed < 1 << 32:
-        raise SettingError(f"seed must be 0 or more and below 2^32, not {seed}")
 
 
 def _word(x: int | Int[Tensor, ""]) -> int | Int[Tensor, ""]:

@@ -28,17 +28,20 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latents import check_latents, crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, initial_frame
 from cdvae_lab.sampling.frames import Frame, last, refuse_contradictions
 from cdvae_lab.sampling.refinement import latent_distance, refine
-from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
-
-# Standard deviations of the posterior. Decoded from its posterior mean a right crystal is at 0 to 4 and a wrong one at
-# 4 to 30; refined, a right one is nearer.
-TOLERANCE, TOLERANCE_REFINED = 2.0, 0.3
-# Å. Where the attempts begin, in turn: at the start, or at the best crystal so far, with enough noise to change it.
-RESTART_SIGMAS = (float("inf"), 0.5, 1.0, 2.0)
-MAX_ATTEMPTS, BATCH_SIZE = 8, 1024
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import (
+    BATCH_SIZE,
+    DEFAULT,
+    MAX_ATTEMPTS,
+    RESTART_SIGMAS,
+    TOLERANCE,
+    TOLERANCE_REFINED,
+    SamplerSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class DecodingSettings:
                 raise SettingError(f"decode: {name} must be at least {least}, not {getattr(self, name)}")
         if not self.restart_sigmas or not min(self.restart_sigmas) > 0:
             raise SettingError(f"decode: restart_sigmas needs noise levels above 0 Å, not {self.restart_sigmas}")
-        noise.check_seed(self.seed)
-        noise.check_seed(self.seed + self.max_attempts - 1)
+        check_seed(self.seed)
+        check_seed(self.seed + self.max_attempts - 1)
 
 
 class DecodingOptions(SamplerSettings, total=False):

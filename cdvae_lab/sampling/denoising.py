@@ -34,11 +34,13 @@ from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import check_latents, crystal_numbers, draw_latents, latents_of
 from cdvae_lab.models.noise import Stream
+from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.runtime.cuda_graphs import Graphed
 from cdvae_lab.runtime.threads import fast_matmul, one_thread
 from cdvae_lab.sampling.atom_types import assign_types, initial_types
 from cdvae_lab.sampling.frames import Frame, last, refuse_contradictions
-from cdvae_lab.sampling.schedules import DEFAULT, SamplerSettings, Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import DEFAULT, SamplerSettings
 
 SMALL_BATCH = 50  # sites in all; up to here one CPU thread is as fast as two, or faster
 
@@ -133,7 +135,7 @@ def denoise(
         raise SettingError("denoise starts from exactly one of n (crystals from the prior), z (latents) or frame")
     if prior is not None and n is None:
         raise SettingError("a prior is what n crystals are drawn from; z or a frame has its latents already")
-    noise.check_seed(seed or 0)
+    check_seed(seed or 0)
     if frame is not None:
         return _resumed(model, frame, seed, sampler, first_number, compile, settings)
     seed, first_number = seed or 0, first_number or 0

@@ -8,7 +8,8 @@ from typing import Any, Unpack
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
-from cdvae_lab.sampling.schedules import SamplerSettings, Schedule
+from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import SamplerSettings
 
 
 def reconstruct(

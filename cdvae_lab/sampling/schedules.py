@@ -5,9 +5,8 @@ See docs/explanation/algorithm.md, section 4; departures D13, D14.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.noise import geometric_levels
+from cdvae_lab.sampling.settings import NAMED, SAMPLERS, TYPES, SamplerSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,38 +128,6 @@ class Schedule:
         )
 
 
-class SamplerSettings(TypedDict, total=False):
-    """The settings of samplers, for editors to complete.
-
-    Keys:
-        steps: calls of the network, of "ancestral" (200), "renoising" (200) and "probability_flow" (100).
-        steps_per_level: of "langevin", at each noise level (100).
-        step_size: of "langevin" at the last noise level, Å^2 (1e-4).
-        types: "argmax" (default) gives every site its most likely element at every step, as in the paper; "assigned"
-            keeps the composition of the start and assigns it to the sites again at every step.
-    """
-
-    steps: int
-    steps_per_level: int
-    step_size: float
-    types: Literal["argmax", "assigned"]
-
-
-# Every sampler: what makes its schedule, and the settings that it takes.
-SAMPLERS: dict[str, tuple[Callable[..., Schedule], set[str]]] = {
-    "langevin": (Schedule.langevin, {"steps_per_level", "step_size"}),
-    "ancestral": (Schedule.ancestral, {"steps"}),
-    "renoising": (Schedule.renoising, {"steps"}),
-    "probability_flow": (Schedule.probability_flow, {"steps"}),
-}
-# Named combinations of a sampler and its settings, from the fastest to the paper's.
-NAMED: dict[str, tuple[str, dict[str, Any]]] = {
-    "preview": ("ancestral", {"steps": 50}),
-    "standard": ("langevin", {"steps_per_level": 10}),
-    "paper": ("langevin", {"steps_per_level": 100}),
-}
-DEFAULT = "ancestral"
-TYPES = ("argmax", "assigned")
 KEPT = ("keep_types", "keep_composition")  # what a schedule holds beside its name and its coefficients
 
 
@@ -192,7 +160,7 @@ def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Unpack[Sa
     types = given.pop("types", "argmax")
     if types not in TYPES:
         raise SettingError(f"types is {' or '.join(map(repr, TYPES))}, not {types!r}")
-    make, takes = SAMPLERS[sampler]
+    takes = SAMPLERS[sampler]
     if unknown := sorted(set(given) - takes):
         raise SettingError(f"the {sampler} sampler takes {', '.join(sorted(takes))}, not {', '.join(unknown)}")
-    return replace(make(model.config, **given), keep_composition=types == "assigned")
+    return replace(getattr(Schedule, sampler)(model.config, **given), keep_composition=types == "assigned")

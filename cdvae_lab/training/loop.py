@@ -23,10 +23,10 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import Trainable, as_model, read_training_state
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.runtime.distributed import Processes
-from cdvae_lab.training.losses import LossWeights
+from cdvae_lab.training.learning_rate import learning_rate
 from cdvae_lab.training.objectives.selection import objective_for
 from cdvae_lab.training.run import Run
-from cdvae_lab.training.settings import FitOptions, FitSettings, learning_rate
+from cdvae_lab.training.settings import FitOptions, FitSettings, LossWeights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

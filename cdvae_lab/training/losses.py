@@ -7,8 +7,6 @@ See docs/explanation/algorithm.md, section 3; departures D7, D8, D11, D12.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,20 +16,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, Aggregates, Posterior, composition, masked_mean
 from cdvae_lab.models.noise import Stream
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of a CDVAE's loss terms; the defaults are the paper's (appendix B)."""
-
-    coordinates: float = 10.0
-    types: float = 1.0
-    num_atoms: float = 1.0
-    lattice: float = 10.0
-    composition: float = 1.0
-    kl: float = 0.01
-    property: float = 1.0
-
+from cdvae_lab.training.settings import LossWeights
 
 TERMS = tuple(LossWeights.__dataclass_fields__)
 

@@ -25,8 +25,9 @@ from cdvae_lab.runtime.cuda_graphs import Graphed
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.runtime.threads import fast_matmul
 from cdvae_lab.training.batches import Batch, Batches
+from cdvae_lab.training.learning_rate import learning_rate
 from cdvae_lab.training.objectives.objective import Objective
-from cdvae_lab.training.settings import FitSettings, learning_rate
+from cdvae_lab.training.settings import FitSettings
 
 NAMED_AT_MOST = 20  # crystals in an error message
 

@@ -1,20 +1,12 @@
-"""Settings of a training run, and the schedule of its learning rate.
-
-See docs/explanation/algorithm.md, departure D10.
-"""
+"""Settings of a training run and weights of the loss terms. Importing them does not import torch."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from cdvae_lab.errors import SettingError
-from cdvae_lab.models import noise
+from cdvae_lab.models.seeds import check_seed
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class FitSettings:
             raise SettingError("fit needs steps >= 1 (or epochs >= 1), batch_size >= 1 and warm_up >= 0")
         if not (0 < self.final_lr <= self.lr and self.clip > 0 and 0 <= self.ema_decay < 1):
             raise SettingError("fit needs 0 < final_lr <= lr, clip > 0 and 0 <= ema_decay < 1")
-        noise.check_seed(self.seed)
+        check_seed(self.seed)
 
 
 class FitOptions(TypedDict, total=False):
@@ -60,10 +52,14 @@ class FitOptions(TypedDict, total=False):
     seed: int
 
 
-def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
-    """Linear warm-up, then half a cosine; computed on the device, so that it can be part of a CUDA graph."""
-    done = step.to(torch.float32)
-    rising = (done + 1) / max(settings.warm_up, 1)
-    after = ((done - settings.warm_up) / max(settings.steps - settings.warm_up, 1)).clamp(0, 1)
-    falling = settings.final_lr + (settings.lr - settings.final_lr) * 0.5 * (1 + torch.cos(math.pi * after))
-    return torch.where(rising < 1, rising * settings.lr, falling)
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of a CDVAE's loss terms; the defaults are the paper's (appendix B)."""
+
+    coordinates: float = 10.0
+    types: float = 1.0
+    num_atoms: float = 1.0
+    lattice: float = 10.0
+    composition: float = 1.0
+    kl: float = 0.01
+    property: float = 1.0

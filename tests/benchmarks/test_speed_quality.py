@@ -19,7 +19,8 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.reconstruction import reconstruct
-from cdvae_lab.sampling.schedules import NAMED, Schedule
+from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import NAMED
 from tests.small_model import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,10 +18,10 @@ from pymatgen.core import Element
 from safetensors.torch import load_file
 
 from cdvae_lab import cli, datasets
+from cdvae_lab.cli.flags.property_model import state_of
 from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.cli.info import lines
 from cdvae_lab.cli.optimize import decoded_at
-from cdvae_lab.cli.property_model import state_of
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import atoms_from_counts, element_counts
 from cdvae_lab.evaluation.sources import read_source

@@ -23,7 +23,8 @@ from cdvae_lab.models.latents import encode
 from cdvae_lab.sampling.atom_types import assign_types, initial_types
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, generate, initial_frame
 from cdvae_lab.sampling.reconstruction import reconstruct
-from cdvae_lab.sampling.schedules import NAMED, Schedule, choose_schedule
+from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import NAMED
 from tests.small_model import SMALL
 
 PAPER = CDVAEConfig(max_atoms=5)

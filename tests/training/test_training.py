@@ -26,11 +26,12 @@ from cdvae_lab.models.property_model import PropertyModel
 from cdvae_lab.runtime.distributed import Processes
 from cdvae_lab.training.batches import Batches
 from cdvae_lab.training.checks import check_fits
+from cdvae_lab.training.learning_rate import learning_rate
 from cdvae_lab.training.loop import TrainingStep, fit
-from cdvae_lab.training.losses import TERMS, LossWeights
+from cdvae_lab.training.losses import TERMS
 from cdvae_lab.training.objectives.selection import objective_for
 from cdvae_lab.training.run import Run
-from cdvae_lab.training.settings import FitOptions, FitSettings, learning_rate
+from cdvae_lab.training.settings import FitOptions, FitSettings, LossWeights
 from cdvae_lab.training.validation import validation_losses
 from tests.small_model import SMALL
 

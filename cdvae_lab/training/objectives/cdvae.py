@@ -12,8 +12,9 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import PriorWarning
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.training.checks import check_elements, check_fits
-from cdvae_lab.training.losses import TERMS, LossWeights, loss_terms
+from cdvae_lab.training.losses import TERMS, loss_terms
 from cdvae_lab.training.objectives.crystals_on_device import CrystalsOnDevice
+from cdvae_lab.training.settings import LossWeights
 
 
 class CDVAEObjective:

@@ -9,12 +9,12 @@ from cdvae_lab.models.checkpoints import Trainable
 from cdvae_lab.models.composition_model import CompositionModel
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.property_model import PropertyModel
-from cdvae_lab.training.losses import LossWeights
 from cdvae_lab.training.objectives.cdvae import CDVAEObjective
 from cdvae_lab.training.objectives.composition_model import CompositionObjective
 from cdvae_lab.training.objectives.latent_prior import PriorObjective
 from cdvae_lab.training.objectives.objective import Objective
 from cdvae_lab.training.objectives.property_model import PropertyObjective
+from cdvae_lab.training.settings import LossWeights
 
 
 def objective_for(

@@ -22,8 +22,7 @@ from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.training.checks import check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
-from cdvae_lab.training.losses import LossWeights
-from cdvae_lab.training.settings import FitSettings
+from cdvae_lab.training.settings import FitSettings, LossWeights
 from cdvae_lab.training.validation import validation_losses
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.recorded_run import RunStatus

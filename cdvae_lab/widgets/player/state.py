@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from cdvae_lab.sampling.schedules import NAMED
+from cdvae_lab.sampling.settings import NAMED
 from cdvae_lab.widgets.base.state import Choice, ViewState
 
 PACES: dict[str, int | None] = {"25 steps/s": 25, "50 steps/s": 50, "as fast as it goes": None}

@@ -1,0 +1,13 @@
+from .cache import LeftOut as LeftOut
+from .carbon_24 import carbon_24_protocol as carbon_24_protocol
+from .catalog import JOINED as JOINED
+from .catalog import PUBLIC as PUBLIC
+from .catalog import SPLITS as SPLITS
+from .catalog import SYNTHETIC as SYNTHETIC
+from .dataset import Dataset as Dataset
+from .loading import load as load
+from .loading import split_of as split_of
+from .public_sets import files_there as files_there
+from .public_sets import find_crystals as find_crystals
+from .synthetic import synthetic_perovskites as synthetic_perovskites
+from .tables import UNITS as UNITS

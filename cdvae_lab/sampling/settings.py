@@ -1,0 +1,48 @@
+"""Samplers by name, their settings, and the defaults of decoding with retries. Importing it does not import torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+
+class SamplerSettings(TypedDict, total=False):
+    """The settings of samplers, for editors to complete.
+
+    Keys:
+        steps: calls of the network, of "ancestral" (200), "renoising" (200) and "probability_flow" (100).
+        steps_per_level: of "langevin", at each noise level (100).
+        step_size: of "langevin" at the last noise level, Å^2 (1e-4).
+        types: "argmax" (default) gives every site its most likely element at every step, as in the paper; "assigned"
+            keeps the composition of the start and assigns it to the sites again at every step.
+    """
+
+    steps: int
+    steps_per_level: int
+    step_size: float
+    types: Literal["argmax", "assigned"]
+
+
+SAMPLERS: dict[str, frozenset[str]] = {
+    "langevin": frozenset({"steps_per_level", "step_size"}),
+    "ancestral": frozenset({"steps"}),
+    "renoising": frozenset({"steps"}),
+    "probability_flow": frozenset({"steps"}),
+}
+"""Samplers, each a classmethod of `Schedule` of the same name, and the settings that they take."""
+
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "preview": ("ancestral", {"steps": 50}),
+    "standard": ("langevin", {"steps_per_level": 10}),
+    "paper": ("langevin", {"steps_per_level": 100}),
+}
+"""Named combinations of a sampler and its settings, from the fastest to the paper's."""
+
+DEFAULT = "ancestral"
+TYPES = ("argmax", "assigned")
+
+# Standard deviations of the posterior. Decoded from its posterior mean a right crystal is at 0 to 4 and a wrong one at
+# 4 to 30; refined, a right one is nearer.
+TOLERANCE, TOLERANCE_REFINED = 2.0, 0.3
+# Å. Where the attempts begin, in turn: at the start, or at the best crystal so far, with enough noise to change it.
+RESTART_SIGMAS = (float("inf"), 0.5, 1.0, 2.0)
+MAX_ATTEMPTS, BATCH_SIZE = 8, 1024

@@ -27,6 +27,14 @@ def read_data(
     """Read the data set that the flags of `add_data` describe, or another split of it.
 
     Of several processes on a machine the first downloads and parses, and the others read its cache.
+
+    Args:
+        split: the part to read instead of that of `--split`.
+        limit: largest number of crystals, instead of that of `--limit`.
+
+    Raises:
+        DatasetError: if the data cannot be read, or lack the part that `--split` or `split` asks for.
+        SettingError: for flags out of range.
     """
     fabric = None if processes is None else processes.fabric
     speaks = processes is None or processes.first
@@ -41,13 +49,18 @@ def read_data(
             return chosen[: limit or args.limit or len(chosen)]
         return datasets.load(
             name,
-            datasets.split_of(name, split or args.split),
+            split or args.split or datasets.split_of(name, args.default_split),
             folder=args.folder,
             label=args.label,
             cache=args.cache,
             progress=speaks,
             limit=limit or args.limit,
         )
+
+
+def split(args: argparse.Namespace) -> str:
+    """Return the part of the data that the flags name, or the command's default."""
+    return args.split or args.default_split
 
 
 def device(args: argparse.Namespace, processes: Processes | None = None) -> torch.device:

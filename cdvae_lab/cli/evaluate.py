@@ -78,13 +78,13 @@ def _reconstruction(args: argparse.Namespace, name: str) -> tuple[CrystalSource,
     if not _is_reconstruction(args.crystals[0]):
         return _source(args.crystals[0], args.jobs), arguments.read_data(args, name)
     truth, predicted, about = reconstruct.read_store(args.crystals[0])
-    if name in datasets.PUBLIC and about["data"] != f"{name} ({args.split})":
+    if name in datasets.PUBLIC and about["data"] != f"{name} ({arguments.split(args)})":
         raise SettingError(
-            f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {name} ({args.split})"
+            f"{args.crystals[0]}: holds reconstructions of {about['data']}, not of {name} ({arguments.split(args)})"
         )
     ids = tuple(about["ids"][: len(predicted)])
     nothing = torch.full((len(ids),), torch.nan)
-    pairs = Dataset(name, args.split, truth[: len(ids)], ids, nothing, "", "", about["data"], "")
+    pairs = Dataset(name, arguments.split(args), truth[: len(ids)], ids, nothing, "", "", about["data"], "")
     return CrystalSource(predicted, ids, (None,) * len(ids)), pairs
 
 

@@ -33,6 +33,7 @@ from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.sampling.reconstruction import reconstruct as decode_frames
 from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import RESTART_SIGMAS
 from cdvae_lab.training.checks import check_fits
 
 
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError(
             f"--max-attempts must be at least 1 and --refine at least 0, not {args.max_attempts} and {args.refine}"
         )
+    if args.restart_sigmas is not None and (args.max_attempts < 2 or not min(args.restart_sigmas) > 0):
+        raise SettingError("--restart-sigmas takes noise levels above 0 Å, and needs --max-attempts of at least 2")
     if args.reject_above is not None and not args.reject_above >= 0:
         raise SettingError(f"--reject-above must be at least 0, not {args.reject_above}")
     if args.model is None or not args.source:
@@ -66,6 +69,8 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     about |= {"seed": args.seed, "sampled": args.sampled}
     if checks(args):
         about |= {"max_attempts": args.max_attempts, "tolerance": args.tolerance}
+    if args.restart_sigmas is not None:
+        about |= {"restart_sigmas": [f"{sigma:g}" for sigma in args.restart_sigmas]}  # JSON has no infinity
     if args.refine:
         about |= {"refine": args.refine}
     if args.reject_above is not None:
@@ -171,6 +176,7 @@ def _with_retries(
             latents_of(model, crystals, allow_unseen=True, **drawn),
             max_attempts=args.max_attempts,
             tolerance=args.tolerance,
+            restart_sigmas=args.restart_sigmas or RESTART_SIGMAS,
             refine_steps=args.refine,
             seed=args.seed,
             sampler=schedule,

@@ -137,11 +137,14 @@ def _source(crystals: Source, settings: Mapping[str, Any]) -> CrystalSource:
     return CrystalSource(crystals.crystals.to("cpu", torch.float64), crystals.ids, crystals.unreadable)
 
 
-def _load(name: str, split: str, settings: Mapping[str, Any]) -> Dataset:
+def _load(name: str, split: str | None, settings: Mapping[str, Any]) -> Dataset:
     jobs = settings.get("jobs", -1)
-    return datasets.load(
-        name, datasets.split_of(name, split), folder=settings.get("folder"), jobs=jobs if jobs >= 1 else None
-    )
+    return datasets.load(name, split, folder=settings.get("folder"), jobs=jobs if jobs >= 1 else None)
+
+
+def _reference(name: str, settings: Mapping[str, Any]) -> Dataset:
+    """Load a reference by name: the split that is asked for, or that of test where there are splits."""
+    return _load(name, settings.get("split") or datasets.split_of(name, "test"), settings)
 
 
 def _named(reference: Dataset | Crystals) -> tuple[str, str, Crystals]:
@@ -155,7 +158,7 @@ def _reconstruction(
     source: CrystalSource, reference: str | Dataset | Crystals, settings: Mapping[str, Any], store: ResultCache
 ) -> Iterator[ReportCard]:
     if isinstance(reference, str):
-        reference = _load(reference, settings.get("split", "test"), settings)
+        reference = _reference(reference, settings)
     name, split, truth = _named(reference)
     if len(truth) != len(source.crystals):
         raise CrystalError(
@@ -171,8 +174,8 @@ def _generation(
     novelty, train = settings.get("novelty", True), settings.get("train")
     if isinstance(reference, str):
         if novelty and train is None:
-            train = _load(reference, "train", settings)
-        reference = _load(reference, settings.get("split", "test"), settings)
+            train = _load(reference, datasets.split_of(reference, "train"), settings)
+        reference = _reference(reference, settings)
     name, split, truth = _named(reference)
     cutoffs = settings.get("cutoffs")
     if cutoffs is None:

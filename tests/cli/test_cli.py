@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from pymatgen.core import Element
@@ -27,12 +28,13 @@ from cdvae_lab.crystals.formulas import atoms_from_counts, element_counts
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.saved_steps import load_steps
+from cdvae_lab.io import assets
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models import checkpoints
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load_property_model, read_training_state
 from cdvae_lab.models.latents import latents_of
-from cdvae_lab.sampling.decoding import latent_distance
+from cdvae_lab.sampling.decoding import decode, latent_distance
 from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.reconstruction import reconstruct
@@ -163,6 +165,51 @@ def test_more_attempts_reconstruct_nearer(state: Path, tmp_path: Path, capsys: p
     assert cli.main([*common, "--out", str(three), "--max-attempts", "2", "--tolerance", "0"]) == 2
     assert "another max_attempts" in capsys.readouterr().err
     assert cli.main([*common, "--out", str(one), "--max-attempts", "0"]) == 2
+
+
+def test_attempts_start_at_the_given_noise_levels(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["reconstruct", str(state), *FIVE, "--max-attempts", "2", "--tolerance", "0"]
+    out = tmp_path / "out.csv"
+    assert cli.main([*common, "--out", str(out), "--restart-sigmas", "inf", "2"]) == 0
+    model = checkpoints.load(state)
+    truth, predicted = decoded(out)
+    expected = last(decode(
+        model, model.encode(truth).mu, max_attempts=2, tolerance=0, restart_sigmas=(float("inf"), 2), batch_size=64,
+        sampler="ancestral", steps=3,
+    )).crystals  # fmt: skip
+    assert torch.equal(predicted.frac_coords, expected.frac_coords)
+    assert cli.main([*common, "--out", str(out), "--restart-sigmas", "inf", "1"]) == 2
+    assert "another restart_sigmas" in capsys.readouterr().err
+    for given in (["0"], ["inf", "-1"]):
+        assert cli.main([*common, "--out", str(tmp_path / "no.csv"), "--restart-sigmas", *given]) == 2
+    assert "noise levels above 0" in capsys.readouterr().err
+    assert cli.main([*common, "--max-attempts", "1", "--out", str(out), "--restart-sigmas", "inf"]) == 2
+    assert "--max-attempts of at least 2" in capsys.readouterr().err
+
+
+def own_table(folder: Path) -> Path:
+    """Write a table of two crystals without a column split."""
+    texts = [assets.asset_path(f"examples/{name}.cif").read_text(encoding="utf-8") for name in ("SrTiO3", "KTaO3")]
+    path = folder / "mine.csv"
+    pandas.DataFrame({"cif": texts}).to_csv(path, index=False)
+    return path
+
+
+def test_a_split_that_the_data_lack_is_refused(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = own_table(tmp_path)
+    out = tmp_path / "out"
+    for command in (
+        ["reconstruct", "perov_5", str(table), "--split", "val", "--steps", "2", "--out", f"{out}.csv"],
+        ["train", str(table), "--split", "train", "--steps", "1", "--out", f"{out}.safetensors"],
+        ["train", str(table), "--validate-on", "val", "--steps", "1", "--out", f"{out}.safetensors"],
+        ["optimize", "perov_5", str(table), "--split", "test", "--search-steps", "20", "--out", str(out)],
+    ):
+        assert cli.main(command) == 2
+        assert "mine.csv: has no column split" in capsys.readouterr().err
+    assert cli.main(["reconstruct", "perov_5", str(table), "--steps", "2", "--out", f"{out}.csv"]) == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 
 
 def test_crystals_that_do_not_encode_back_can_be_rejected(
@@ -518,28 +565,28 @@ def test_reconstruction_is_scored_like_the_metric(
     assert {row["matched"] for row in table} <= {"True", "False"}
 
 
-def test_decoding_goes_on_where_it_was_cut_off(
+def test_decoding_resumes_where_it_was_interrupted(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cdvae_lab.cli import reconstruct as command_module
+    from cdvae_lab.io import reconstructions
 
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     command = ["reconstruct", str(state), "synthetic_perovskites", "--limit", "5", "--steps", "4", "--batch-size", "2"]
     assert cli.main([*command, "--decode-only", str(whole)]) == 0
 
-    write = command_module.write_tensors
+    write = reconstructions.write_tensors
 
     def write_then_stop(*args, **kwargs):
         write(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_module, "write_tensors", write_then_stop)
+    monkeypatch.setattr(reconstructions, "write_tensors", write_then_stop)
     assert cli.main([*command, "--decode-only", str(cut)]) == 130
     assert "the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()
-    assert len(command_module.read_store(cut)[1]) == 2
+    assert len(reconstructions.read_store(cut)[1]) == 2
     assert cli.main([*command, "--decode-only", str(cut)]) == 0
-    assert torch.equal(command_module.read_store(cut)[1].frac_coords, command_module.read_store(whole)[1].frac_coords)
+    assert torch.equal(reconstructions.read_store(cut)[1].frac_coords, reconstructions.read_store(whole)[1].frac_coords)
     assert cli.main([*command, "--decode-only", str(cut), "--seed", "5"]) == 2
     assert "another seed" in capsys.readouterr().err
 
@@ -650,7 +697,7 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
 
 
 def test_every_setting_has_a_flag_with_a_text() -> None:
-    from cdvae_lab.cli import property_model, train
+    from cdvae_lab.cli.flags import property_model, train
     from cdvae_lab.models.configs import CDVAEConfig, PropertyModelConfig
     from cdvae_lab.training.settings import FitSettings
 

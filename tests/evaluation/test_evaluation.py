@@ -9,6 +9,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas
 import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -20,19 +21,16 @@ from cdvae_lab.cli.evaluate import predictor_named
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import density, reduced_formulas
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.errors import CrystalError, DatasetError, SettingError
 from cdvae_lab.evaluation import batch_fingerprints
 from cdvae_lab.evaluation.card import ReportCard
 from cdvae_lab.evaluation.run import evaluate
 from cdvae_lab.evaluation.scores import published_scores
 from cdvae_lab.evaluation.sources import read_source
-from cdvae_lab.io import npz
-from cdvae_lab.metrics.coverage import (
-    CUTOFFS,
-    Cutoffs,
-    Fingerprints,
-    coverage,
-)
+from cdvae_lab.io import assets, npz
+from cdvae_lab.io.convert import read
+from cdvae_lab.metrics.coverage import Fingerprints, coverage
+from cdvae_lab.metrics.cutoffs import CUTOFFS, Cutoffs
 from cdvae_lab.metrics.novelty import candidates, compare
 from cdvae_lab.metrics.property_statistics import num_elements, sample, wasserstein
 from cdvae_lab.metrics.success_rates import PERCENTILES, success_rates
@@ -553,3 +551,13 @@ def test_the_paper_s_version_of_smact_can_be_chosen(srtio3: Crystals) -> None:
     card = last(evaluate(bromide, task="validity", rules="paper"))
     assert card["composition_valid"] == 100
     assert "2.2.1" in card.settings["composition rules"]
+
+
+def test_a_split_that_the_reference_lacks_is_refused(tmp_path: Path) -> None:
+    text = assets.asset_path("examples/SrTiO3.cif").read_text(encoding="utf-8")
+    table = tmp_path / "mine.csv"
+    pandas.DataFrame({"cif": [text]}).to_csv(table, index=False)
+    crystals = read(assets.asset_path("examples/SrTiO3.cif"))
+    with pytest.raises(DatasetError, match="has no column split"):
+        last(evaluate(crystals, str(table), task="reconstruction", split="test", jobs=1, cache=tmp_path))
+    assert last(evaluate(crystals, str(table), task="reconstruction", jobs=1, cache=tmp_path)).crystals == 1

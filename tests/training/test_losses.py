@@ -17,6 +17,7 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models.cdvae import CDVAE, Posterior, composition
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.training import losses
+from cdvae_lab.training.settings import LossWeights
 
 SMALL = {
     "hidden_dim": 16,
@@ -201,7 +202,7 @@ def test_points_between_mean_and_sample_train_the_heads_and_not_the_encoder(
 
 def test_every_term_falls_on_a_few_crystals(model: CDVAE, random_dataset: Dataset) -> None:
     few = random_dataset[4:10]
-    weights = losses.LossWeights(kl=1e-4)
+    weights = LossWeights(kl=1e-4)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
 
     first = terms_of(model, few)

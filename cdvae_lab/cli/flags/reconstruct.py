@@ -7,7 +7,7 @@ from typing import Any
 
 from cdvae_lab.cli.command import command, later
 from cdvae_lab.cli.flags import shared
-from cdvae_lab.sampling.settings import TOLERANCE, TOLERANCE_REFINED
+from cdvae_lab.sampling.settings import RESTART_SIGMAS, TOLERANCE, TOLERANCE_REFINED
 
 TEXT = """Encode crystals, decode them again, and report how many are reconstructed.
 
@@ -46,6 +46,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--tolerance", type=float, metavar="X", help=(
         f"do not retry a crystal at most so far from its z, in standard deviations of the posterior (default "
         f"{TOLERANCE:g}, with --refine {TOLERANCE_REFINED:g})"
+    ))  # fmt: skip
+    parser.add_argument("--restart-sigmas", type=float, nargs="+", metavar="X", help=(
+        "noise levels, Å, at which the attempts start, in turn, from the best crystal so far; inf: from noise alone "
+        f"(default {' '.join(f'{sigma:g}' for sigma in RESTART_SIGMAS)})"
     ))  # fmt: skip
     parser.add_argument("--reject-above", type=float, metavar="X", help=(
         "reject a crystal that ends farther from its z: it counts as not reconstructed (default: none is)"

@@ -35,13 +35,18 @@ def given(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, An
 
 
 def add_data(parser: argparse.ArgumentParser, split: str) -> None:
-    """Add the flags for the source of a data set."""
+    """Add the flags for the source of a data set.
+
+    Args:
+        split: the part that is read if `--split` is not given, of data that have parts; `args.split` is None then.
+    """
     group = parser.add_argument_group("data")
     group.add_argument("--folder", type=Path, help="where DATA/<split>.csv or .csv.gz lies; left out: downloaded")
-    group.add_argument("--split", choices=(*SPLITS, JOINED), default=split, help=(
-        f"part of the data (default %(default)s); {JOINED}: of carbon_24 train with most of val, on which its "
-        "bundled model was trained"
+    group.add_argument("--split", choices=(*SPLITS, JOINED), help=(
+        f"part of the data (default {split}, or all of data without parts); {JOINED}: of carbon_24 train with most of "
+        "val, on which its bundled model was trained"
     ))  # fmt: skip
+    parser.set_defaults(default_split=split)
     group.add_argument("--label", metavar="COLUMN", help="column with the label (default: the set's own)")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N crystals (default: all)")
     group.add_argument("--cache", type=Path, metavar="FOLDER", help="for parsed files (default: the user's cache)")

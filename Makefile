@@ -44,7 +44,7 @@ app: $(LAB) ## the whole laboratory on one page, without a notebook around it
 demo: $(LAB) ## run the quickstart without a browser; crystals, a report page and a summary in out/
 	@$(BIN)/cdvae-lab demo --out out
 
-test: lint $(DOCS) ## check everything: style, floors, types, tests, notebooks, documentation
+test: lint $(DOCS) ## check everything: style, layers, types, tests, notebooks, documentation
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/browser
 	@if command -v chromium >/dev/null; then \
 	  for file in tests/browser/test_*.py; do \

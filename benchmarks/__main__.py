@@ -37,7 +37,7 @@ SIZES = {"cpu": [(5, 1), (5, 16), (5, 128), (24, 1), (24, 16)], "cuda": [(5, 1),
 
 
 def perovskites(n: int) -> Crystals:
-    """Cubic ABX3 cells of random size and elements, a little distorted."""
+    """Create cubic ABX3 cells of random size and elements, a little distorted."""
     generator = torch.Generator().manual_seed(0)
     ideal = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     frac_coords = (ideal + 0.02 * torch.randn(n, 5, 3, generator=generator)) % 1
@@ -48,7 +48,7 @@ def perovskites(n: int) -> Crystals:
 
 
 def diamonds(n: int) -> Crystals:
-    """Diamond's cubic cell three times in a row, 24 atoms, a little distorted."""
+    """Create supercells of diamond, three cubic cells in a row, 24 atoms, a little distorted."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.tensor([[0.0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     cell = torch.cat([corner, corner + 0.25])
@@ -59,20 +59,20 @@ def diamonds(n: int) -> Crystals:
 
 
 def dataset(crystals: Crystals) -> Dataset:
-    """A data set of crystals made here."""
+    """Create a data set of the crystals of this benchmark."""
     ids = tuple(map(str, range(len(crystals))))
     labels = torch.linspace(-1, 1, len(crystals))
     return Dataset("benchmark", "train", crystals, ids, labels, "label", "eV", "made by the benchmark", "MIT")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock means something."""
+    """Wait until the device has finished, so that a time is that of the work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def milliseconds(advance: Callable[[], object], device: torch.device, warm_up: int, blocks: int, each: int) -> float:
-    """Median time of a call over blocks of calls; a block ends with waiting for the device."""
+    """Measure the median time of a call over blocks of calls, each of which ends with waiting for the device."""
     for _ in range(warm_up):
         advance()
     times = []
@@ -87,7 +87,7 @@ def milliseconds(advance: Callable[[], object], device: torch.device, warm_up: i
 
 
 def training(device: torch.device, compile: bool) -> tuple[float, float]:
-    """Crystals per second at batch 512 and milliseconds a step, batches and noise included."""
+    """Measure training: crystals per second at batch 512 and milliseconds a step, batches and noise included."""
     data = dataset(perovskites(4096))
     model = lab.CDVAE.for_dataset(data).to(device)
     on_gpu = device.type == "cuda"
@@ -98,7 +98,7 @@ def training(device: torch.device, compile: bool) -> tuple[float, float]:
 
 
 def denoising(device: torch.device, atoms: int, batch: int, compile: bool) -> float:
-    """Milliseconds per denoising step, everything included."""
+    """Measure the milliseconds of a denoising step, everything included."""
     crystals = perovskites(batch) if atoms == 5 else diamonds(batch)
     model = lab.CDVAE.for_dataset(dataset(crystals)).to(device).eval().requires_grad_(False)
     warm_up, blocks, each = (10, 7, 100) if device.type == "cuda" else (3, 7, 10 if batch > 16 else 40)
@@ -111,7 +111,7 @@ def denoising(device: torch.device, atoms: int, batch: int, compile: bool) -> fl
 
 
 def import_ratio() -> tuple[float, float, float]:
-    """Seconds to import torch alone, cdvae_lab alone, and torch with every part of cdvae_lab that a model needs."""
+    """Measure the seconds to import torch alone, cdvae_lab alone, and torch with all that a model needs."""
     codes = ["import torch", "import cdvae_lab", "import cdvae_lab; cdvae_lab.load, cdvae_lab.denoise"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(Path.cwd())}
     medians = []

@@ -1,4 +1,4 @@
-"""How the player feels on this machine: `python -m benchmarks.feel` prints a table. Quiet machines tell most."""
+"""Responsiveness of the player in a browser: `python -m benchmarks.feel` prints a table. Run it on an idle machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.browser.harness import Browser, LabPage, LabServer
 
-# Cells of 24 atoms from random weights: only the speed matters, so every cell is told to have 24.
+# Cells of 24 atoms from random weights: only the speed matters, so every cell is given 24.
 LARGE = """
 import torch
 import cdvae_lab as lab
@@ -24,7 +24,7 @@ from cdvae_lab.widgets import CrystalView, TrajectoryPlayer
 player = TrajectoryPlayer({model}, n=4, steps={steps}, height=400)
 player
 """
-# Seconds from a click, made in the page itself, until something is so.
+# Seconds from a click, made in the page itself, until a condition holds.
 CLICK = """async ([name, until]) => {
   const button = [...document.querySelectorAll('.cdvae-player button')].find(b => b.textContent.trim() === name);
   const so = new Function('return ' + until), frame = () => new Promise(requestAnimationFrame);
@@ -35,7 +35,7 @@ CLICK = """async ([name, until]) => {
   while (!so()) { if (performance.now() - start > 60000) throw new Error(until); await frame(); }
   return (performance.now() - start) / 1000;
 }"""
-# A finger that goes over the strips from the first frame to the last.
+# A pointer that moves over the strips from the first frame to the last.
 SCRUB = """async (seconds) => {
   const canvas = document.querySelector('canvas[role=img]'), box = canvas.getBoundingClientRect();
   const frame = () => new Promise(requestAnimationFrame), seen = new Set();
@@ -60,7 +60,7 @@ def says(page: LabPage, word: str, timeout: float = 120) -> None:
 
 
 def while_computing(page: LabPage, seconds: float = 5) -> tuple[float, float, float]:
-    """First frame (s), frames a second on the screen while computing, Stop until the screen says so (s)."""
+    """Measure the first frame (s), frames a second on the screen, and Stop until the screen shows it (s)."""
     first = page.js(CLICK, ["Run", "document.querySelector('.cdvae-stage[data-frame]') && __gl.frames > 0"])
     page.gl_reset()
     page.sleep(seconds)
@@ -86,8 +86,8 @@ def measure(folder: Path, runs: int = 2) -> list[tuple[str, str]]:
             for run in range(runs):
                 load = os.getloadavg()[0]
                 first, rate, stop = while_computing(page)
-                told = f"{first:.2f} s first, {rate:.1f} frames/s, Stop shown {stop:.2f} s (load {load:.1f})"
-                rows.append((f"{name}, run {run + 1}", told))
+                measured = f"{first:.2f} s first, {rate:.1f} frames/s, Stop shown {stop:.2f} s (load {load:.1f})"
+                rows.append((f"{name}, run {run + 1}", measured))
             page.page.close()
         page = browser.open(server, server.notebook("scrub.ipynb", MAKE.format(model="'perov_5'", steps=499)))
         page.run_all()
@@ -111,8 +111,8 @@ def measure(folder: Path, runs: int = 2) -> list[tuple[str, str]]:
             page.wait("() => document.querySelectorAll('.cdvae-player .cdvae-player').length === 0", 10)
         page.sleep(5)  # one that was closed before it was drawn is left to the browser's collector
         after, threads = page.gl()["contexts"], page.kernel(THREADS).strip()
-        told = f"contexts {contexts} before, {after} after; threads {before.strip()} before, {threads} after"
-        rows.append(("20 players opened, run and closed", told))
+        measured = f"contexts {contexts} before, {after} after; threads {before.strip()} before, {threads} after"
+        rows.append(("20 players opened, run and closed", measured))
         rows.append(("errors, requests outside", f"{len(page.errors)}, {len(page.outside)}"))
     return rows
 
@@ -122,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = measure(Path(folder))
     lines = [f"{os.cpu_count()} cores, load " + ", ".join(f"{x:.1f}" for x in os.getloadavg())]
-    lines += [f"{name:<45} {told}" for name, told in table]
+    lines += [f"{name:<45} {measured}" for name, measured in table]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""How much faster several devices are than one, in training and in generation.
+"""Speed of several devices relative to one, in training and in generation.
 
     python -m benchmarks.parallel --devices 2
 
@@ -37,7 +37,7 @@ BLOCKS = 5
 
 
 def made(n: int, sites: int) -> Crystals:
-    """Random crystals of so many atoms of four elements, 17 Å^3 an atom, no cell like another."""
+    """Create random crystals of four elements, 17 Å^3 an atom, each with another cell."""
     generator = torch.Generator().manual_seed(0)
     strain = torch.eye(3) + 0.1 * torch.randn(n, 3, 3, generator=generator)
     elements = torch.tensor([3, 8, 22, 26])
@@ -49,7 +49,7 @@ def made(n: int, sites: int) -> Crystals:
 
 
 def dataset(crystals: Crystals) -> Dataset:
-    """A data set of these crystals, every third without a label."""
+    """Create a data set of these crystals, every third without a label."""
     labels = torch.linspace(-1, 1, len(crystals))
     labels[::3] = torch.nan
     ids = tuple(map(str, range(len(crystals))))
@@ -57,13 +57,13 @@ def dataset(crystals: Crystals) -> Dataset:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock means something."""
+    """Wait until the device has finished, so that a time is that of the work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 class Bench:
-    """One run of the benchmark, in one of its processes."""
+    """State of the benchmark in one of its processes."""
 
     def __init__(self, options: argparse.Namespace, processes: Processes) -> None:
         self.options, self.processes = options, processes
@@ -80,7 +80,7 @@ class Bench:
             print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", flush=True)
 
     def report(self, what: str, devices: int, value: float, alone: float | None = None) -> float:
-        """A figure in crystals per second, and how much better it is than that of one device."""
+        """Print crystals per second, and their ratio to those of one device."""
         ratio = None if alone is None else value / alone
         self.rows.append({"what": what, "devices": devices, "crystals_per_second": value, "ratio": ratio})
         beside = "" if ratio is None else f"   {ratio:5.2f} times one"
@@ -88,13 +88,13 @@ class Bench:
         return value
 
     def training(self, batch: int, together: bool, ready: Callable[[], object] = lambda: None) -> float:
-        """Training crystals per second of one process or of all.
+        """Measure training: crystals per second of one process or of all.
 
         Args:
             ready: called between warming up and measuring.
         """
         if self.compile:
-            torch._dynamo.reset()  # or it would compile for any size of batch what is faster for this one
+            torch._dynamo.reset()  # code for this size of batch is faster than code for any size
         o = self.options
         settings = {"hidden_dim": o.width, "num_neighbors": 0}
         settings |= {} if o.blocks is None else {"encoder_blocks": o.blocks, "decoder_blocks": o.blocks}
@@ -120,7 +120,7 @@ class Bench:
             if block:
                 times.append(passed)
                 continue
-            each = max(2, math.ceil(o.seconds / BLOCKS / passed))  # the first block only says how many to do
+            each = max(2, math.ceil(o.seconds / BLOCKS / passed))  # the first block determines how many steps to take
             if together:
                 each = self.processes.total(each if self.processes.first else 0)[0]
         step = statistics.median(times)
@@ -137,7 +137,7 @@ class Bench:
         return batch / step
 
     def scaling(self, batch: int) -> None:
-        """Training alone, with the batch and with the share of it that a process gets; then all together."""
+        """Measure training by one process, with the batch and with its share of the batch, and by all processes."""
         size, meet = self.processes.size, self.processes.total
         share = batch // size
         self.say(f"training with batches of {batch}, {'compiled' if self.compile else 'not compiled'}")
@@ -148,7 +148,7 @@ class Bench:
                 part = self.report(f"training, batch {share}", 1, self.training(share, together=False))
         else:
             if self.compile:
-                self.training_once(share)  # what a process compiles is for its own device; this one has time now
+                self.training_once(share)  # each process compiles for its own device
             meet()
         meet()
         if size > 1:
@@ -158,13 +158,13 @@ class Bench:
             self.rows[-1]["ratio_to_share"] = both / part
 
     def training_once(self, batch: int) -> None:
-        """Some steps of this process alone, so that what they need is compiled."""
+        """Take some steps in this process alone, so that they are compiled."""
         seconds, self.options.seconds = self.options.seconds, 0.0
         self.training(batch, together=False)
         self.options.seconds = seconds
 
     def generation(self) -> None:
-        """Generated crystals per second, every process with batches of its own, as `cdvae-lab generate` does it."""
+        """Measure generation: crystals per second, each process with its own batches, as `cdvae-lab generate` does."""
         o, size = self.options, self.processes.size
         settings = {} if o.blocks is None else {"encoder_blocks": o.blocks, "decoder_blocks": o.blocks}
         model = CDVAE.for_dataset(self.data, hidden_dim=o.width, num_neighbors=0, **settings)
@@ -178,7 +178,7 @@ class Bench:
             for which in batches:
                 numbers = torch.arange(which * batch, (which + 1) * batch, device=self.device)
                 z = torch.randn(batch, model.config.latent_dim, generator=torch.Generator().manual_seed(which))
-                # An untrained model would make crystals of any size.
+                # An untrained model would generate crystals of any size.
                 atoms = torch.full((batch,), o.sites, device=self.device)
                 frame = initial_frame(model, z.to(self.device), numbers, 0, schedule, num_atoms=atoms)
                 positions.append(last(denoise(model, frame=frame, compile=False)).crystals.frac_coords)

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 DENSE = (1.0, 0.1, 0.7)  # Å, Å, and the share of the levels between these
 RHO = 7.0  # Karras et al. 2022, eq. 5
 LEVELS = ("geometric", "dense", "rho")
-NEAR = 0.1  # RMS in (volume / atom)^(1/3) below which a match is the same arrangement without doubt
+NEAR = 0.1  # RMS in (volume / atom)^(1/3) below which a match is certainly the same arrangement
 DISTANCES = (1, 2, 4)  # standard deviations of the posterior
-# What the figure draws: name, sampler, levels, symbol and number of the color.
+# Series of the figure: name, sampler, levels, symbol and number of the color.
 SERIES = (
     ("renoising, dense levels", "renoising", "dense", "circle", 2),
     ("renoising", "renoising", "geometric", "square", 0),
@@ -66,7 +66,7 @@ SERIES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One sampler of a plan.
+    """Sampler of a plan, with its settings.
 
     Attributes:
         calls: of the network in an attempt.
@@ -100,13 +100,13 @@ class Setting:
 
     @property
     def sampler(self) -> str:
-        """The name of the sampler."""
+        """Name of the sampler."""
         named = {None: "Langevin", 0: "ancestral", 1: "renoising"}
         return named.get(self.share, f"renoising in part, {self.share}")
 
     @property
     def file(self) -> str:
-        """The name of the file with the decoded crystals."""
+        """Name of the file with the decoded crystals."""
         return "_".join(f"{key}={value}" for key, value in asdict(self).items()) + ".safetensors"
 
     def schedule(self, config: CDVAEConfig) -> Schedule:
@@ -184,7 +184,7 @@ def noise_levels(config: CDVAEConfig, n: int, spacing: str) -> Float[Tensor, " n
 
 
 def partial_renoising(sigma: Float[Tensor, " steps"], share: float) -> Schedule:
-    """Make the schedule that draws a share of every next level's noise newly and keeps the rest.
+    """Create the schedule that draws a share of the next level's noise again at every step and keeps the rest.
 
     With c the share, r = sigma_(i+1) / sigma_i and x0 = x + sigma_i^2 score, a step is
     x <- x0 + sqrt(1 - c) r^2 (x - x0) + sigma_(i+1) sqrt(1 - (1 - c) r^2) eps,
@@ -233,7 +233,7 @@ def _parts(crystals: Crystals, size: int) -> Iterator[Crystals]:
 def _decoded(
     model: CDVAE, z: Tensor, setting: Setting, schedule: Schedule, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Decode once; seconds are of all of it."""
+    """Decode once, and return the crystals and the seconds."""
     started = clock(model.device)
     state = last(decode(
         model, z, sampler=schedule, max_attempts=setting.max_attempts, refine_steps=setting.refine_steps,
@@ -250,7 +250,7 @@ def _decoded(
 
 
 def score(folder: Path, rows: int | None, jobs: int) -> list[dict[str, Any]]:
-    """Match what was decoded with the true crystals, and write FOLDER/samplers.csv.
+    """Match the decoded crystals with the true ones, and write FOLDER/samplers.csv.
 
     Raises:
         SettingError: without decoded crystals.

@@ -1,11 +1,12 @@
-"""Speed at quality: how long each sampler takes for the same crystals, and how well it gives them back.
+"""Speed and quality of samplers: the time each takes to reconstruct the same crystals, match rate and RMSE.
 
     python -m benchmarks.speed_quality MODEL --data NAME --folder F --split val --limit 1000 --device cuda --out FOLDER
     python -m benchmarks.speed_quality --score FOLDER
 
-The first decodes with every setting and times it, into FOLDER/times.json and a file of crystals each. It needs no
-pymatgen, so it runs where the GPU is; what is there is not done again. The second judges the crystals, prints a table
-and writes FOLDER/speed_quality.json and FOLDER/speed_quality.html; with --pictures also light and dark ones as PNG.
+The first command decodes with every setting and times it, into FOLDER/times.json and a file of crystals for each. It
+needs no pymatgen, so it runs on a machine with a GPU and little else; settings that are measured already are skipped.
+The second command matches the crystals with the true ones, prints a table and writes FOLDER/speed_quality.json and
+FOLDER/speed_quality.html; with --pictures also light and dark pictures as PNG.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ SETTLED = WARM_UP + 1  # calls after which a CUDA graph is captured
 
 
 def setting(name: str) -> tuple[str, dict[str, Any]]:
-    """Sampler and settings of "ancestral_50", "langevin_10" (steps per level), "ancestral_50_assigned", "preview".
+    """Parse a name, such as "ancestral_50", "langevin_10" (steps per level), "ancestral_50_assigned", "preview".
 
     Raises:
-        SettingError: for a name that is none of them.
+        SettingError: for another name.
     """
     short = name.removesuffix("_assigned")
     types = {} if short == name else {"types": "assigned"}
@@ -59,12 +60,12 @@ def setting(name: str) -> tuple[str, dict[str, Any]]:
         return sampler, settings | types
     sampler, _, number = short.rpartition("_")
     if not sampler or not number.isdecimal():
-        raise SettingError(f"setting {name!r} is none; say ancestral_50, langevin_10_assigned or {', '.join(NAMED)}")
+        raise SettingError(f"no setting {name!r}; give ancestral_50, langevin_10_assigned or {', '.join(NAMED)}")
     return sampler, {"steps_per_level" if sampler == "langevin" else "steps": int(number)} | types
 
 
 def read_truth(options: argparse.Namespace, model: CDVAE) -> tuple[Crystals, list[str], str]:
-    """The crystals, their ids and what they are of."""
+    """Read the crystals to reconstruct, with their ids and a description."""
     if options.data.endswith(".npz"):
         crystals = npz.load(options.data)[: options.limit].trim()
         return crystals.to("cpu", torch.float32), [str(i) for i in range(len(crystals))], Path(options.data).stem
@@ -74,7 +75,7 @@ def read_truth(options: argparse.Namespace, model: CDVAE) -> tuple[Crystals, lis
 
 
 def clock(device: torch.device) -> float:
-    """Now, when the device has done all that it was told, s."""
+    """Return the time in seconds once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -83,8 +84,11 @@ def clock(device: torch.device) -> float:
 def decode(
     model: CDVAE, crystals: Crystals, schedule: Schedule, first: int, compile: bool
 ) -> tuple[Crystals, float, float]:
-    """One batch: the decoded crystals, seconds at the pace that its calls have once the first of them have prepared
-    everything, and seconds that it really took."""
+    """Decode a batch, and return its crystals, the seconds without the start, and the measured seconds.
+
+    The first calls of a run compile and capture a graph. The seconds without the start are extrapolated from the time
+    of the later calls.
+    """
     started = settled = clock(model.device)
     frame = None
     for frame in reconstruct(model, crystals, sampler=schedule, first_number=first, allow_unseen=True, compile=compile):
@@ -97,7 +101,7 @@ def decode(
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Decode with every setting that is not there yet."""
+    """Decode with every setting that is not measured yet."""
     model = load(options.model, arguments.device(options))
     truth, ids, data = read_truth(options, model)
     batches = [range(i, min(i + options.batch_size, len(truth))) for i in range(0, len(truth), options.batch_size)]
@@ -146,7 +150,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def score(folder: Path, jobs: int) -> dict[str, Any]:
-    """Judge what was decoded; what is judged already is not judged again."""
+    """Match the decoded crystals with the true ones; settings that are scored already are skipped."""
     from cdvae_lab.metrics.reconstruction import reconstruction
 
     if not (folder / "times.json").is_file():
@@ -157,22 +161,22 @@ def score(folder: Path, jobs: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name, timed in times["settings"].items():
         row = {"setting": name, "device": times["about"]["device"]} | timed
-        # The same times are the same run, so that its crystals are those that were judged.
+        # Equal times mean the same run, so that its crystals are those that were scored.
         row = next((old for old in before if row.items() <= old.items()), row)
         if "match_rate" not in row:
             truth, predicted, _ = read_store(folder / f"{name}.safetensors")
-            judged = reconstruction(truth, predicted, jobs=jobs)
-            rate, n = judged.structure.match_rate, len(truth)
-            rms = torch.tensor([value for value in judged.rms if value is not None], dtype=torch.float64)
+            scored = reconstruction(truth, predicted, jobs=jobs)
+            rate, n = scored.structure.match_rate, len(truth)
+            rms = torch.tensor([value for value in scored.rms if value is not None], dtype=torch.float64)
             error = float(rms.std()) / len(rms) ** 0.5 if len(rms) > 1 else None
             sites = max(truth.num_sites, predicted.num_sites)
             types = [side.pad(sites).atomic_numbers.sort(1).values for side in (truth, predicted)]
             row |= {
                 "match_rate": rate,
                 "match_rate_error": (rate * (1 - rate) / n) ** 0.5,
-                "rmse": judged.structure.rmse if len(rms) else None,
+                "rmse": scored.structure.rmse if len(rms) else None,
                 "rmse_error": error,
-                "match_rate_paper": judged.paper.match_rate,
+                "match_rate_paper": scored.paper.match_rate,
                 "same_composition": float((types[0] == types[1]).all(1).double().mean()),
             }
         rows.append(row)
@@ -181,13 +185,13 @@ def score(folder: Path, jobs: int) -> dict[str, Any]:
 
 
 def table(measured: Mapping[str, Any]) -> str:
-    """The rows in Markdown."""
+    """Format the rows as a Markdown table."""
     from cdvae_lab.figures.speed_quality import name_of
 
     device = measured["about"]["device"]
     lines = [
         f"| setting | network calls | seconds per 1,000 crystals, {device} | with the start | match rate | RMSE "
-        "| match rate, the paper's judge | same composition |",
+        "| match rate, the paper's criterion | same composition |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in measured["rows"]:
@@ -204,7 +208,7 @@ def table(measured: Mapping[str, Any]) -> str:
 
 
 def draw(measured: Mapping[str, Any], folder: Path, pictures: bool) -> None:
-    """The figure as a page, and as pictures for light and dark pages."""
+    """Write the figure as a page, and as pictures for light and dark pages."""
     from cdvae_lab.figures import speed_quality
 
     speed_quality(measured).write_html(folder / "speed_quality.html", include_plotlyjs=True)
@@ -232,9 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"sampler and number, with _assigned for types that keep the composition (default {' '.join(SETTINGS)})"
     ))  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=1024, metavar="N", help="crystals at a time (default 1024)")
-    parser.add_argument("--score", type=Path, metavar="FOLDER", help="only judge what was decoded there")
+    parser.add_argument("--score", type=Path, metavar="FOLDER", help="only score the crystals that were decoded there")
     parser.add_argument("--pictures", action="store_true", help="with --score: also PNG, which takes chromium")
-    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that judge (default: all cores)")
+    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that match (default: all cores)")
     shared.add_data(parser, "val")
     shared.add_device(parser)
     options = parser.parse_args(argv)

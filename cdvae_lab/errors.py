@@ -1,10 +1,10 @@
-"""The errors that cdvae_lab raises on purpose; each message names the file or field and the remedy."""
+"""Errors of cdvae_lab; each message names the file or field and the remedy."""
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """Base of every error that cdvae_lab raises on purpose."""
+    """Base class of the errors of cdvae_lab."""
 
 
 class CrystalError(LabError, ValueError):
@@ -16,7 +16,7 @@ class DatasetError(LabError, ValueError):
 
 
 class CheckpointError(LabError, ValueError):
-    """A checkpoint or a recording is not ours, damaged, or of another format version."""
+    """A checkpoint or a recording was not written by cdvae_lab, is damaged, or of another format version."""
 
 
 class SettingError(LabError, ValueError):

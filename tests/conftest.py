@@ -1,4 +1,4 @@
-"""Shapes and types of the whole package are checked in every test; a few crystals that everyone knows."""
+"""Runtime checks of shapes and types for every test, and crystals with known structures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 from cdvae_lab.crystals.batch import Crystals  # noqa: E402
 from cdvae_lab.datasets.dataset import Dataset  # noqa: E402
 
-# A test's time depends on what else the machine computes, and is no property of the code.
+# A test's time depends on what else the machine computes, and is not a property of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 

@@ -22,7 +22,9 @@ CARBON = {
 
 
 @pytest.mark.parametrize(("name", "group", "density", "neighbors", "bond"), [(k, *v) for k, v in CARBON.items()])
-def test_carbon_is_what_it_is_called(name: str, group: int, density: float, neighbors: int, bond: float) -> None:
+def test_the_carbon_examples_are_the_named_phases(
+    name: str, group: int, density: float, neighbors: int, bond: float
+) -> None:
     path = assets.asset_path(f"examples/{name}.cif")
     structure = Structure.from_file(path)
     assert {e.symbol for e in structure.composition.elements} == {"C"}
@@ -59,7 +61,7 @@ def test_perovskites_are_cubic(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "group", "density"), [("NaCl", 225, 2.164), ("ZnS", 216, 4.10), ("diamond_4H", 194, 3.515)]
 )
-def test_the_ends_of_paths_are_what_they_are_called(name: str, group: int, density: float) -> None:
+def test_the_examples_at_the_ends_of_paths_are_the_named_crystals(name: str, group: int, density: float) -> None:
     structure = Structure.from_file(assets.asset_path(f"examples/{name}.cif"))
     assert structure.get_space_group_info(symprec=1e-3)[1] == group
     assert structure.density == pytest.approx(density, abs=0.01)

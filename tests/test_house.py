@@ -1,4 +1,4 @@
-"""The house rules: floors, generators, notebooks, light imports, and that nothing loaded can run code."""
+"""Rules of the code: layers, generators, notebooks, light imports, and that nothing loaded can run code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.)}])(/(?:home|root|Users|opt|work|mnt|tmp)/\
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return the output of a new interpreter."""
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
@@ -77,7 +77,7 @@ def definitions(notebook: dict) -> Iterator[str]:
 
 
 def remains(notebook: dict) -> int:
-    """How many cells still hold an output or the number of a run."""
+    """Count the cells that hold an output or an execution number."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return sum(bool(cell["outputs"]) or cell["execution_count"] is not None for cell in code)
 
@@ -114,7 +114,7 @@ def test_code_runners_are_found(bad: str) -> None:
     assert not list(code_runners(ast.parse("model.eval(); torch.compile(f); json.load(f)")))
 
 
-def test_notebooks_define_nothing_and_are_committed_clean() -> None:
+def test_notebooks_define_no_functions_and_hold_no_outputs() -> None:
     assert NOTEBOOKS
     for file in NOTEBOOKS:
         notebook = json.loads(file.read_text(encoding="utf-8"))

@@ -1,3 +1,3 @@
-"""Release tools: score tables, pictures. What a release needs and users do not."""
+"""Release tools: score tables, pictures, tutorials, metadata. They are not part of the package."""
 
 from __future__ import annotations

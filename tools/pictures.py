@@ -1,4 +1,4 @@
-"""The README's film, made again: `python -m tools.pictures` writes it to assets/pictures/, for light and dark pages."""
+"""Animation of the README: `python -m tools.pictures` writes it to assets/pictures/, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def photograph(figure: Figure, path: Path) -> None:
-    """A plotly figure as a PNG, as chromium draws it: plotly itself would need a browser of its own for that."""
+    """Render a plotly figure as a PNG with chromium, since plotly itself would download a browser."""
     from tests.browser.harness import Browser
 
     with tempfile.TemporaryDirectory() as folder, Browser() as browser:

@@ -1,4 +1,4 @@
-"""The data of `inorganic`: MP-20 and further crystals, without what its validation and test files hold.
+"""Data of `inorganic`: MP-20 and further crystals, without those of its validation and test files.
 
     python -m tools.prepare_inorganic FURTHER.csv --out inorganic.csv
 

@@ -48,7 +48,7 @@ HEADS = {
 
 
 def full_tables(_: Path) -> str:
-    """Legend, the three tables under headings, and how our rows were made."""
+    """Write the legend, the three tables under headings, and how our rows were made."""
     parts = [_wrapped(LEGEND), _wrapped(WHERE)]
     for task in METRICS:
         parts += [f"## {TITLES[task]}", one_table(task)]
@@ -57,7 +57,7 @@ def full_tables(_: Path) -> str:
 
 
 def one_table(task: str) -> str:
-    """Table of a task, what it measures and how our rows were made."""
+    """Write the table of a task, what it measures and how our rows were made."""
     table = score_table(task)
     parts = [_wrapped(ABOUT[task]), table.markdown()]
     if table.made:
@@ -66,7 +66,7 @@ def one_table(task: str) -> str:
 
 
 def headline_table(file: Path) -> str:
-    """Headline table with links that hold from the folder of a file."""
+    """Write the headline table with links relative to the folder of a file."""
     docs = Path(os.path.relpath(ROOT / "docs", file.resolve().parent)).as_posix()
     lines = [
         ["", *(f"[{head}]({docs}/{page})" for head, page in HEADS.items())],

@@ -31,7 +31,7 @@ COMMANDS = {
         "Optimize the predicted property of crystals in latent space; decode on the way.",
     ),
     "evaluate": ("flags.evaluate", "Evaluate crystals as the CDVAE paper does, with uniqueness and novelty beside."),
-    "train": ("flags.train", "Train a model on a data set; the state is written as it goes, and generates as well."),
+    "train": ("flags.train", "Train a model on a data set; the state is saved during the run, and loads as a model."),
     "prior": ("flags.prior", "Fit a learned prior to a model's latents, and save both as one model."),
     "property": ("flags.property_model", "Train a property model, an independent predictor for `evaluate`."),
     "export": ("export", "Make a model to release from a training state: averaged weights, no optimizer."),
@@ -42,7 +42,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    # The command is the first word that is no option; the parser itself has no option with a value.
+    # The command is the first word that is not an option; the parser itself has no option with a value.
     args = parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
     try:
         if argv is not None and getattr(args, "devices", 1) > 1:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line.
+    """Create the parser of the command line.
 
     Args:
         command: the only one whose flags are needed; "all" adds the flags of every command.

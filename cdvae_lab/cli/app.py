@@ -30,19 +30,19 @@ def app(args: argparse.Namespace) -> int:
 
 
 def voila_command(theme: str = "light") -> list[str]:
-    """The module and options that serve the page on this machine alone."""
+    """Return the module and options that serve the page on this machine alone."""
     return [
         "voila",
         "--Voila.ip=127.0.0.1",
         "--template=cdvae_lab",
         f"--theme={theme}",
-        # It belongs to Notebook 7 and asks for files that Voila does not serve.
+        # An extension of Notebook 7 that requests files that Voila does not serve.
         "--VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension",
         str(notebooks() / "app.ipynb"),
     ]
 
 
 def environment() -> dict[str, str]:
-    """The environment of the server: Voila finds our template beside the notebooks."""
+    """Return the environment of the server, with the path of the page's template."""
     there = os.environ.get("JUPYTER_PATH")
     return os.environ | {"JUPYTER_PATH": os.pathsep.join(filter(None, [str(notebooks()), there]))}

@@ -37,14 +37,14 @@ def read_data(
         SettingError: for flags out of range.
     """
     fabric = None if processes is None else processes.fabric
-    speaks = processes is None or processes.first
+    prints = processes is None or processes.first
     with contextlib.nullcontext() if fabric is None else fabric.rank_zero_first(local=True):
         if args.split == datasets.JOINED:
             if name != "carbon_24":
                 raise SettingError(f"--split {datasets.JOINED}: only carbon_24 has it; give train, val or test")
             if args.label is not None:
                 raise SettingError(f"--label: --split {datasets.JOINED} has its own label; leave it out")
-            both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache, progress=speaks)
+            both = datasets.carbon_24_protocol(folder=args.folder, cache=args.cache, progress=prints)
             chosen = both[1 if split == "val" else 0]
             return chosen[: limit or args.limit or len(chosen)]
         return datasets.load(
@@ -53,7 +53,7 @@ def read_data(
             folder=args.folder,
             label=args.label,
             cache=args.cache,
-            progress=speaks,
+            progress=prints,
             limit=limit or args.limit,
         )
 
@@ -64,7 +64,7 @@ def split(args: argparse.Namespace) -> str:
 
 
 def device(args: argparse.Namespace, processes: Processes | None = None) -> torch.device:
-    """The device that `--device` names, or this process's one of several.
+    """Return the device that `--device` names, or that of this process among several.
 
     Raises:
         SettingError: if this machine has no such device.
@@ -88,7 +88,7 @@ def processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[Pro
 
 
 def prior(args: argparse.Namespace, model: CDVAE) -> tuple[LatentPrior, str | None]:
-    """The prior that `--prior` names, and its fingerprint (None for N(0, I)).
+    """Return the prior that `--prior` names, and its fingerprint (None for N(0, I)).
 
     Raises:
         SettingError: if a learned prior is asked for and the model has none.
@@ -103,7 +103,7 @@ def prior(args: argparse.Namespace, model: CDVAE) -> tuple[LatentPrior, str | No
 
 
 def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
-    """The schedule that the flags of `add_sampler` describe.
+    """Return the schedule that the flags of `add_sampler` describe.
 
     Raises:
         SettingError: for settings out of range.

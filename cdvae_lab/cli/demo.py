@@ -76,7 +76,7 @@ def run_notebook(path: Path, folder: Path) -> str:
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=starts,
         on_cell_executed=ends,
-        # The kernel listens to this machine alone; its warning about unencrypted TCP is not for users.
+        # The kernel listens to this machine alone; its warning about unencrypted TCP does not apply.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
     try:
@@ -88,7 +88,7 @@ def run_notebook(path: Path, folder: Path) -> str:
 
 
 def _titles(cells: list[Any]) -> dict[str, str]:
-    """The heading that each code cell stands under."""
+    """Return the heading above each code cell."""
     title, found = "", {}
     for cell in cells:
         if cell.cell_type == "markdown":

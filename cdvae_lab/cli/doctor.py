@@ -38,7 +38,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """Line of the report.
 
     Attributes:
         name: what was checked.
@@ -73,7 +73,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def found() -> Iterator[Check]:
-    """Every check, one after the other."""
+    """Yield the checks in order."""
     import cdvae_lab
 
     yield Check("cdvae_lab", "ok", f"{cdvae_lab.__version__}, {os.path.dirname(cdvae_lab.__file__)}")

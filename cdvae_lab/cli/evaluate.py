@@ -74,7 +74,7 @@ def _cards(args: argparse.Namespace) -> Iterator[ReportCard]:
 
 
 def _reconstruction(args: argparse.Namespace, name: str) -> tuple[CrystalSource, Dataset]:
-    """Reconstructed crystals and the true ones, from what `cdvae-lab reconstruct` saved or from any files."""
+    """Read reconstructed crystals and the true ones, from what `cdvae-lab reconstruct` saved or from any files."""
     if not _is_reconstruction(args.crystals[0]):
         return _source(args.crystals[0], args.jobs), arguments.read_data(args, name)
     truth, predicted, about = reconstruct.read_store(args.crystals[0])
@@ -89,7 +89,7 @@ def _reconstruction(args: argparse.Namespace, name: str) -> tuple[CrystalSource,
 
 
 def _training_set(args: argparse.Namespace, name: str) -> Dataset | None:
-    """The crystals that novelty is measured against; None if there are none to read."""
+    """Read the crystals that novelty is measured against; None without novelty or a training set."""
     if not args.novelty or (args.train is None and name not in datasets.PUBLIC):
         return None
     folder = args.folder if args.train in (None, name) else None
@@ -114,7 +114,7 @@ def predictor_named(name: str) -> tuple[Predictor, str]:
 
 
 def property_head(model: CDVAE) -> Predictor:
-    """A predictor: the property that a model's own head predicts from the posterior mean of a crystal."""
+    """Create a predictor: the property that a model's own head predicts from the posterior mean of a crystal."""
 
     @torch.no_grad()
     def predictor(crystals: Crystals) -> torch.Tensor:

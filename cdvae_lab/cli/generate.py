@@ -104,7 +104,7 @@ def _generate(args: argparse.Namespace, processes: Processes) -> int:
 
 
 def _learned(prior: LatentPrior, flag: str, model: str) -> DiffusionPrior:
-    """The prior, if it is a learned one, which a flag needs. Raises SettingError otherwise."""
+    """Return the prior if it is a learned one, which a flag needs. Raises SettingError otherwise."""
     if not isinstance(prior, DiffusionPrior):
         raise SettingError(f"{flag}: needs a learned prior, but {model} has none or --prior normal was given")
     return prior
@@ -125,7 +125,7 @@ def coefficients(schedule: Schedule) -> dict[str, Any]:
 
 
 def batch_size(crystals: int, most: int, processes: int) -> int:
-    """The size of a batch: at most `most`, and such that several processes have equally many batches."""
+    """Choose the size of a batch: at most `most`, and such that several processes have equally many batches."""
     if processes == 1 or crystals == 0:
         return most
     rounds = math.ceil(crystals / (most * processes))
@@ -164,7 +164,7 @@ def _with_retries(
 
 
 def typical_distance(model: CDVAE, prior: LatentPrior) -> float:
-    """The typical latent distance of a crystal from a z drawn from its posterior, in standard deviations.
+    """Compute the typical latent distance of a crystal from a z drawn from its posterior, in standard deviations.
 
     A learned prior may draw from narrower posteriors.
     """

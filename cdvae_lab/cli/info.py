@@ -33,7 +33,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def lines(model: CDVAE) -> list[tuple[str, str]]:
-    """The description of a model, as (name, text)."""
+    """Describe a model in lines of (name, text)."""
     c, about = model.config, model.metadata
     data = about.get("data", {})
     elements = model.elements.nonzero()[:, 0].tolist()
@@ -69,7 +69,7 @@ def lines(model: CDVAE) -> list[tuple[str, str]]:
 
 
 def prior_of(model: CDVAE) -> str:
-    """The prior that latents of new crystals are drawn from, in words."""
+    """Describe the prior that latents of new crystals are drawn from."""
     prior = model.prior
     if prior is None:
         return "N(0, I)"

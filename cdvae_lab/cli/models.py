@@ -32,7 +32,7 @@ def models(args: argparse.Namespace) -> int:
 
 
 def row(name: str) -> dict[str, Any]:
-    """One line of the table."""
+    """Return the line of a model in the table."""
     from cdvae_lab.models.checkpoints import load
 
     model = load(name)

@@ -1,4 +1,4 @@
-"""`cdvae-lab lab`: the tutorial notebooks in JupyterLab. Also where the notebooks lie, in a checkout and in a wheel."""
+"""`cdvae-lab lab`: the tutorial notebooks in JupyterLab, and their location in a checkout and in a wheel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lab(args: argparse.Namespace) -> int:
 
 
 def notebooks() -> Path:
-    """The folder of the tutorial notebooks.
+    """Return the folder of the tutorial notebooks.
 
     Raises:
         SettingError: if this copy of the package came without them.
@@ -59,7 +59,7 @@ def notebooks() -> Path:
 
 
 def copy_notebooks(folder: Path) -> None:
-    """Copy the tutorial notebooks and the pictures that they show; files that are there stay as they are."""
+    """Copy the tutorial notebooks and the pictures that they show; existing files are not changed."""
     from cdvae_lab.io import assets
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def require(*modules: str) -> None:
 
 
 def root_flag() -> list[str]:
-    """The flag that lets root start a Jupyter server, as in a container; empty for everybody else."""
+    """Return the flag that lets root start a Jupyter server, as in a container; empty for other users."""
     return ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 
 

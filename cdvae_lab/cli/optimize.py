@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         settings = {key: getattr(args, key) for key in GUIDED}
         steps = optimize_guided(model, z, target=goal, prior=prior, seed=args.seed, **settings)
         claim_folder(args.out, claim)
-        # These take seconds, beside hours of decoding, and come out the same: not stored.
+        # Not stored: they take seconds, and decoding takes hours.
         stops = [step for step in progress(steps) if step.round_finished]
     decoding = {"seed": args.seed, "sampler": schedule, "batch_size": args.batch_size, "compile": bool(args.compile)}
     for number, stop in enumerate(stops):
@@ -106,6 +106,6 @@ def target(text: str) -> str | float:
 
 
 def decoded_at(steps: int, decodings: int) -> set[int]:
-    """The steps at which crystals are decoded: the first, the last, and evenly spaced ones, as in the paper."""
+    """Choose the steps at which crystals are decoded: the first, the last, and evenly spaced ones, as in the paper."""
     every = max((steps - 1) // max(decodings - 2, 1), 1)
     return {0, steps} | {every * i for i in range(1, decodings - 1)}

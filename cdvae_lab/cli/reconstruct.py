@@ -111,7 +111,7 @@ def checks(args: argparse.Namespace) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or "cpu"."""
+    """Return the name of the GPU, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
@@ -238,7 +238,7 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
 
 
 def summary(scored: ReconstructionScore) -> dict[str, dict[str, Any]]:
-    """The scores by both criteria as a JSON object; without matches there is no RMSE."""
+    """Return the scores by both criteria as a JSON object; without matches there is no RMSE."""
     rows = {"structure": scored.structure, "paper": scored.paper}
     return {
         name: {

@@ -99,7 +99,7 @@ class Crystals:
         return self.atomic_numbers.shape[0]
 
     def __getitem__(self, which: Index) -> Crystals:
-        """Choose some of the crystals, always as a batch: one number gives a batch of one, an empty list an empty one.
+        """Select crystals, always as a batch: a number gives a batch of one, an empty list an empty batch.
 
         Raises:
             IndexError: for a number that no crystal has, or a mask of another length.
@@ -124,7 +124,7 @@ class Crystals:
         return hash((tuple(numbers.shape), numbers.numpy().tobytes()))
 
     def _comparable(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The tensors without padding, on the CPU."""
+        """Return the tensors without padding, on the CPU."""
         trimmed = self.to("cpu").trim()
         frac_coords = trimmed.frac_coords.masked_fill(~trimmed.mask[..., None], 0.0)
         return frac_coords.detach(), trimmed.atomic_numbers.long(), trimmed.lattice.detach()
@@ -143,7 +143,7 @@ class Crystals:
         return f"Crystals({len(self):,} of {size}: {formulas}{where})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        """Text and, for notebooks, pictures of the first crystals."""
+        """Represent the batch as text and, for notebooks, pictures of the first crystals."""
         from cdvae_lab.render import notebook
 
         return {"text/plain": repr(self), "text/html": notebook.pictures_html(self)}

@@ -6,7 +6,7 @@ with pymatgen's.
 
 from __future__ import annotations
 
-MAX_ATOMIC_NUMBER = 118  # oganesson, the last element that has a name; ASE and pymatgen know none beyond
+MAX_ATOMIC_NUMBER = 118  # oganesson, the last element that has a name; ASE and pymatgen have none beyond
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)  # last atomic number of each period
 GROUPS, PERIODS = 18, 7
 NUM_ELEMENTS = 100  # classes Z = 1..100 of the models; heavier ones were never made in amounts that form a crystal

@@ -1,4 +1,4 @@
-"""Choosing some of the rows of a batch or a data set, always as a batch."""
+"""Selection of rows of a batch or a data set; the result is always a batch."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 

@@ -20,7 +20,7 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError
 
-FAR = 1e4  # a fractional translation that takes an image out of everybody's reach: padding for `periodic_images`
+FAR = 1e4  # a fractional translation beyond every cutoff: padding for `periodic_images`
 MAX_REACH = 60  # cells along one axis; a cell thinner than cutoff / 60 is not a crystal's
 
 
@@ -73,7 +73,7 @@ def periodic_images(lattice: Float[Tensor, "crystals 3 3"], cutoff: float) -> Fl
     offsets = offsets[(offsets**2).sum(-1).argsort(stable=True)]
     corners = lat.nearest_offsets(lattice.device, lattice.dtype) / 2 @ lattice
     half_diagonal = corners.norm(dim=-1).amax(-1)
-    tolerance = 1e-4  # Å, on the side of keeping
+    tolerance = 1e-4  # Å; rounding may keep an image too many, never one too few
     in_slabs = ((offsets.abs() - 0.5) * spacing[:, None] <= cutoff + tolerance).all(-1)
     in_sphere = (offsets @ lattice).norm(dim=-1) <= (cutoff + half_diagonal + tolerance)[:, None]
     keep = in_slabs & in_sphere

@@ -60,7 +60,7 @@ def niggli(
 
 
 def _shortest(matrix: Float[np.ndarray, "3 3"]) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]:
-    """A cell of three shortest vectors, in order of length, and the integer matrix that makes it of the given rows."""
+    """Find a cell of three shortest vectors, in order of length, and the integer matrix that takes the rows to it."""
     from pymatgen.core import Lattice
 
     transform = np.round(Lattice(matrix).lll_matrix @ np.linalg.inv(matrix))
@@ -74,6 +74,6 @@ def _shortest(matrix: Float[np.ndarray, "3 3"]) -> tuple[Float[np.ndarray, "3 3"
         step = np.array([first, second, third])
         shorter = step @ basis
         if (shorter**2).sum() >= (basis**2).sum() * (1 - 1e-9):
-            # Nothing is gained but, perhaps, the order.
+            # The cell is the same, perhaps in another order.
             return shorter, step @ transform
         transform = step @ transform

@@ -110,7 +110,7 @@ class Cell:
     Attributes:
         text: as printed, with its deviation or with the systems that have it.
         value: in the papers' unit.
-        reaches_cdvae, reaches_best: for our own numbers, whether they are at least as good.
+        reaches_cdvae, reaches_best: for our numbers, whether they are at least as good.
     """
 
     text: str
@@ -141,7 +141,7 @@ class ScoreTable:
         task: "reconstruction", "generation" or "optimization".
         metrics: its columns.
         rows: by data set: CDVAE, the best of those listed in each column, DiffCSP, and ours.
-        made: how our rows were made, and how that differs from the paper.
+        made: protocol of our rows, and its differences from the paper's.
     """
 
     task: str
@@ -178,7 +178,7 @@ class ScoreTable:
         )
 
     def _written(self, bold: str, clean: Callable[[str], str] = str) -> list[tuple[str, str, list[str]]]:
-        """Texts of each row: the data set (in its first row only), the system and the cells."""
+        """Return the texts of each row: the data set (in its first row only), the system and the cells."""
         lines, before = [], ""
         for row in self.rows:
             texts = ["" if cell is None else replace(cell, text=clean(cell.text)).marked(bold) for cell in row.cells]
@@ -244,7 +244,7 @@ def _scaled(metric: Metric, value: float | None) -> float | None:
 
 
 def _best(metric: Metric, systems: Mapping[str, Mapping[str, Any]]) -> Cell | None:
-    """Best published number of a column, with every system that has it."""
+    """Find the best published number of a column, with every system that has it."""
     values = {name: metric.scale * row[metric.key] for name, row in systems.items() if metric.key in row}
     if not values:
         return None
@@ -253,7 +253,7 @@ def _best(metric: Metric, systems: Mapping[str, Mapping[str, Any]]) -> Cell | No
 
 
 def _ours(metric: Metric, row: Mapping[str, Any], cdvae: float | None, best: Cell | None) -> Cell | None:
-    """Cell of our own number; marked only in a row that was made as the published numbers were."""
+    """Create the cell of one of our numbers; it is marked only in rows of the published protocol."""
     score = row.get(metric.key)
     if score is None:
         return None

@@ -1,3 +1,3 @@
-"""Moving through latent space: interpolation, maps, property optimization."""
+"""Navigation of latent space: interpolation, maps, property optimization."""
 
 from __future__ import annotations

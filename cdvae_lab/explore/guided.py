@@ -46,7 +46,7 @@ from cdvae_lab.sampling.frames import Frame
 
 @dataclass(frozen=True)
 class Guidance:
-    """The settings of `optimize_guided`.
+    """Settings of `optimize_guided`.
 
     Attributes:
         prior: a learned one, over z.
@@ -190,7 +190,7 @@ def optimize_guided(
 
 @torch.no_grad()
 def advance(model: CDVAE, now: GuidedStep) -> GuidedStep:
-    """One step of Euler's method along the guided probability flow (Karras et al. 2022, eq. 3): the pure step.
+    """Take a step of Euler's method along the guided probability flow (Karras et al. 2022, eq. 3): the pure step.
 
     The gradient of the property is taken at the denoised latents. Their derivative with respect to the noisy ones is
     1 / (1 + sigma^2) for a Gaussian of deviation 1, and this is used for every prior: then a linear property shifts a

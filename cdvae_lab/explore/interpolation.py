@@ -98,7 +98,7 @@ def latent_path(model: ModelOrName, a: Any, b: Any, n: int = 9, path: str = "str
         path: "straight", or "spherical", which assumes that the latents are distributed like N(0, I).
 
     Raises:
-        CrystalError: naming the end, if it cannot be read, is not one crystal, or is none that the model can encode.
+        CrystalError: naming the end, if it cannot be read, is not one crystal, or cannot be encoded by the model.
         SettingError: for n or path out of range.
     """
     model = as_model(model)

@@ -1,7 +1,7 @@
 """A map of the latent space: UMAP of a data set's latents, kept as plain arrays.
 
-The map is fitted once (`LatentMap.fit`; the only place that imports UMAP) and only read afterwards. What comes later is
-placed among the points that are there, and an empty place is decoded from the points around it, both by inverse
+The map is fitted once (`LatentMap.fit`; the only place that imports UMAP) and only read afterwards. Further
+latents are placed among its points, and an empty place is decoded from the points around it, both by inverse
 distance weighting (Shepard, ACM National Conference 1968): a mean over the k nearest with weights 1 / distance^2,
 which gives a point's own value at the point itself.
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
-FEWEST = 8  # crystals that UMAP can make a map of
+FEWEST = 8  # crystals; UMAP needs at least these
 # Dimensions that spread less than this share of the widest are collapsed: the KL term has removed their information,
 # and a latent from the prior holds noise there.
 COLLAPSED_BELOW = 0.1
@@ -53,7 +53,7 @@ class LatentMap:
     """A map of latent space: crystals as points on a plane, with their latents.
 
     Attributes:
-        xy: places on the map; they have no unit, and only who is near whom means something.
+        xy: places on the map; they have no unit; only neighborhoods are meaningful.
         latents: the posterior means that belong to them.
         labels: the property in `label_unit`; NaN where there is none.
         num_atoms: in the cell.
@@ -86,7 +86,7 @@ class LatentMap:
         return f"<LatentMap: {len(self):,} points of {name}, {self.latents.shape[1]} latent dimensions{label}>"
 
     def _repr_html_(self) -> str:
-        """A table for notebooks: the ranges of what the points have."""
+        """Return an HTML table of the ranges of the points' values, for notebooks."""
         rows = [("points", f"{len(self):,}"), ("elements", ", ".join(self.elements))]
         ranges = {"atoms": self.num_atoms, "density, g/cm³": self.density}
         ranges |= {f"{self.label_name}, {self.label_unit}": self.labels} if self.label_name else {}
@@ -97,7 +97,7 @@ class LatentMap:
         cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
         return f"<table><caption>{escape(repr(self))}</caption>{cells}</table>"
 
-    # Making and keeping one
+    # Fitting, saving and loading
 
     @classmethod
     def fit(
@@ -110,7 +110,7 @@ class LatentMap:
         limit: int | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> LatentMap:
-        """The map of a data set's latents; about a minute on two cores, and the same every time on one machine.
+        """Fit a map to a data set's latents: about a minute on two cores; results are reproducible on one machine.
 
         Args:
             seed: of UMAP, and of the choice where there is a limit.
@@ -176,10 +176,10 @@ class LatentMap:
         """Read a map that `save` wrote.
 
         Args:
-            model: the model that is going to be used with it, to be sure that they belong together.
+            model: the model that it is used with; a map of another model is refused.
 
         Raises:
-            CheckpointError: if it is missing, truncated, not ours, of another version, or of another model.
+            CheckpointError: if it is missing, truncated, not a latent map, of another version, or of another model.
         """
         _, tensors, header = read_tensors(path, {"latent map": [FORMAT_VERSION]})
         try:
@@ -197,7 +197,7 @@ class LatentMap:
         return read
 
     def check(self, model: CDVAE, where: str = "this latent map") -> None:
-        """Refuse a model that the map is not of: its latents would mean something else.
+        """Refuse another model than that of the map, since its latents are not comparable.
 
         Raises:
             CheckpointError: naming both.
@@ -228,11 +228,11 @@ class LatentMap:
                 temporary.write_text(json.dumps(data), encoding="utf-8")
         return data
 
-    # Reading it
+    # Using a map
 
     @cached_property
     def informative(self) -> Bool[Tensor, " latent"]:
-        """The dimensions in which the map's latents differ; only those count for distances between latents."""
+        """Dimensions in which the map's latents differ; only those count for distances between latents."""
         spread = self.latents.float().std(0)
         return spread >= COLLAPSED_BELOW * spread.max()
 
@@ -243,11 +243,11 @@ class LatentMap:
         z: Float[Tensor, "queries latent"] | None = None,
         k: int = 1,
     ) -> tuple[Int[Tensor, "queries k"], Float[Tensor, "queries k"]]:
-        """The numbers of the k nearest points, and how far they are, nearest first.
+        """Find the k nearest points, nearest first: their numbers and their distances.
 
         Args:
             xy: places on the map; or else
-            z: latents, compared in the dimensions that say something (`informative`).
+            z: latents, compared in the `informative` dimensions.
             k: at most all points are given.
 
         Raises:
@@ -265,7 +265,7 @@ class LatentMap:
         rows, distances = [], []
         for part in queries.split(PLACED_AT_ONCE):
             found = torch.cdist(part, points).topk(k, largest=False).indices
-            # Again and exactly: the fast formula, |a|^2 - 2ab + |b|^2, does not tell a point from its double.
+            # Exactly: the fast formula, |a|^2 - 2ab + |b|^2, does not distinguish points at distance 0 from near ones.
             exact, order = (points[found] - part[:, None]).norm(dim=-1).sort(-1)
             rows.append(found.gather(-1, order))
             distances.append(exact)
@@ -286,10 +286,10 @@ class LatentMap:
         return (self.xy[rows] * _weights(distances)).sum(1)
 
     def latent_at(self, xy: Float[Tensor, "queries 2"], k: int = NEIGHBORS) -> Float[Tensor, "queries latent"]:
-        """The latent of any place on the map: the mean of the k nearest points' latents, to be decoded.
+        """Return the latent of any place on the map: the mean of the k nearest points' latents, to be decoded.
 
         Weights are 1 / distance^2 on the map, so that the place of a crystal has its latent. Far from every point the
-        k weights become equal: the farther away, the less the place itself means.
+        k weights become equal: far away the latent no longer depends on the place.
 
         Raises:
             SettingError: for k < 1.
@@ -298,7 +298,7 @@ class LatentMap:
         return (self.latents[rows].float() * _weights(distances)).sum(1)
 
     def share(self, element: str) -> Float[Tensor, " points"]:
-        """The share of an element, given by its symbol, among the atoms of each crystal.
+        """Compute the share of an element, given by its symbol, among the atoms of each crystal.
 
         Raises:
             SettingError: if no crystal of the map has it.
@@ -310,7 +310,7 @@ class LatentMap:
         return torch.tensor(counts) / self.num_atoms
 
     def find(self, text: str) -> list[int]:
-        """Numbers of the crystals with this id, or with this formula of the cell: SrTiO3, in any order of elements."""
+        """Find the numbers of the crystals with this id, or this formula of the cell, in any order of elements."""
         wanted = respell(text)
         return [
             number
@@ -320,7 +320,7 @@ class LatentMap:
 
     @cached_property
     def elements(self) -> tuple[str, ...]:
-        """The symbols of the elements that occur, in alphabetical order."""
+        """Symbols of the elements that occur, in alphabetical order."""
         return tuple(sorted({symbol_of(number) for composition in self._compositions for number in composition}))
 
     @cached_property
@@ -346,7 +346,7 @@ def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
     """Load a bundled map by the name of its model ("perov_5"), or a map file by path, as `LatentMap.load` does.
 
     Raises:
-        SettingError: if no map of that name is bundled; it lists what there is.
+        SettingError: if no map of that name is bundled; it lists the bundled files.
         CheckpointError: as `LatentMap.load`.
     """
     path = Path(name_or_path)
@@ -356,7 +356,7 @@ def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
 
 
 def map_of(model: CDVAE) -> LatentMap | None:
-    """The bundled map that was made with a model, by the fingerprint of its weights; None if there is none."""
+    """Find the bundled map that was made with a model, by the fingerprint of its weights; None if there is none."""
     mine = fingerprint(model)
     for name in assets.names("*_map.safetensors"):
         if (found := LatentMap.load(assets.asset_path(name))).model == mine:
@@ -373,7 +373,7 @@ def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, 
 
 
 def _weights(distances: Float[Tensor, "queries k"]) -> Float[Tensor, "queries k 1"]:
-    """1 / distance^2, adding up to 1; all on the points at distance 0 where there are some."""
+    """Compute weights 1 / distance^2 that add up to 1; points at distance 0 share the whole weight."""
     # Relative to the nearest, so that no square leaves the range of a float.
     nearest = distances.amin(-1, keepdim=True)
     weights = torch.where(nearest > 0, (nearest / distances) ** 2, (distances == 0).to(distances.dtype))

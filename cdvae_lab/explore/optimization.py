@@ -41,7 +41,7 @@ BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class Objective:
-    """The settings of `optimize`: for each crystal, the property's loss minus prior_weight times log p(z) is minimized.
+    """Settings of `optimize`: for each crystal, the property's loss minus prior_weight times log p(z) is minimized.
 
     Attributes:
         prior: over z.
@@ -217,7 +217,7 @@ def objective_gradient(
 
 @torch.no_grad()
 def advance(model: CDVAE, now: LatentStep) -> LatentStep:
-    """One step of Adam (Kingma and Ba 2015, algorithm 1): the pure step."""
+    """Take a step of Adam (Kingma and Ba 2015, algorithm 1): the pure step."""
     done = now.step + 1
     mean = BETA_1 * now.mean + (1 - BETA_1) * now.gradient
     mean_square = BETA_2 * now.mean_square + (1 - BETA_2) * now.gradient.square()

@@ -103,7 +103,7 @@ def latent_map(
 
 
 def _color(map: LatentMap, color: str | tuple[str, str, Tensor]) -> tuple[str, str, Float[np.ndarray, " points"]]:
-    """Name, unit and values of a color."""
+    """Return name, unit and values of a color."""
     if isinstance(color, tuple):
         name, unit, values = color
         if values.shape != (len(map),):
@@ -126,7 +126,7 @@ def _color(map: LatentMap, color: str | tuple[str, str, Tensor]) -> tuple[str, s
 
 
 def _colorscale(theme: Theme) -> list[tuple[float, str]]:
-    """Cividis; in the dark theme without its darkest part."""
+    """Return the color scale: cividis; in the dark theme without its darkest part."""
     from plotly.colors import sample_colorscale
 
     start = 0.0 if theme == "light" else 0.3
@@ -136,7 +136,7 @@ def _colorscale(theme: Theme) -> list[tuple[float, str]]:
 
 
 def _range(values: Float[np.ndarray, " values"]) -> dict[str, float]:
-    """Limits of the color scale: without the outermost 1 %, so that a few extremes do not use up the colors."""
+    """Return the limits of the color scale without the outermost 1 %, so that few extremes do not take the colors."""
     if not len(values):
         return {}
     low, high = np.percentile(values, [0.5, 99.5]).tolist()
@@ -177,7 +177,7 @@ def _points(map: LatentMap, name: str, which: np.ndarray, texts: np.ndarray, mar
 
 
 def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light") -> Scattergl:
-    """Make the trace of a layer: outlined points of one shape; a path also has a line and a marked end.
+    """Create the trace of a layer: outlined points of one shape; a path also has a line and a marked end.
 
     Args:
         layer: (name, xy), or (name, xy, a text for each point).
@@ -208,7 +208,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
 
 
 def _hover_texts(map: LatentMap, name: str, unit: str, values: Float[np.ndarray, " points"] | None) -> list[str]:
-    """Texts on hover: formula, label with its unit, size, density, id, and the values if they are none of these."""
+    """Write the hover texts: formula, label with its unit, size, density, id, and the values if they are others."""
     shown = [
         f"{_subscripts(formula)}<br>{map.label_name or 'label'}: {_number(label, map.label_unit)}<br>"
         f"{count} atoms, {density:.2f} g/cm³<br>id {identity}"
@@ -236,7 +236,7 @@ def _title(map: LatentMap) -> str:
 
 
 def _caption(map: LatentMap, color: object) -> str:
-    """Caption: how to read the map, and the map's note on its labels, if it has one."""
+    """Write the caption: how to read the map, and the map's note on its labels, if it has one."""
     lines = textwrap.wrap("UMAP of the latents: neighbors are alike; axes and far distances have no meaning.", WRAP)
     if color == "label" and (note := map.metadata.get("notes", {}).get("labels")):
         lines += textwrap.wrap(note, WRAP)

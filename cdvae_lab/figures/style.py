@@ -48,7 +48,7 @@ THEMES: dict[Theme, Palette] = {
 
 
 def translucent(color: str, alpha: float) -> str:
-    """A color "#rrggbb" with an opacity, as every version of plotly reads it (6 refuses "#rrggbbaa")."""
+    """Return a color "#rrggbb" with an opacity, as every version of plotly reads it (6 refuses "#rrggbbaa")."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"
 

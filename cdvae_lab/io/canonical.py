@@ -33,7 +33,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Canonical:
-    """One checked and reduced crystal as plain arrays, cheap to send between processes."""
+    """Checked and reduced crystal as plain arrays, cheap to send between processes."""
 
     frac_coords: Float[np.ndarray, "atoms 3"]
     atomic_numbers: Int[np.ndarray, " atoms"]

@@ -94,7 +94,7 @@ def refusing_others(path: str | Path, what: str) -> Iterator[None]:
 
 
 def _last_line(error: Exception) -> str:
-    """Last line of an error's text, which in torch's errors is the specific one; the error's type if it has no text."""
+    """Return the last line of an error's text, the specific one in torch's errors; its type if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
@@ -148,7 +148,7 @@ def read_tensors(
 
 
 def _writer(header: Mapping[str, str], metadata: Mapping[str, Any]) -> str:
-    """The version of the package that wrote a file; files of 0.1 state it, if at all, in a model's metadata."""
+    """Return the version of the package that wrote a file; files of 0.1 state it, if at all, in a model's metadata."""
     model = metadata.get("model")
     stated = model.get("version") if isinstance(model, dict) else None
     return header.get("written_by") or stated or "0.1"

@@ -52,7 +52,7 @@ _PAPER = {
 
 @cache
 def _table() -> dict[int, ElementData]:
-    """SMACT 4.0.2's data by atomic number, hydrogen to lawrencium."""
+    """Read SMACT 4.0.2's data by atomic number, hydrogen to lawrencium."""
     text = (files("cdvae_lab.metrics") / "data" / "smact.csv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")][1:]
     table = {}
@@ -64,7 +64,7 @@ def _table() -> dict[int, ElementData]:
 
 
 def element_data(atomic_number: int, rules: Rules = "current") -> ElementData:
-    """SMACT's data of an element; no state and no electronegativity beyond lawrencium."""
+    """Return SMACT's data of an element; no state and no electronegativity beyond lawrencium."""
     if rules == "paper" and atomic_number in _PAPER:
         return _PAPER[atomic_number]
     return _table().get(atomic_number, UNKNOWN)
@@ -109,7 +109,7 @@ def formula_validity(composition: Composition, rules: Rules = "current") -> bool
 
 
 def _charges(states: list[list[int]], counts: list[int]) -> set[int]:
-    """The total charges that can be reached with one state for each element."""
+    """Compute the total charges that can be reached with one state for each element."""
     charges = {0}
     for choices, count in zip(states, counts, strict=True):
         charges = {charge + count * state for charge in charges for state in choices}
@@ -117,7 +117,7 @@ def _charges(states: list[list[int]], counts: list[int]) -> set[int]:
 
 
 def _passes_without_electronegativity(elements: list[ElementData], counts: list[int]) -> bool:
-    """SMACT 2.2.1's result, as the paper's code calls it, for a formula with an element without electronegativity.
+    """Return SMACT 2.2.1's result, as in the paper's code, for a formula with an element without electronegativity.
 
     SMACT compares the elements pair by pair: the first with the second, with the third, and so on. A pair with an
     unknown electronegativity fails if its charges have one sign, and raises TypeError if they have two, which the

@@ -18,7 +18,7 @@ from cdvae_lab.sampling.denoising import DenoisingFrame
 
 @dataclass(frozen=True)
 class Course:
-    """One crystal along a denoising run.
+    """Course of a crystal along a denoising run.
 
     Attributes:
         steps: network calls before each frame.

@@ -29,7 +29,7 @@ from cdvae_lab.crystals.formulas import Composition
 from cdvae_lab.io import assets
 from cdvae_lab.metrics.order_parameters import PARAMETERS, order_parameters
 
-# Part of the keys of cached results: raise it when the same crystal gets other numbers.
+# Part of the keys of cached results: increase it when the same crystal gives other numbers.
 VERSION = 1
 STRUCTURE_LENGTH = 61
 COMPOSITION_LENGTH = 132
@@ -182,7 +182,7 @@ def _electronegativity() -> np.ndarray:
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is none for noble gases
+        warnings.simplefilter("ignore")  # noble gases have no electronegativity
         return np.array([math.nan, *(float(Element.from_Z(z).X) for z in range(1, 119))])
 
 
@@ -209,7 +209,7 @@ def _by_pymatgen(
 
     structure = Structure(Lattice(lattice), numbers.tolist(), frac_coords)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are no oxidation states, which the fingerprint does without
+        warnings.simplefilter("ignore")  # the fingerprint needs no oxidation states
         found = CrystalNN().get_nn_data(structure, site)
     center = structure[site].coords
     neighbors = {count: np.array([one["site"].coords for one in some]) for count, some in found.cn_nninfo.items()}

@@ -213,7 +213,7 @@ def read_training_state(path: str | Path) -> TrainingState:
 
 
 def _located(name_or_path: str | Path, suffix: str) -> Path:
-    """The path of a file, or of a bundled file by the part of its name before the suffix."""
+    """Return the path of a file, or of a bundled file by the part of its name before the suffix."""
     path = Path(name_or_path)
     if path.is_file() or path.suffix == ".safetensors":
         return path
@@ -221,7 +221,7 @@ def _located(name_or_path: str | Path, suffix: str) -> Path:
 
 
 def _load(path: Path, cls: type[CDVAE | PropertyModel | CompositionModel], device: str | torch.device) -> Trainable:
-    """A model of a class in evaluation mode, from a file of its kind or a training state."""
+    """Load a model of a class in evaluation mode, from a file of its kind or a training state."""
     kind, tensors, header = read_checkpoint(path, KINDS[cls], TRAINING_STATE)
     if kind == TRAINING_STATE:
         if (name := header.get("of", CDVAE.__name__)) != cls.__name__:
@@ -236,7 +236,7 @@ def _load(path: Path, cls: type[CDVAE | PropertyModel | CompositionModel], devic
 
 
 def _built(cls: type[nn.Module], header: Mapping[str, Any]) -> Trainable:
-    """An untrained model of the settings in a file's metadata."""
+    """Create an untrained model of the settings in a file's metadata."""
     config = header["config"]
     if cls is PropertyModel:
         return PropertyModel(PropertyModelConfig(**config))
@@ -251,5 +251,5 @@ def _built(cls: type[nn.Module], header: Mapping[str, Any]) -> Trainable:
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names have a prefix, without it."""
+    """Select the tensors whose names have a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -247,11 +247,11 @@ class CompositionModel(Described):
         return save_model(self, path, half, **metadata)
 
     def _valid_ranks(self, sequences: FormulaSequences) -> Int[Tensor, "crystals places"]:
-        """Ranks that can be gathered: after the last element of a sequence, the last known element instead of none."""
+        """Return ranks that can be gathered: those of no element become the last known element."""
         return sequences.ranks.clamp_max(len(self.config.elements) - 1)
 
     def _embedded(self) -> Float[Tensor, "elements width"]:
-        """Embeddings of every element, followed by one for "no element"."""
+        """Compute embeddings of every element, followed by one for "no element"."""
         shared = self.shared(self.table.to(self.bias.dtype))
         return self.own.weight + nn.functional.pad(shared, (0, 0, 0, 1))
 
@@ -261,7 +261,7 @@ class CompositionModel(Described):
         remaining: Int[Tensor, "crystals places"],
         keep: Float[Tensor, "crystals layers width"] | None,
     ) -> Float[Tensor, "crystals places width"]:
-        """Hidden state at every place of a sequence, from the number of atoms, the formula units and the prefix."""
+        """Compute the hidden state at every place of a sequence, from number of atoms, formula units and prefix."""
         start = (self.sizes(sequences.size) + self.units(sequences.units))[:, None]
         past = nn.functional.embedding(sequences.ranks[:, :-1], self._embedded())
         past = past + self.counts(sequences.counts[:, :-1])
@@ -273,7 +273,7 @@ class CompositionModel(Described):
         return self.norm(h)
 
     def _size_log_p(self) -> Float[Tensor, " pairs"]:
-        """Joint log p of the number of atoms and of the number of formula units, which must divide it."""
+        """Compute the joint log p of the number of atoms and of the number of formula units, which must divide it."""
         c = self.config
         size = torch.arange(1, c.max_atoms + 1, device=self.device)
         possible = size[:, None] % size == 0
@@ -282,7 +282,7 @@ class CompositionModel(Described):
         return self._log_p(self.first.flatten(), possible.flatten())
 
     def _max_following(self, rank: Int[Tensor, "..."], place: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Largest number of elements that can follow an element of this rank at this place."""
+        """Compute the largest number of elements that can follow an element of this rank at this place."""
         c = self.config
         return torch.minimum(len(c.elements) - 1 - rank, c.max_elements - 1 - place)
 
@@ -293,7 +293,7 @@ class CompositionModel(Described):
         remaining: Int[Tensor, "crystals places"],
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places elements"]:
-        """log p of the element at every place, masked to later elements from which the formula can be completed."""
+        """Compute log p of the element at every place, masked to elements that can complete the formula."""
         known = len(self.config.elements)
         logits = self.to_element(h) @ self._embedded()[:known].T + self.bias
         rank = torch.arange(known, device=h.device)
@@ -312,25 +312,25 @@ class CompositionModel(Described):
         remaining: Int[Tensor, "crystals places"],
         common: Int[Tensor, "crystals places"],
     ) -> Float[Tensor, "crystals places counts"]:
-        """log p of the number of atoms of every place's element, masked to counts that can complete the formula."""
+        """Compute log p of the number of atoms at every place, masked to counts that can complete the formula."""
         logits = self.count_head(self.to_count(h) + nn.functional.embedding(rank, self._embedded()))
         count = torch.arange(1, self.config.max_atoms + 1, device=h.device)
         left = self._max_following(rank, torch.arange(h.shape[1], device=h.device)[None])[..., None]
         rest = remaining[..., None] - count
         divisor = torch.gcd(torch.gcd(common[..., None], count), rest.clamp_min(0))
-        # Two more elements can always bring the divisor to 1; one more takes the whole rest, so the rest must do it.
+        # Two further elements can always bring the divisor to 1; a single one takes the whole rest, which must do so.
         possible = torch.where(rest > 0, (left > 1) | ((left == 1) & (divisor == 1)), (rest == 0) & (divisor == 1))
         return self._log_p(logits, possible | (remaining <= 0)[..., None])
 
     def _log_p(
         self, logits: Float[Tensor, "*places classes"], possible: Bool[Tensor, "*places classes"]
     ) -> Float[Tensor, "*places classes"]:
-        """log p of each possible choice, at the model's temperature; minus infinity for the others."""
+        """Compute log p of each possible choice, at the model's temperature; minus infinity for the others."""
         return (logits / self.config.temperature).masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
 def _table_features(elements: Sequence[int]) -> Float[Tensor, "elements features"]:
-    """One-hot group, one-hot period, and a flag for lanthanides and heavy elements from actinium on."""
+    """Encode elements: one-hot group, one-hot period, and a flag for lanthanides and elements from actinium on."""
     rows = torch.zeros(len(elements), GROUPS + PERIODS + 1)
     for row, number in zip(rows, elements, strict=True):
         group, period = group_and_period(number)

@@ -41,7 +41,7 @@ RHO = 7  # exponent of the spacing of noise levels (Karras et al., eq. 5)
 def noise_levels(
     highest: float, lowest: float, number: int, dtype: torch.dtype, device: torch.device | None = None
 ) -> Float[Tensor, " levels"]:
-    """Decreasing noise levels, both ends included, denser at the low end (Karras et al., eq. 5)."""
+    """Compute decreasing noise levels, both ends included, denser at the low end (Karras et al., eq. 5)."""
     return torch.linspace(highest ** (1 / RHO), lowest ** (1 / RHO), number, device=device, dtype=dtype) ** RHO
 
 
@@ -89,7 +89,7 @@ class DiffusionPrior(Described):
 
     @classmethod
     def for_compositions(cls, model: CompositionModel, latent_dim: int, **settings: Any) -> DiffusionPrior:
-        """Create an untrained prior that is conditional on compositions, with a copy of a trained model of them.
+        """Create an untrained prior that is conditional on compositions, with a copy of a trained composition model.
 
         Args:
             settings: fields of `DiffusionPriorConfig`.
@@ -104,7 +104,7 @@ class DiffusionPrior(Described):
         return prior
 
     def known(self, counts: Int[Tensor, "crystals elements"]) -> Float[Tensor, "crystals known"]:
-        """Conditioning features of a composition: number of atoms, share and presence of every element.
+        """Compute the conditioning features of a composition: number of atoms, share and presence of every element.
 
         Args:
             counts: number of atoms of each element Z = 1..100 in the cell.
@@ -120,8 +120,8 @@ class DiffusionPrior(Described):
         if wrong := (~model.is_possible(counts)).nonzero()[:1, 0].tolist():
             atoms = {i + 1: n for i, n in enumerate(counts[wrong[0]].tolist()) if n}
             raise SettingError(
-                f"composition {wrong[0]} (atoms by atomic number: {atoms}) is none of this prior's, which has 1 to "
-                f"{model.config.max_atoms} atoms, at most {model.config.max_elements} elements, and those of its data"
+                f"composition {wrong[0]} (atoms by atomic number: {atoms}) is unknown to this prior, which takes 1 to "
+                f"{model.config.max_atoms} atoms of at most {model.config.max_elements} elements, those of its data"
             )
         total, dtype = counts.sum(1, keepdim=True), self.mean.dtype
         size = total == torch.arange(model.config.max_atoms + 1, device=counts.device)
@@ -299,7 +299,7 @@ class DiffusionPrior(Described):
             return at_end + gained - (self.std * total).log().sum()
 
     def _angles(self, device: torch.device) -> Float[Tensor, " levels"]:
-        """Arctangents of the noise levels, from sigma_max down to sigma_min.
+        """Compute the arctangents of the noise levels, from sigma_max down to sigma_min.
 
         With u = w sqrt(1 + sigma^2) and the angle theta = arctan(sigma) the probability flow is dw / dtheta = -F(w),
         which vanishes for a Gaussian (Lu and Song 2024, "TrigFlow").

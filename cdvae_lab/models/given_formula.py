@@ -1,4 +1,4 @@
-"""The prior of the latents of crystals of one composition."""
+"""Prior of the latents of one composition."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def default_prior(model: CDVAE) -> LatentPrior:
         warnings.warn(
             "this trained model has no learned prior, so its latents are drawn from N(0, I), which encoded crystals "
             "are far from filling (COV-P on Perov-5: 22 % instead of 98 %); fit a prior with "
-            "cdvae_lab.fit_prior(model, dataset), or pass prior=StandardNormal(...) to draw from N(0, I) on purpose",
+            "cdvae_lab.fit_prior(model, dataset), or pass prior=StandardNormal(...) for N(0, I)",
             PriorWarning,
             stacklevel=3,
         )

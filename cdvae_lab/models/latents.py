@@ -1,7 +1,7 @@
-"""Latents of anything that a user has: crystals, files, latents themselves, or a number to draw from a prior.
+"""Latents of crystals and files, latents as they are, or latents drawn from a prior.
 
-One rule for every function that starts from crystals or latents: what the model cannot encode is refused with the same
-message everywhere.
+Every function that starts from crystals or latents uses `latents_of`, so that crystals that the model cannot encode are
+refused with the same message everywhere.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MIX_2 = 0x94D049BB133111EB - (1 << 64)
 # One normal is the sum of two entries of this table of quantiles: 2^32 values, up to 6 standard deviations.
 QUANTILE_BITS = 16
 QUANTILE_SCALE = 1 << 20
-STRIDE = 1024  # places along an axis after the first that are numbered without regard to how many of them there are
+STRIDE = 1024  # places along an axis after the first whose numbers do not depend on the axis's length
 _TABLES: dict[torch.device, Tensor] = {}
 
 
@@ -49,19 +49,19 @@ class Stream(enum.IntEnum):
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
-    """Logical shift: torch's is arithmetic for signed integers."""
+    """Shift logically: torch's is arithmetic for signed integers."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The finalizer of splitmix64, a bijection of 64-bit words in which every input bit reaches every output bit."""
+    """Apply the finalizer of splitmix64, a bijection of 64-bit words: every output bit depends on every input bit."""
     x = (x ^ _shift_right(x, 30)) * MIX_1
     x = (x ^ _shift_right(x, 27)) * MIX_2
     return x ^ _shift_right(x, 31)
 
 
 def _word(x: int | Int[Tensor, ""]) -> int | Int[Tensor, ""]:
-    """Wrap a Python integer to a signed 64-bit word; tensors wrap by themselves."""
+    """Wrap a Python integer to a signed 64-bit word; tensors wrap automatically."""
     return (x + (1 << 63)) % (1 << 64) - (1 << 63) if isinstance(x, int) else x
 
 
@@ -107,7 +107,7 @@ def prepare(device: torch.device) -> None:
 
 
 def _quantiles() -> Int[Tensor, " entries"]:
-    """Quantiles of N(0, 1) at the middles of 2^16 equal steps of probability, in units of 2^-20, variance exactly 1."""
+    """Compute quantiles of N(0, 1) at the middles of 2^16 equal steps, in units of 2^-20 and with variance 1."""
     entries = 1 << QUANTILE_BITS
     probability = (torch.arange(entries, dtype=torch.float64) + 0.5) / entries
     quantile = torch.special.ndtri(probability)
@@ -138,7 +138,7 @@ def normal(
 
 
 def geometric_levels(sigma_max: float, sigma_min: float, levels: int) -> Float[Tensor, " levels"]:
-    """Decreasing noise levels with a constant ratio, both ends included (float64; Song and Ermon 2019)."""
+    """Compute decreasing noise levels with a constant ratio, both ends included (float64; Song and Ermon 2019)."""
     if levels == 1:
         return torch.tensor([sigma_max], dtype=torch.float64)
     exponent = torch.arange(levels, dtype=torch.float64) / (levels - 1)

@@ -38,7 +38,7 @@ RECOMPILE_LIMIT = 64  # kinds of blocks times padded sizes, with and without gra
 
 
 def envelope(ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Smooth cutoff function: 1 at 0, and 0 from 1 on, with two continuous derivatives.
+    """Evaluate the smooth cutoff function: 1 at 0, and 0 from 1 on, with two continuous derivatives.
 
     DimeNet (Gasteiger et al. 2020), eq. 8 with p = 6.
     """

@@ -1,4 +1,4 @@
-"""The check of a seed, which every setting with one shares. Importing it does not import torch."""
+"""Check of seeds. Importing it does not import torch."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class FrameOrigin:
         rows, best = torch.arange(len(crystals), device=crystals.device), _ranks(crystals).argmin(1)
         count, number = _count(crystals), crystals.atomic_numbers
         rare = count[rows, self.site] == count[rows, best]
-        # A single fluorine gives way to a metal; of two metals the first stays.
+        # A metal takes the place of a single fluorine; of two metals the first stays.
         stays = rare & (2 * number[rows, self.site] >= number[rows, best])
         site = torch.where(stays, self.site, best)
         apart = crystals.frac_coords[rows, site] - crystals.frac_coords[rows, self.site]

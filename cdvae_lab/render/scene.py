@@ -31,7 +31,7 @@ _LETTER_AT = 1.15  # Å beyond the end of a lattice vector, clear of most sphere
 def image_atoms(
     frac_coords: Float[np.ndarray, "atoms 3"], atomic_numbers: Int[np.ndarray, " atoms"], images: bool = True
 ) -> tuple[Float[np.ndarray, "drawn 3"], Int[np.ndarray, " drawn"]]:
-    """The atoms to draw: each wrapped into the cell, and once more for every face that it lies on.
+    """List the atoms to draw: each wrapped into the cell, and once more for every face that it lies on.
 
     An atom at a corner becomes eight, on an edge four, on a face two.
     """
@@ -89,7 +89,7 @@ class Camera:
     def project(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Pixels (y downwards), depth (Å towards the viewer) and pixels per Å of each point."""
+        """Project points: pixels (y downwards), depth (Å towards the viewer) and pixels per Å of each point."""
         view = (points - self.center) @ self.rotation
         distance = 5 * self.radius
         zoom = self.scale * distance / np.maximum(distance - view[:, 2], 0.5 * self.radius)
@@ -107,7 +107,7 @@ class Camera:
 
 
 def bonded_pairs(cart: Float[np.ndarray, "drawn 3"], numbers: Int[np.ndarray, " drawn"]) -> list[tuple[int, int]]:
-    """Pairs closer than 1.15 sums of covalent radii and nearly as close as each one's nearest neighbor.
+    """Find pairs closer than 1.15 sums of covalent radii and nearly as close as each one's nearest neighbor.
 
     The second condition keeps the picture of an oxide to its polyhedra: Ti-O and not Sr-O, Sr-Ti or O-O.
     """
@@ -123,7 +123,7 @@ def bonded_pairs(cart: Float[np.ndarray, "drawn 3"], numbers: Int[np.ndarray, " 
 
 @dataclass(frozen=True)
 class Scene:
-    """One crystal in front of a camera, ready to be painted on a canvas."""
+    """Crystal in front of a camera, ready to be painted on a canvas."""
 
     canvas: Image.Image
     camera: Camera
@@ -135,7 +135,7 @@ class Scene:
     labels: bool
 
     def paint(self) -> None:
-        """Draw it all, the farthest first."""
+        """Draw all parts, the farthest first."""
         pen = ImageDraw.Draw(self.canvas)
         jobs = [*self._edges(pen), *self._sticks(pen), *self._spheres(pen)]
         for _, job in sorted(jobs, key=lambda pair: pair[0]):
@@ -143,7 +143,7 @@ class Scene:
         self._letters(pen)
 
     def _edges(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
-        """The cell's edges in pieces, without the parts inside a sphere or a bond; a, b, c from the origin in color."""
+        """List the cell's edges in pieces, without those inside a sphere or bond; a, b, c from the origin in color."""
         camera, style = self.camera, self.style
         radii = np.array([sphere_radius(n) for n in self.numbers.tolist()])
         for axis in range(3):
@@ -164,7 +164,7 @@ class Scene:
                     yield depths[k], lambda p=line, c=ink, w=width: pen.line(p, fill=c, width=w)
 
     def _sticks(self, pen: ImageDraw.ImageDraw) -> Iterator[Job]:
-        """Each bond as two halves in its atoms' colors, from the surface of each sphere to the middle."""
+        """Draw each bond as two halves in its atoms' colors, from the surface of each sphere to the middle."""
         for pair in self.pairs:
             middle = self.cart[list(pair)].mean(0)
             for atom in pair:
@@ -193,7 +193,7 @@ class Scene:
             pen.text(place, symbol_of(number), fill=ink, font=font_of(ball.width * 0.38), anchor="mm")
 
     def _letters(self, pen: ImageDraw.ImageDraw) -> None:
-        """a, b, c beyond the ends of the lattice vectors, with a seam that keeps them legible on spheres."""
+        """Draw a, b, c beyond the ends of the lattice vectors, with a seam that keeps them legible on spheres."""
         width = self.canvas.width
         seam = round(width * 0.005) if self.style.background[3] else 0
         for place, letter, color in zip(self.camera.letters(self.lattice), "abc", _AXES, strict=True):

@@ -56,7 +56,7 @@ def _large_sprite(number: int, fog: int, fog_color: Color) -> Image.Image:
 
 @lru_cache(maxsize=2048)
 def sprite(number: int, diameter: int, fog: int, fog_color: Color) -> Image.Image:
-    """A shaded sphere of this many pixels, faded towards the fog's color."""
+    """Draw a shaded sphere of this many pixels, faded towards the fog's color."""
     return _large_sprite(number, fog, fog_color).resize((diameter, diameter), Image.Resampling.BILINEAR)
 
 
@@ -68,13 +68,13 @@ def covalent_radius(number: int) -> float:
 
 
 def sphere_radius(number: int) -> float:
-    """Å: between the covalent radius, which hides everything, and dots of one size, which tell nothing."""
+    """Return the radius of an element's sphere (Å): between its covalent radius and a common radius."""
     return 0.24 + 0.33 * covalent_radius(number)
 
 
 @cache
 def element_color(number: int) -> Color:
-    """Jmol's color of an element, brought to where it reads on white and on black and differs from the others'."""
+    """Return Jmol's color of an element, adjusted to contrast with white, black and the other elements."""
     palette = _palette()
     r, g, b = (round(float(value)) for value in _from_oklab(palette[min(number, len(palette) - 1)]))
     return r, g, b
@@ -82,7 +82,7 @@ def element_color(number: int) -> Color:
 
 @cache
 def _palette() -> np.ndarray:
-    """Each element's color in OKLab, by atomic number; the last one is for all that Jmol has none for."""
+    """Compute the color of each element in OKLab, by atomic number; the last is for elements that Jmol lacks."""
     from ase.data.colors import jmol_colors
 
     jmol = np.array([oklab(rgb * 255) for rgb in np.vstack([jmol_colors, [0.9, 0.2, 0.5]])])
@@ -90,7 +90,7 @@ def _palette() -> np.ndarray:
     # Hardly visible, so that those of one color part in different directions.
     colors = jmol + 1e-3 * np.stack([np.cos(number), np.sin(2 * number), np.cos(3 * number)], 1)
     moves = np.ones(len(jmol))
-    moves[[1, 6, 7, 8]] = 0.05  # hydrogen to oxygen have the colors that everybody expects
+    moves[[1, 6, 7, 8]] = 0.05  # hydrogen to oxygen keep their customary colors
     for _ in range(150):
         colors[:, 0] = colors[:, 0].clip(0.50, 0.84)
         strength = np.hypot(colors[:, 1], colors[:, 2])
@@ -127,7 +127,7 @@ _DEUTERANOPIA = np.array(
 
 
 def oklab(rgb: np.ndarray, eyes: np.ndarray | None = None) -> np.ndarray:
-    """Lightness and two color axes of sRGB from 0 to 255, as these eyes see it."""
+    """Convert sRGB (0 to 255) to lightness and two color axes, as seen with normal or color-blind vision."""
     srgb = rgb / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     if eyes is not None:

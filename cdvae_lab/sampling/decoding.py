@@ -198,7 +198,7 @@ def decode(
 
 
 def _fields(model: CDVAE, options: DecodingOptions) -> dict[str, Any]:
-    """The fields of `DecodingSettings` that were given, the sampler as a schedule."""
+    """Collect the fields of `DecodingSettings` that were given, the sampler as a schedule."""
     given: dict[str, Any] = dict(options)
     fields = {name: given.pop(name) for name in DecodingSettings.__dataclass_fields__ if name in given}
     if given:
@@ -224,7 +224,7 @@ def _resumed(
     first_number: int | None,
     options: DecodingOptions,
 ) -> Decoded:
-    """The state, with a larger number of attempts where one was given."""
+    """Return the state, with a larger number of attempts where one was given."""
     check_latents(model, state.z)
     settings, given = state.settings, _fields(model, options)
     if given.get("max_attempts", 0) > settings.max_attempts:

@@ -210,7 +210,7 @@ def initial_frame(
 
 
 def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """The pure step: tensors in, tensors out, without waiting for the device."""
+    """Return the pure step of a schedule: tensors to tensors, without waiting for the device."""
     unseen = ~model.elements[1:]
     keep_types, keep_composition = schedule.keep_types, schedule.keep_composition
 

@@ -21,7 +21,7 @@ from cdvae_lab.sampling.settings import NAMED, SAMPLERS, TYPES, SamplerSettings
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The coefficients of every step of a sampler, in order; the last step adds no noise.
+    """Coefficients of every step of a sampler, in order; the last step adds no noise.
 
     Attributes:
         name: of the sampler, for captions.
@@ -64,7 +64,7 @@ class Schedule:
 
     @classmethod
     def langevin(cls, config: CDVAEConfig, steps_per_level: int = 100, step_size: float = 1e-4) -> Schedule:
-        """Annealed Langevin dynamics, as in the paper (algorithm 1; Song and Ermon 2019).
+        """Create annealed Langevin dynamics, as in the paper (algorithm 1; Song and Ermon 2019).
 
         At level sigma the drift is a = step_size * (sigma / sigma_min)^2 and the diffusion sqrt(2 a). Steps of
         r = a / sigma^2 keep a Gaussian of variance sigma^2 at 2 sigma^2 / (2 - r), which the last step removes.
@@ -85,7 +85,7 @@ class Schedule:
 
     @classmethod
     def ancestral(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
-        """Ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47)."""
+        """Create ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47)."""
         now, then = cls._descent(config, steps)
         diffusion = then * (now**2 - then**2).sqrt() / now
         return cls._ending_clean("ancestral", now, now**2 - then**2, diffusion, config.sigma_min)
@@ -103,14 +103,14 @@ class Schedule:
 
     @classmethod
     def probability_flow(cls, config: CDVAEConfig, steps: int = 100) -> Schedule:
-        """Euler steps of the probability flow, with no noise but that of the start (Song et al. 2021, eq. 13)."""
+        """Create Euler steps of the probability flow, without noise after the start (Song et al. 2021, eq. 13)."""
         now, then = cls._descent(config, steps)
         drift = 0.5 * (now**2 - then**2)
         return cls._ending_clean("probability_flow", now, drift, torch.zeros_like(drift), config.sigma_min)
 
     @staticmethod
     def _descent(config: CDVAEConfig, steps: int) -> tuple[Tensor, Tensor]:
-        """The noise levels before and after every step but the last."""
+        """Return the noise levels before and after every step but the last."""
         if steps < 2:
             raise SettingError(f"steps must be at least 2, not {steps}")
         levels = geometric_levels(config.sigma_max, config.sigma_min, steps)

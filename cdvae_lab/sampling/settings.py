@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 
 class SamplerSettings(TypedDict, total=False):
-    """The settings of samplers, for editors to complete.
+    """Settings of samplers, which editors complete.
 
     Keys:
         steps: calls of the network, of "ancestral" (200), "renoising" (200) and "probability_flow" (100).

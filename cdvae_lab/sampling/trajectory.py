@@ -1,4 +1,4 @@
-"""Trajectories: the record of one run of `denoise`, in memory and as a file that grows while the run does.
+"""Trajectories: the record of one run of `denoise`, in memory and as a file that grows during the run.
 
     for frame in record(denoise(model, n=8), into="run.safetensors"):
         ...
@@ -59,7 +59,7 @@ class Trajectory:
 
     @classmethod
     def of(cls, frames: Iterable[DenoisingFrame], after: Trajectory | None = None) -> Trajectory:
-        """The record of all these frames, on the CPU.
+        """Stack frames into a trajectory, on the CPU.
 
         Args:
             frames: of one run, in order; consumed.
@@ -140,7 +140,7 @@ class Trajectory:
         if isinstance(which, slice):
             chosen = range(len(self))[which]
             if not chosen:
-                raise SettingError(f"frames {which.start}:{which.stop}:{which.step} of {len(self)} are none at all")
+                raise SettingError(f"frames {which.start}:{which.stop}:{which.step} of {len(self)} are empty")
             return Trajectory.of(self[i] for i in chosen)
         if not -len(self) <= which < len(self):
             raise IndexError(f"frame {which} of a trajectory of {len(self)}")

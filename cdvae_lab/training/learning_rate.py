@@ -15,7 +15,7 @@ from cdvae_lab.training.settings import FitSettings
 
 
 def learning_rate(settings: FitSettings, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
-    """Linear warm-up, then half a cosine; computed on the device, so that it can be part of a CUDA graph."""
+    """Compute the learning rate: linear warm-up, then half a cosine; part of the CUDA graph of a step."""
     done = step.to(torch.float32)
     rising = (done + 1) / max(settings.warm_up, 1)
     after = ((done - settings.warm_up) / max(settings.steps - settings.warm_up, 1)).clamp(0, 1)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrainingStep:
-    """One optimizer step that has been taken.
+    """Optimizer step that has been taken.
 
     Attributes:
         step: optimizer steps taken so far.

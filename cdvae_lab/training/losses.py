@@ -27,7 +27,7 @@ def coordinate_loss(
     sigma: Float[Tensor, " crystals"],
     mask: Bool[Tensor, "crystals sites"],
 ) -> Float[Tensor, ""]:
-    """Half the squared distance between the network's p and delta / sigma (paper, eq. 8).
+    """Compute half the squared distance between the network's p and delta / sigma (paper, eq. 8).
 
     Args:
         delta: shortest displacement from the noisy positions to the clean ones, over periodic images, Å.
@@ -40,30 +40,30 @@ def type_loss(
     atomic_numbers: Int[Tensor, "crystals sites"],
     sigma: Float[Tensor, " crystals"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the denoised atom types, divided by the type noise (paper, section 4.3)."""
+    """Compute the cross-entropy of the denoised atom types, divided by the type noise (paper, section 4.3)."""
     entropy = F.cross_entropy(logits.transpose(1, 2), (atomic_numbers.long() - 1).clamp_min(0), reduction="none")
     return (masked_mean(entropy, atomic_numbers > 0) / sigma).mean()
 
 
 def num_atoms_loss(logits: Float[Tensor, "crystals sizes"], num_atoms: Int[Tensor, " crystals"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the number of atoms."""
+    """Compute the cross-entropy of the number of atoms."""
     return F.cross_entropy(logits, num_atoms)
 
 
 def lattice_loss(predicted: Float[Tensor, "crystals 6"], target: Float[Tensor, "crystals 6"]) -> Float[Tensor, ""]:
-    """Mean squared error of the standardized lattice parameters."""
+    """Compute the mean squared error of the standardized lattice parameters."""
     return F.mse_loss(predicted, target)
 
 
 def composition_loss(
     logits: Float[Tensor, "crystals elements"], shares: Float[Tensor, "crystals elements"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the predicted composition with every atom's element, a mean over atoms."""
+    """Compute the cross-entropy of the predicted composition with every atom's element, a mean over atoms."""
     return F.cross_entropy(logits, shares)
 
 
 def kl_loss(posterior: Posterior) -> Float[Tensor, ""]:
-    """Kullback-Leibler divergence of q(z | crystal) from N(0, I), summed over the latent dimensions."""
+    """Compute the Kullback-Leibler divergence of q(z | crystal) from N(0, I), summed over the latent dimensions."""
     mu, log_var = posterior.mu, posterior.log_var
     return (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(-1).mean()
 
@@ -73,7 +73,7 @@ def property_loss(
     target: Float[Tensor, " crystals"],
     labeled_crystals: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the standardized property over the labeled crystals (a NaN target is no label).
+    """Compute the mean squared error of the standardized property over the labeled crystals (a NaN target is no label).
 
     Args:
         labeled_crystals: the number to divide by where these crystals are a share of a batch: the labeled crystals of

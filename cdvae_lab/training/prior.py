@@ -33,7 +33,7 @@ def fit_prior(
     config: DiffusionPriorConfig | None = None,
     **options: Unpack[FitOptions],
 ) -> Iterator[TrainingStep]:
-    """Fit a learned prior to a trained model's latents of a data set; `model.prior` is it at the end.
+    """Fit a learned prior to a trained model's latents of a data set; at the end it is set as `model.prior`.
 
     Crystals are then generated from where those of the data set lie in latent space, rather than from N(0, I), which
     encoded crystals are far from filling (COV-P on Perov-5: 98 % instead of 22 %). 10,000 steps take about a minute on

@@ -1,4 +1,4 @@
-"""One training run: optimizer steps on a device, the moving average of the weights, and the state to resume from.
+"""Training run: optimizer steps on a device, the moving average of the weights, and the state to resume from.
 
 A step draws its crystals and its noise from (seed, step) alone and never waits for the device: a batch is an index into
 data that are on the device, and on a GPU the whole step, optimizer included, is one CUDA graph. Several processes take
@@ -83,7 +83,7 @@ class Run:
     def _losses(
         self, index: Int[Tensor, " crystals"], step: Int[Tensor, ""], sites: int, most_images: int
     ) -> Float[Tensor, " terms"]:
-        """The weighted total, and then every term unweighted."""
+        """Compute the weighted total, and then every term unweighted."""
         names, weights = self.objective.terms, self.objective.weights
         terms = self.objective.losses(index, self.mine, step, sites, most_images, self.settings.seed)
         weighted = torch.stack([weights[name] * terms[name] for name in names])

@@ -1,4 +1,4 @@
-"""Mathematics as MathML, which browsers set themselves: no script, nothing fetched.
+"""Mathematics as MathML, which browsers typeset without a script or a network.
 
 docutils has the converter from LaTeX; Sphinx only lacks the renderer that calls it.
 """
@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 
 
 def _converted(node: nodes.Element, as_block: bool) -> str:
-    r"""Return MathML; written out first is what docutils does not read: `\tfrac12`, and an exponent without a base."""
+    r"""Convert LaTeX to MathML, with `\tfrac12` and exponents without a base written for docutils."""
     text = re.sub(r"\\([td]?frac)\s*(\w)(\w)", r"\\\1{\2}{\3}", node.astext())
     return tex2mathml("{}" + text if text.startswith(("^", "_")) else text, as_block=as_block)
 

@@ -1,4 +1,4 @@
-"""What the reference needs to be written from the docstrings as they are.
+"""Extension of Sphinx that writes the reference from the docstrings.
 
 Docstrings are prose with names in backticks, not reStructuredText: |z| is a length there, not a substitution, and
 `Crystals` may be followed by a letter.

@@ -104,7 +104,7 @@ def test_the_commands_decode_and_compare(tmp_path: Path, capsys: pytest.CaptureF
     command = [str(model), "--data", str(crystals), "--plan", str(plan), "--device", "cpu", "--out", str(out)]
     assert main([*command, "--batch-size", "3"]) == 0
 
-    # One attempt is what `reconstruct` gives.
+    # A single attempt equals `reconstruct`.
     truth, predicted, about = read_store(out / Setting(8, 1.0, "dense").file)
     schedule = Setting(**about["setting"]).schedule(CONFIG)
     expected = last(reconstruct(load(model), truth, sampler=schedule, allow_unseen=True)).crystals
@@ -112,7 +112,7 @@ def test_the_commands_decode_and_compare(tmp_path: Path, capsys: pytest.CaptureF
     assert torch.allclose(predicted.frac_coords, expected.frac_coords, atol=1e-4)
     assert about["attempts"] == [1] * 5
 
-    # Settings that are there are skipped, and crystals of another model are refused.
+    # Measured settings are skipped, and crystals of another model are refused.
     plan.write_text(json.dumps(settings))
     capsys.readouterr()
     assert main(command) == 0

@@ -1,4 +1,4 @@
-"""The measurement of speed at quality, end to end on a tiny model: what it writes, what it does not do twice."""
+"""The benchmark of speed and quality, end to end on a tiny model: its files, and that measured settings are skipped."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_settings_are_read_from_their_names() -> None:
         assert setting(f"{name}_assigned") == (of[0], of[1] | {"types": "assigned"})
         assert of in [setting(measured) for measured in SETTINGS]
     for wrong in ("ancestral", "langevin_x", "_5", "assigned"):
-        with pytest.raises(SettingError, match="say ancestral_50"):
+        with pytest.raises(SettingError, match="give ancestral_50"):
             setting(wrong)
 
 
-def test_decoding_needs_little_more_than_torch_and_is_judged_elsewhere(
+def test_decoding_needs_little_more_than_torch_and_is_scored_elsewhere(
     command: list[str], data: datasets.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     block = (
@@ -87,7 +87,7 @@ def test_decoding_needs_little_more_than_torch_and_is_judged_elsewhere(
     assert about["sampler"]["calls"] == 12
     assert len(predicted) == 5
 
-    # What is there is not done again, and nothing else is mixed with it.
+    # Measured settings are skipped, and those of another model or data set are refused.
     written = (out / "ancestral_12.safetensors").stat().st_mtime_ns
     assert main([*command, "--settings", "ancestral_12", "probability_flow_11"]) == 0
     assert (out / "ancestral_12.safetensors").stat().st_mtime_ns == written
@@ -110,11 +110,11 @@ def test_decoding_needs_little_more_than_torch_and_is_judged_elsewhere(
     printed = capsys.readouterr().out
     assert "| langevin 1, types assigned | 51 |" in printed
     measured = json.loads((out / "speed_quality.json").read_text())
-    judged = reconstruction(truth, predicted, jobs=1)
+    scored = reconstruction(truth, predicted, jobs=1)
     row = measured["rows"][0]
-    assert (row["setting"], row["device"], row["match_rate"]) == ("ancestral_12", "cpu", judged.structure.match_rate)
-    assert row["match_rate_paper"] == judged.paper.match_rate
-    assert row["rmse"] == (None if judged.structure.matched == 0 else pytest.approx(judged.structure.rmse))
+    assert (row["setting"], row["device"], row["match_rate"]) == ("ancestral_12", "cpu", scored.structure.match_rate)
+    assert row["match_rate_paper"] == scored.paper.match_rate
+    assert row["rmse"] == (None if scored.structure.matched == 0 else pytest.approx(scored.structure.rmse))
     assert "seconds" in row
     assert "plotly" in (out / "speed_quality.html").read_text()[:10000].lower()
 

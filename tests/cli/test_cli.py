@@ -93,14 +93,14 @@ def test_a_run_in_two_pieces_is_the_run_in_one(state: Path, tmp_path: Path) -> N
     assert cli.main([*command, *first, "--time-limit", "0"]) == 0  # stops after one step
     assert [row["step"] for row in rows(out)] == [1]
     log = out.with_suffix(".jsonl")
-    log.write_text(log.read_text() + '{"step": 7}\n{"ste')  # as a killed run may leave it
+    log.write_text(log.read_text() + '{"step": 7}\n{"ste')  # as a killed run may leave the file
     assert cli.main([*command, "--resume"]) == 0
     assert [row["step"] for row in rows(out)] == [1, 3, 6, 9, 12]
     for name, tensor in checkpoints.load(out).state_dict().items():
         assert torch.equal(tensor, checkpoints.load(state).state_dict()[name]), name
 
 
-def test_resuming_without_a_state_starts_and_with_a_finished_one_says_so(
+def test_resuming_without_a_state_starts_and_a_finished_one_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -385,7 +385,7 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
 def test_a_property_model_is_trained_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--hidden-dim", "8", "--blocks", "1", "--batch-size", "16", "--warm-up", "2", "--device", "cpu"]
     train = ["property", *DATA, *tiny, "--lr", "1e-2"]
-    out = tmp_path / "judge.safetensors"
+    out = tmp_path / "predictor.safetensors"
     assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 0
     assert not state_of(out).exists()
     model = load_property_model(out)
@@ -393,11 +393,11 @@ def test_a_property_model_is_trained_and_predicts(tmp_path: Path, capsys: pytest
     wrong = float((model(data.crystals) - data.labels).abs().mean())
     assert f"mean absolute error {wrong:.4f}" in capsys.readouterr().err
     assert model.metadata["validation"] == {"mean_absolute_error": pytest.approx(wrong, rel=1e-5), "labels": 64}
-    assert wrong < float((data.labels - model.property_mean).abs().mean())  # than who says the mean of all
+    assert wrong < float((data.labels - model.property_mean).abs().mean())  # than a prediction of the mean
     assert cli.main([*train, "--steps", "40", "--out", str(out)]) == 2
     assert "exists; " in capsys.readouterr().err
 
-    # Stopped, refused where that would lose the state, and gone on with to the end.
+    # Interrupted, refused where the state would be lost, and resumed to the end.
     again = tmp_path / "again.safetensors"
     assert stopped_after_a_step([*train, "--steps", "1000000", "--out", str(again), "--checkpoint-every", "0"]) == 130
     assert "--resume resumes" in capsys.readouterr().err
@@ -416,7 +416,7 @@ def test_a_property_model_is_trained_and_predicts(tmp_path: Path, capsys: pytest
 
 
 def stopped_after_a_step(command: list[str]) -> int:
-    """The exit code of a command that is interrupted as soon as its state is there."""
+    """Return the exit code of a command that is interrupted once its state exists."""
     path = state_of(Path(command[command.index("--out") + 1]))
 
     def interrupt() -> None:
@@ -464,7 +464,7 @@ def test_training_needs_no_pymatgen_where_the_data_are_parsed(tmp_path: Path, kn
 # Generation
 
 
-def test_generated_files_are_those_of_denoise_and_are_not_made_twice(state: Path, tmp_path: Path) -> None:
+def test_generated_files_equal_denoise_and_are_not_generated_again(state: Path, tmp_path: Path) -> None:
     from pymatgen.core import Structure
 
     out = tmp_path / "out"
@@ -496,7 +496,7 @@ def test_other_formats_are_read_back(state: Path, tmp_path: Path, fmt: str, suff
         assert len(convert.read(tmp_path / f"crystal_{number:05d}{suffix}")) == 1
 
 
-def test_npz_holds_a_batch_a_file_and_goes_on(state: Path, tmp_path: Path) -> None:
+def test_npz_holds_a_batch_a_file_and_is_resumed(state: Path, tmp_path: Path) -> None:
     command = ["generate", str(state), "--steps", "4", "--format", "npz", "--batch-size", "2", "--device", "cpu"]
     assert cli.main([*command, "-n", "3", "--out", str(tmp_path / "o")]) == 0
     assert sorted(p.name for p in (tmp_path / "o").glob("*.npz")) == [
@@ -522,7 +522,7 @@ def test_a_named_setting_and_types_are_those_of_denoise(
     torch.testing.assert_close(made.frac_coords.float(), expected.frac_coords)
     settings = json.loads((tmp_path / "named" / "settings.json").read_text())["sampler"]
     assert (settings["name"], settings["calls"], settings["keep_composition"]) == ("ancestral", 50, True)
-    # What has a name may be said in full: the same crystals, so the same folder.
+    # A named setting and its settings in full give the same crystals, so the same folder.
     in_full = ["generate", str(state), "-n", "2", "--steps", "50", "--types", "assigned", "--format", "npz"]
     assert cli.main([*in_full, "--out", str(tmp_path / "named")]) == 0
     assert "2 crystals existed, 0 are new" in capsys.readouterr().err
@@ -711,7 +711,7 @@ def test_the_module_runs_where_nothing_is_installed() -> None:
     assert done.stdout.startswith("cdvae-lab ")
 
 
-def test_what_a_sampler_keeps_is_part_of_the_run() -> None:
+def test_kept_types_and_compositions_are_part_of_the_schedule() -> None:
     numbers = torch.ones(2, dtype=torch.float64)
     plain, kept = Schedule("x", numbers, numbers, numbers), Schedule("x", numbers, numbers, numbers, False, True)
     assert coefficients(kept) == coefficients(plain) | {"keep_composition": True}

@@ -105,11 +105,11 @@ def a_notebook(folder: Path, *cells: str) -> Path:
     return path
 
 
-def test_the_demo_says_which_step_it_is_at(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_prints_its_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     executed = demo.run_notebook(a_notebook(tmp_path, "x = 1 + 1", "print(x)"), tmp_path)
     assert nbformat.reads(executed, 4).cells[-1].outputs[0]["text"] == "2\n"
     printed = capfd.readouterr()
-    assert "TCP" not in printed.err  # the kernel's remark on its transport alarms people
+    assert "TCP" not in printed.err  # the kernel's warning about its transport does not apply
     lines = printed.out.splitlines()
     assert [line[:15] for line in lines] == ["   1 of 2  Sums", "   2 of 2  Sums"]
 
@@ -144,13 +144,13 @@ def test_the_app_is_served_to_this_machine_alone() -> None:
     assert app.environment()["JUPYTER_PATH"].split(":")[0] == str(notebooks.notebooks())
 
 
-def test_what_is_missing_is_named_with_the_remedy() -> None:
+def test_missing_packages_are_named_with_the_remedy() -> None:
     with pytest.raises(SettingError, match=r"no_such_module.*pip install 'cdvae_lab\[notebook\]'"):
         notebooks.require("no_such_module")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_knows_commands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_has_commands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "reconstruct" in script

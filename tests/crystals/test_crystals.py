@@ -83,7 +83,7 @@ def test_every_index_gives_a_batch(batch: Crystals, which: Index, expected: list
 
 
 @pytest.mark.parametrize("which", [5, -6])
-def test_a_crystal_that_is_not_there_is_an_index_error(batch: Crystals, which: int) -> None:
+def test_an_index_out_of_range_is_an_index_error(batch: Crystals, which: int) -> None:
     with pytest.raises(IndexError, match="of 5 crystals"):
         batch[which]
 
@@ -137,7 +137,7 @@ def test_text_is_short_and_notebooks_get_pictures(known_crystals: Crystals) -> N
     assert "no picture" in broken._repr_mimebundle_()["text/html"]
 
 
-def test_structures_of_pymatgen_come_in_and_one_crystal_goes_to_nglview(known_crystals: Crystals) -> None:
+def test_structures_of_pymatgen_are_converted_and_a_crystal_is_shown_by_nglview(known_crystals: Crystals) -> None:
     back = Crystals.from_structures(known_crystals.to_structures())
     assert [s.composition for s in back.to_structures()] == [s.composition for s in known_crystals.to_structures()]
     assert known_crystals.to_nglview(1)._ngl_component_ids

@@ -48,7 +48,7 @@ def assert_pymatgens(crystals: Crystals, k: int = K, cutoff: float = CUTOFF, ato
         count = int(crystals.num_atoms[c])
         cell, frac = crystals.lattice[c].double().numpy(), crystals.frac_coords[c, :count].double().numpy()
         for i, everyone in enumerate(images_around(cell, frac, cutoff + 0.1)):
-            # What lies within a hair of the cutoff may fall on either side of it.
+            # Distances within rounding of the cutoff may fall on either side of it.
             sure, possible = (everyone <= cutoff - atol).sum(), (everyone <= cutoff + atol).sum()
             mask = found.mask[c, i].numpy()
             assert min(k, sure) <= mask.sum() <= min(k, possible)
@@ -57,7 +57,7 @@ def assert_pymatgens(crystals: Crystals, k: int = K, cutoff: float = CUTOFF, ato
             np.testing.assert_allclose(distance, everyone[: len(distance)], atol=atol)
             next_one = everyone[k] if len(everyone) > k else np.inf
             assert found.radius[c, i].item() == pytest.approx(min(next_one, cutoff), abs=max(atol, 1e-6))
-            # Each vector leads to an image of the atom that it names.
+            # Each vector ends at an image of the neighbor of its index.
             vector, index = found.vector[c, i].double().numpy()[mask], found.index[c, i].numpy()[mask]
             np.testing.assert_allclose(np.linalg.norm(vector, axis=1), distance, atol=atol)
             translation = frac[i] + vector @ np.linalg.inv(cell) - frac[index]

@@ -100,7 +100,7 @@ def test_bad_tables(load, table, tmp_path):
     table.to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: has no column 'energy'; it has material_id, cif, heat"):
         load(path, label="energy")
-    assert not (tmp_path / "cache").exists()  # said before anything was parsed
+    assert not (tmp_path / "cache").exists()  # reported before anything is parsed
     table.assign(gap=[1, 2, 3, 4, 5, "low"]).to_csv(path, index=False)
     with pytest.raises(DatasetError, match=r"bad\.csv: column 'gap' contains text that is not a number.*low"):
         load(path, label="gap")

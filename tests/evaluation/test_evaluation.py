@@ -56,7 +56,7 @@ def of_volume(crystals: Crystals, factor: float) -> Crystals:
 
 
 def volume_per_atom(crystals: Crystals) -> torch.Tensor:
-    """A predictor that anybody can check."""
+    """Predict the volume per atom, which can be checked by hand."""
     return torch.linalg.det(crystals.lattice).abs() / crystals.num_atoms
 
 
@@ -243,7 +243,7 @@ def test_crystals_against_themselves_and_failures_are_counted(crowd: Crystals, t
     assert card.finished
     assert [f.step for f in frames] == sorted(f.step for f in frames)
     assert all(f.step < f.num_steps for f in frames[:-1])
-    assert [s.key for s in frames[0].scores] == ["structure_valid", "composition_valid", "valid"]  # as it comes
+    assert [s.key for s in frames[0].scores] == ["structure_valid", "composition_valid", "valid"]  # in the given order
     assert card["structure_valid"] == pytest.approx(100 * 7 / 11)
     assert card["valid"] == pytest.approx(100 * 6 / 11)
     assert card["cov_recall"] == 100
@@ -288,7 +288,7 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(
 ) -> None:
     settings = {"train": crowd[:3], "jobs": 1, "cache": tmp_path / "one"}
     whole = last(evaluate(crowd, dataset(crowd[:6]), **settings))
-    monkeypatch.setattr("cdvae_lab.evaluation.batch_fingerprints._structure_rows", None)  # whoever calls them fails
+    monkeypatch.setattr("cdvae_lab.evaluation.batch_fingerprints._structure_rows", None)  # a call would fail
     monkeypatch.setattr("cdvae_lab.metrics.novelty._compare", None)
     again = last(evaluate(crowd, dataset(crowd[:6]), **settings))
     assert again.table() == whole.table()
@@ -310,7 +310,7 @@ def test_work_done_before_an_interruption_is_not_repeated(
     monkeypatch.setattr(batch_fingerprints, "_structure_rows", counted)
     frames = evaluate(many, dataset(crowd[:6]), novelty=False, jobs=1, cache=tmp_path)
     assert [next(frames).step for _ in range(2)] == [1, 17]
-    frames.close()  # what Ctrl-C leaves behind
+    frames.close()  # files that Ctrl-C leaves
     assert done == [16]
     again = list(evaluate(many, dataset(crowd[:6]), novelty=False, jobs=1, cache=tmp_path))
     assert done == [16, 16, 16, 6]
@@ -330,7 +330,9 @@ def test_the_number_of_processes_and_the_backend_do_not_matter(crowd: Crystals, 
 
 def test_reconstruction_is_the_metric_and_unmatched_pairs_count_as_stol(crowd: Crystals, tmp_path: Path) -> None:
     truth = crowd[:6]
-    predicted = Crystals.cat([moved(truth[:4], 0.1, seed=3), crowd[8], truth[0]])  # a lost one, and a wrong one
+    predicted = Crystals.cat(
+        [moved(truth[:4], 0.1, seed=3), crowd[8], truth[0]]
+    )  # one without a match, and a wrong one
     frames = list(evaluate(predicted, dataset(truth), task="reconstruction", jobs=1, cache=tmp_path))
     card = frames[-1]
     matcher = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
@@ -401,7 +403,7 @@ def test_bad_settings_are_refused_before_any_work(
         evaluate(crowd, reference, cache=tmp_path, **settings)
 
 
-# Other people's crystals
+# Crystals of other models
 
 
 def test_npz_brings_cells_and_atoms_back(random_dataset: Dataset, tmp_path: Path) -> None:
@@ -519,7 +521,7 @@ def test_a_predictor_is_a_property_model_or_a_models_own_head(srtio3: Crystals, 
     assert torch.equal(head(srtio3), model.predict_property(model.encode(srtio3).mu))
     assert name == f"the property head of {tmp_path / 'model.safetensors'}"
     with pytest.raises(SettingError, match="is bundled"):
-        predictor_named("nobody")
+        predictor_named("no_such_model")
 
 
 # Validity alone

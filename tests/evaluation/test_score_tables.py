@@ -143,7 +143,7 @@ def test_unknown_tasks_are_refused() -> None:
 
 
 @pytest.mark.parametrize("file", [tables.README, tables.PAGE], ids=["README", "tables"])
-def test_the_documentation_shows_what_the_files_hold(file: Path) -> None:
+def test_the_documentation_equals_the_files_of_scores(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert tables.replaced(text, file) == text, "run `python -m tools.tables`"
 
@@ -168,7 +168,7 @@ def test_tables_go_between_markers_of_any_file(tmp_path: Path, capsys: pytest.Ca
         assert file.read_text() == bad
 
 
-def test_rows_made_otherwise_are_not_compared() -> None:
+def test_rows_of_another_protocol_are_not_compared() -> None:
     row = our_row(match_rate=99.0, rmse=0.001, unlike="decoded many times")
     table = compare("reconstruction", PUBLISHED, {"mp_20": [row]})
     assert texts(table, "ours") == ["99.00", "0.0010", None]

@@ -1,4 +1,4 @@
-"""Guided diffusion against the closed form of a Gaussian; steps that hold everything; a real model's property."""
+"""Guided diffusion against the closed form of a Gaussian; steps that hold the whole state; a real model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def assert_same(a: GuidedStep, b: GuidedStep) -> None:
         assert torch.equal(x, y) if isinstance(x, Tensor) else x == y, field.name
 
 
-# Where it ends
+# The distribution at the end
 
 
 @pytest.mark.parametrize(("target", "sign"), [("min", 1), ("max", -1)])
@@ -70,7 +70,7 @@ def test_a_linear_property_shifts_a_gaussian_as_it_should(slope: CDVAE, target: 
 
 
 def test_rounds_keep_the_density_that_they_sample(slope: CDVAE) -> None:
-    # A chain from samples of the guided density, with noise that remembers them, still has its mean and deviation.
+    # A chain from samples of the guided density, with small noise, still has its mean and deviation.
     n, strength, prior = 4000, 3.0, slope.prior
     expected = prior.mean - strength * prior.std**2 * slope.direction / STD
     start = expected + prior.std * torch.randn(n, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -115,7 +115,7 @@ def test_a_crystal_has_the_same_noise_in_any_selection(slope: CDVAE, which: list
         torch.testing.assert_close(some.z, whole[-1].z[which], rtol=1e-12, atol=1e-12)
 
 
-def test_a_crystal_alone_ends_where_it_ends_in_a_batch(slope: CDVAE) -> None:
+def test_a_crystal_ends_at_the_same_latent_alone_and_in_a_batch(slope: CDVAE) -> None:
     start = slope.prior.sample(0, torch.arange(5))
     together = last(optimize_guided(slope, start, rounds=2)).z
     for number in range(5):
@@ -145,7 +145,7 @@ def test_a_finished_run_resumes_with_more_rounds(slope: CDVAE) -> None:
     assert_same(last(optimize_guided(slope, step=short, rounds=3)), whole)
 
 
-def test_what_is_decoded_has_no_noise_left(slope: CDVAE) -> None:
+def test_decoded_crystals_have_no_noise_left(slope: CDVAE) -> None:
     for step in optimize_guided(slope, 3, rounds=2):
         assert torch.equal(step.prediction, slope.predict_property(step.z))
         close = torch.allclose(step.z, step.noisy, rtol=1e-10, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Paths against their geometry; the same noise at every stop; what is kept is kept; files and the bundled model."""
+"""Paths against their geometry; the same noise at every point; fixed lattices and types; files; the bundled model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model() -> CDVAE:
     model.lattice_mean.copy_(torch.tensor([2.4, 2.4, 2.4, 90, 90, 90]))
     model.elements.zero_()
     model.elements[[6, 8, 11, 17, 22, 38]] = True
-    with torch.no_grad():  # latents that tell crystals apart, and sizes and types that follow them
+    with torch.no_grad():  # latents that distinguish crystals, and predicted sizes and types that depend on them
         for layer in (
             model.to_mu,
             model.num_atoms_head.hidden[-1],
@@ -133,7 +133,7 @@ def test_stops_with_equal_latents_become_equal_crystals(model: CDVAE, srtio3: Cr
         torch.testing.assert_close(crystals.frac_coords[i], crystals.frac_coords[0])
 
 
-def test_a_frame_goes_on_and_is_recorded_like_any_other(
+def test_a_loaded_frame_is_resumed_and_recorded_like_any_other(
     model: CDVAE, srtio3: Crystals, diamond: Crystals, tmp_path: Path
 ) -> None:
     frames = run(model, srtio3, diamond, keep_composition="a")

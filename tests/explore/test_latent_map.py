@@ -1,4 +1,4 @@
-"""The latent map: what it gives back, where it places things, what it refuses; the bundled one."""
+"""Latent maps: saving and loading, placing latents, refused input; the bundled map."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model(random_dataset) -> CDVAE:
 
 @pytest.fixture(scope="module")
 def points() -> LatentMap:
-    """Two hundred points whose latents differ in 6 of 8 dimensions; no model stands behind them."""
+    """Two hundred points whose latents differ in 6 of 8 dimensions, without a model."""
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(200, 8, generator=generator)
     latents[:, 6:] *= 1e-3
@@ -70,7 +70,7 @@ def same(a: LatentMap, b: LatentMap) -> bool:
     )
 
 
-def test_fit_is_the_same_for_a_seed_and_holds_what_the_data_set_says(model, random_dataset, tmp_path):
+def test_fit_is_reproducible_and_keeps_the_data_set_s_fields(model, random_dataset, tmp_path):
     one = LatentMap.fit(model, random_dataset, notes={"labels": "random"})
     two = LatentMap.fit(model, random_dataset, notes={"labels": "random"})
     assert same(one, two)
@@ -96,7 +96,7 @@ def test_fit_is_the_same_for_a_seed_and_holds_what_the_data_set_says(model, rand
     assert part.metadata["umap"]["n_neighbors"] == 11
 
 
-def test_fit_refuses_what_cannot_be_a_map(model, random_dataset):
+def test_fit_refuses_invalid_settings_and_data(model, random_dataset):
     for settings in ({"seed": -1}, {"n_neighbors": 1}, {"min_dist": 2.0}, {"limit": 3}):
         with pytest.raises(SettingError, match="limit >="):
             LatentMap.fit(model, random_dataset, **settings)
@@ -107,9 +107,9 @@ def test_fit_refuses_what_cannot_be_a_map(model, random_dataset):
         LatentMap.fit(smaller, random_dataset)
 
 
-def test_a_crystal_of_the_map_is_placed_where_it_is(points):
+def test_a_crystal_of_the_map_is_placed_at_its_own_point(points):
     torch.testing.assert_close(points.place(points.latents.float()), points.xy)
-    # As it is after the rounding to half precision, too.
+    # Also after rounding to half precision.
     nudged = points.latents.float() * (1 + 2**-12)
     torch.testing.assert_close(points.place(nudged), points.xy, atol=1e-3, rtol=0)
 
@@ -128,7 +128,7 @@ def test_dimensions_that_the_encoder_does_not_use_do_not_move_a_place(points):
 
 @given(st.integers(0, 10_000), st.integers(1, 9))
 def test_a_mean_over_the_nearest_with_inverse_square_weights(points, seed, k):
-    """Against a k-d tree and the formula written out, in double precision."""
+    """Compare with a k-d tree and the formula in double precision."""
     xy = torch.rand(3, 2, generator=torch.Generator().manual_seed(seed)) * 6 - 3
     rows, distances = points.nearest(xy, k=k)
     expected, numbers = KDTree(points.xy.double().numpy()).query(xy.double().numpy(), k=[*range(1, k + 1)])
@@ -155,7 +155,7 @@ def test_far_away_and_empty_queries_are_answered(points):
     assert points.nearest(torch.zeros(2, 2), k=1000)[0].shape == (2, 200)
 
 
-def test_nearest_and_place_refuse_what_makes_no_sense(points):
+def test_nearest_and_place_refuse_invalid_arguments(points):
     for arguments in ({}, {"xy": torch.zeros(1, 2), "z": torch.zeros(1, 8)}, {"xy": torch.zeros(1, 2), "k": 0}):
         with pytest.raises(SettingError, match="either xy or z"):
             points.nearest(**arguments)
@@ -171,7 +171,7 @@ def test_shares_of_elements_are_those_of_the_formulas(points):
         points.share("Fe")
 
 
-def test_a_map_comes_back_as_it_was_saved(points, tmp_path):
+def test_a_loaded_map_equals_the_saved_one(points, tmp_path):
     assert same(points, LatentMap.load(points.save(tmp_path / "map.safetensors")))
 
 
@@ -225,7 +225,7 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
     near = (latents[rows[:, 1:]] - latents[chosen][:, None]).norm(dim=-1).mean()
     any_two = torch.pdist(latents[chosen]).mean()
     assert near < 0.8 * any_two
-    # What the model reads from the latents is what the map says of the crystals.
+    # The model's predictions from the latents agree with the map's values.
     aggregates = model.aggregates(bundled.latents[chosen].float())
     assert (aggregates.num_atoms == bundled.num_atoms[chosen]).float().mean() > 0.99
     labeled = chosen[torch.isfinite(bundled.labels[chosen])]
@@ -235,7 +235,7 @@ def test_a_bundled_map_is_of_the_bundled_model(name):
 
 
 def test_the_bundled_map_is_of_training_crystals_only(shared_data):
-    """Of the public files' rows, where they lie beside the repository; else of what the map says of itself."""
+    """Compare with the public files' rows, where they lie beside the repository; otherwise with the map's metadata."""
     bundled, model = load_map("perov_5"), load("perov_5")
     assert "estimated" in bundled.metadata["notes"]["labels"]
     assert "train" in bundled.metadata["notes"]["points"]

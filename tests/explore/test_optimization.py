@@ -1,4 +1,4 @@
-"""Climbing against closed forms and torch's own Adam; steps that hold everything; a real model's property."""
+"""Property optimization against closed forms and torch's Adam; steps that hold the whole state; a real model."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def as_minimum(value: Tensor, target: str | float) -> Tensor:
     return signs[target] * value / STD if isinstance(target, str) else ((value - target) / STD) ** 2
 
 
-# Where it ends
+# The end of a search
 
 
 def test_it_finds_the_minimum(bowl: Bowl) -> None:
@@ -130,7 +130,7 @@ def test_the_bundled_models_prediction_improves() -> None:
         torch.testing.assert_close(predictions[-1], model.predict_property(steps[-1].z))
 
 
-# How it goes
+# The course of a search
 
 
 @pytest.mark.parametrize("options", [{}, {"target": "max"}, {"target": 0.3}, {"prior_weight": 0.2}])
@@ -224,7 +224,7 @@ def test_the_callers_mode_is_neither_needed_nor_changed(model: CDVAE, mode: type
     assert not next(optimize(model, latents().requires_grad_())).z.requires_grad
 
 
-# Where it starts
+# The start of a search
 
 
 def test_it_starts_from_the_prior_from_latents_or_from_crystals(random_dataset: Dataset, nacl: Crystals) -> None:
@@ -284,7 +284,7 @@ def test_a_step_refuses_other_settings_and_takes_its_own(model: CDVAE, random_da
         optimize(other, step=step)
 
 
-# Keeping a run
+# Saving and loading steps
 
 
 @pytest.mark.parametrize("options", [{}, {"target": "max", "prior_weight": 0.2}, {"target": 0.1 + 0.2, "lr": 0.1 / 3}])
@@ -300,7 +300,7 @@ def test_a_saved_step_resumes_as_the_run_did(model: CDVAE, tmp_path: Path, optio
         assert_same(again, step)
 
 
-def test_a_run_that_was_made_longer_is_kept_as_such(model: CDVAE, tmp_path: Path) -> None:
+def test_a_lengthened_run_keeps_its_length_in_a_file(model: CDVAE, tmp_path: Path) -> None:
     short = list(optimize(model, latents(), steps=4))
     longer = short + list(optimize(model, step=short[-1], steps=9))
     kept = load_steps(save_steps(longer, tmp_path / "run.safetensors"))
@@ -308,7 +308,7 @@ def test_a_run_that_was_made_longer_is_kept_as_such(model: CDVAE, tmp_path: Path
     assert_same(last(optimize(model, step=kept[3], steps=9)), longer[-1])
 
 
-def test_what_does_not_belong_together_is_refused(model: CDVAE, bowl: Bowl, tmp_path: Path) -> None:
+def test_frames_of_different_runs_are_refused(model: CDVAE, bowl: Bowl, tmp_path: Path) -> None:
     steps = list(optimize(model, latents(), steps=3))
     path = save_steps(steps, tmp_path / "run.safetensors", model)
     with pytest.raises(CheckpointError, match="fingerprint"):

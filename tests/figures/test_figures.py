@@ -1,4 +1,4 @@
-"""Figures: their traces, units and ranges, in both themes; nothing of them is looked at here."""
+"""Figures: their traces, units and ranges, in both themes; they are not rendered."""
 
 from __future__ import annotations
 
@@ -190,14 +190,14 @@ def test_the_grid_under_the_map_receives_clicks_everywhere(bundled):
     low, high = torch.tensor([x[0], y[0]]), torch.tensor([x[1], y[1]])
     assert (bundled.xy > low).all()
     assert (bundled.xy < high).all()
-    # From anywhere in the picture the nearest knot or crystal is little more than a hundredth of its width away: half a
-    # diagonal of the net's cells to a knot, and where that was left out, half a cell more to the crystal beside it ...
+    # From anywhere in the picture the nearest grid point or crystal is within about a hundredth of its width: half a
+    # diagonal of a grid cell to a grid point, and where that is left out, half a cell more to the crystal there ...
     cell = float(np.diff(np.unique(net.x)).min())
     assert cell < 0.0126 * (high - low).max()
     anywhere = low + torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * (high - low)
     nearest = torch.cdist(anywhere, torch.cat([places, bundled.xy])).amin(1)
     assert nearest.max() < (0.5**0.5 + 0.5) * cell
-    # ... and no knot lies so near to a crystal that it takes its clicks.
+    # ... and no grid point is so near to a crystal that it receives its clicks.
     assert torch.cdist(places, bundled.xy).amin() > 0.005 * (high - low).max()
 
 
@@ -281,8 +281,8 @@ def test_a_course_describes_the_frames(run):
         assert found.structure_valid.tolist() == [bool(structure_validity(f.crystals[crystal])) for f in run]
         for frame, distance in zip(run, found.closest_distance.tolist(), strict=True):
             [structure] = frame.crystals[crystal].to_structures()
-            everybody = structure.get_all_neighbors(min(structure.lattice.abc) + 1e-3)  # own images too
-            assert distance == pytest.approx(min(n.nn_distance for some in everybody for n in some), abs=1e-4)
+            neighbors = structure.get_all_neighbors(min(structure.lattice.abc) + 1e-3)  # own images too
+            assert distance == pytest.approx(min(n.nn_distance for some in neighbors for n in some), abs=1e-4)
     with pytest.raises(SettingError, match="crystal: 3"):
         course(run, 3)
     with pytest.raises(SettingError, match="at least one"):
@@ -331,7 +331,7 @@ def test_strips_of_the_first_frame_alone(run):
     assert low < 0 < high
 
 
-# Speed at quality
+# Speed and quality
 
 
 def test_speed_at_quality_shows_the_measured_numbers(measured):

@@ -1,1 +1,1 @@
-"""What only a GPU can show; collected where there is one."""
+"""Tests that need a GPU; collected only on a machine with one."""

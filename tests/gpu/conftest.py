@@ -1,4 +1,4 @@
-"""Without a GPU, or a second one, what needs it is not collected, and so not counted as passed or skipped."""
+"""Collect the tests of one or two GPUs only on machines that have them."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def shells(crystals: Crystals, index: int) -> np.ndarray:
 @given(nearly_degenerate_cells(), changes_of_basis(), directions, st.permutations([0, 1, 2]), st.integers(0, 99))
 def test_same_crystal_same_cell(matrix, basis, quaternion, order, seed):
     volume = abs(np.linalg.det(matrix))
-    assume(volume > 0.1 * np.prod(np.linalg.norm(matrix, axis=1)))  # else the angles made no proper cell
+    assume(volume > 0.1 * np.prod(np.linalg.norm(matrix, axis=1)))  # otherwise the angles made no valid cell
     frac = np.array([[0, 0, 0], [0.5, 0.45, 0.52], [0.24, 0.7, 0.1]]) + np.random.default_rng(seed).uniform(0, 0.02, 3)
     species = ["Na", "Cl", "O"]
     one = Structure(Lattice(matrix), species, frac)
@@ -306,7 +306,7 @@ def test_deuterium_is_hydrogen_and_charges_are_dropped():
         (cif(gamma="0.001"), r"bad\.cif: the cell's volume is .* as good as zero.*correct its lengths"),
         (cif("Na Na0 0 0 0 1", "Na Na1 0 0 0 1"), r"bad\.cif: some atoms lie on top of each other.*remove"),
         (cif("Na Na0 0 0 0 1", "Cl Cl1 0.05 0 0 1"), r"bad\.cif: atoms 0 \(\w+\) and 1 \(\w+\) lie on top of each"),
-        (cif("Na Na0 0 0 0 1", "Cl Cl1 0.95 0 0 1"), r"bad\.cif: atoms .* 0\.200 Å apart"),  # through the cell's wall
+        (cif("Na Na0 0 0 0 1", "Cl Cl1 0.95 0 0 1"), r"bad\.cif: atoms .* 0\.200 Å apart"),  # across the cell's face
         (cif("Na Na0 0 0 0 1", c="0.3"), r"bad\.cif: the cell repeats after 0\.300 Å"),
     ],
 )
@@ -399,8 +399,8 @@ def test_bad_names_and_formats(known_crystals, tmp_path):
         writing.write(known_crystals, tmp_path / "file")
 
 
-def test_steps_cover_what_can_be_shorter():
-    """The neighbors that `reduction` looks at are one of each pair of the 26 around the origin."""
+def test_steps_cover_all_vectors_that_can_be_shorter():
+    """The neighbors that `reduction` considers are one of each pair of the 26 around the origin."""
     everything = {s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)}
     listed = {tuple(s) for s in reduction.STEPS.tolist()}
     assert listed | {tuple(-x for x in s) for s in listed} == everything

@@ -25,7 +25,7 @@ Formula = tuple[tuple[int, int], ...]
 
 
 def smact_says(formula: Formula) -> bool:
-    """SMACT's own search over all products of oxidation states."""
+    """Search all products of oxidation states with SMACT itself."""
     composition = Composition({Element.from_Z(number).symbol: count for number, count in formula})
     return smact_validity(composition, oxidation_states_set="smact14")
 

@@ -22,7 +22,7 @@ def crystal_of(structure: Structure) -> Crystals:
 
 
 def pymatgen_says(structure: Structure) -> float:
-    """Closest of all neighbors within a radius that certainly holds one, own images included."""
+    """Return the closest of all neighbors within a radius that certainly holds one, own images included."""
     radius = min(structure.lattice.abc) + 1e-6
     return min(n.nn_distance for neighbors in structure.get_all_neighbors(radius) for n in neighbors)
 

@@ -84,7 +84,7 @@ def test_structure_fingerprint_is_matminer_s_on_the_benchmark_sets(name: str, sh
         np.testing.assert_allclose(ours(structure), matminer_says(structure), atol=1e-6)
 
 
-def test_an_open_voronoi_cell_goes_to_pymatgen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_voronoi_cell_is_left_to_pymatgen(monkeypatch: pytest.MonkeyPatch) -> None:
     # In a cell of 20 Å no other atom lies within 7 Å.
     lonely = Structure(Lattice.cubic(20), ["O"], [[0, 0, 0]])
     sites, real = [], fingerprints._by_pymatgen
@@ -188,7 +188,7 @@ def test_without_a_writable_cache_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_lattices_reach_matminer_in_the_same_orientation() -> None:
-    """A turned crystal has the same fingerprint: what is compared does not hang on the orientation of rows."""
+    """A turned crystal has the same fingerprint: what is compared does not depend on the orientation of rows."""
     structure = random_structure(3)
     lengths, angles = (torch.tensor([x]) for x in (structure.lattice.abc, structure.lattice.angles))
     turned = lattice.from_parameters(lengths.double(), angles.double())[0].numpy()

@@ -133,7 +133,7 @@ def test_many_elements_take_no_time():
     assert composition_validity(crystals).tolist() == [True]
 
 
-def test_reasons_are_given_for_what_is_wrong():
+def test_reasons_of_invalidity_are_named():
     fine = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     collapsed = Structure(Lattice.cubic(5.6), ["Na", "Na", "Cl"], [[0, 0, 0], [0.01, 0, 0], [0.5, 0.5, 0.5]])
     tiny = Structure(Lattice.cubic(0.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -134,7 +134,7 @@ def test_log_prob_is_that_of_the_gaussian(gaussian: DiffusionPrior) -> None:
 
 
 def test_log_prob_of_a_stretched_gaussian() -> None:
-    """With a network that is linear in w, p is a Gaussian of another width, whose log-density is known."""
+    """A network that is linear in w makes p a Gaussian of another width, whose log-density is known."""
     prior = DiffusionPrior(DiffusionPriorConfig(3, hidden_dim=3, blocks=1, steps=400)).double()
     with torch.no_grad():
         for layer in prior.layers[0]:
@@ -297,7 +297,7 @@ def test_a_conditional_prior_draws_z_of_the_composition(random_dataset: Dataset,
     assert carbon.score(of_oxide)[:, 0].mean() > 3 * oxide.score(of_oxide)[:, 0].abs().mean()  # towards more carbon
     strange = torch.zeros(1, 100, dtype=torch.int64)
     strange[0, 12] = 1
-    with pytest.raises(SettingError, match="none of this prior's"):
+    with pytest.raises(SettingError, match="unknown to this prior"):
         again.sample(0, numbers[:1], strange)
 
 

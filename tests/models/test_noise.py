@@ -284,7 +284,7 @@ def test_types_without_probability_are_never_drawn() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 1025), (2, 3000), (1, 2, 1500), (3, 2000, 2), (2000, 2)])
 def test_bits_differ_along_axes_of_any_length(shape: tuple[int, ...]) -> None:
-    """With a stride of 1,024 for every axis, place (1, 0) had the bits of place (0, 1024)."""
+    """A stride of 1,024 for every axis gave place (1, 0) the bits of place (0, 1024)."""
     bits = noise.random_bits(0, Stream.POSITION, torch.arange(2), 0, shape)
     assert len(bits.unique()) == bits.numel()
 

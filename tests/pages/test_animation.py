@@ -1,4 +1,4 @@
-"""Films: what a page and the viewer are given is the run itself, and its origin never jumps."""
+"""Animations: pages and the viewer show the frames of the run, and its origin moves without jumps."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TestFrameOrigin:
             # The atom at the origin lends its own step to all; a glide takes a fifth of half a cell at most.
             assert (seen < 2 * own + 0.101).all(), k
 
-    def test_an_atom_that_becomes_the_rarest_glides_to_the_origin(self) -> None:
+    def test_an_atom_that_becomes_the_rarest_moves_gradually_to_the_origin(self) -> None:
         frac = torch.tensor([[[0.1, 0.2, 0.3], [0.4, 0.7, 0.8], [0.9, 0.5, 0.1]]])
         lattice = 4 * torch.eye(3)[None]
         before, after = (Crystals(frac, torch.tensor([numbers]), lattice) for numbers in ([26, 8, 8], [8, 26, 8]))

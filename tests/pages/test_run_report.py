@@ -1,4 +1,4 @@
-"""The report page stands alone, shows every crystal, and its numbers are pymatgen's."""
+"""The report page is self-contained, shows every crystal, and has pymatgen's numbers."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_every_crystal(model: CD
     pictures = [Image.open(io.BytesIO(content)) for content in page.links("image/png")]
     assert len(pictures) == 3
     assert all(len(picture.convert("RGB").getcolors(maxcolors=1 << 24)) > 50 for picture in pictures)
-    films = [Image.open(io.BytesIO(content)) for content in page.links("image/gif")]
-    assert len(films) == 2  # light and dark
-    assert all(getattr(film, "n_frames", 1) >= len(run) for film in films)
+    animations = [Image.open(io.BytesIO(content)) for content in page.links("image/gif")]
+    assert len(animations) == 2  # light and dark
+    assert all(getattr(animation, "n_frames", 1) >= len(run) for animation in animations)
     for content, expected in zip(page.links("chemical/x-cif"), run[-1].crystals.to_structures(), strict=True):
         assert Structure.from_str(content.decode(), "cif").composition == expected.composition
 
@@ -108,7 +108,7 @@ def test_facts_are_pymatgen_s(known_crystals: Crystals) -> None:
 
 
 def test_an_atom_s_own_images_count_where_there_are_others() -> None:
-    """In a cell 1.6 Å wide each atom is 1.6 Å from its own image, though the others are 4.32 Å away."""
+    """Each atom of a cell 1.6 Å wide is 1.6 Å from its own image, though the others are 4.32 Å away."""
     cell = torch.diag(torch.tensor([1.6, 8.64, 9.0]))[None]
     narrow = Crystals(torch.tensor([[[0.0, 0, 0], [0, 0.5, 0]]]), torch.tensor([[8, 38]]), cell)
     [one] = facts(narrow)
@@ -151,7 +151,7 @@ def test_the_summary_fits_one_screen(model: CDVAE, srtio3: Crystals, tmp_path: P
     assert "Pictures of the first 60" in path.read_text(encoding="utf-8")
 
 
-def test_an_unfinished_run_says_so(model: CDVAE, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_marked(model: CDVAE, tmp_path: Path) -> None:
     run = list(denoise(model, n=1, sampler=Schedule.ancestral(model.config, 6)))
     write_report(tmp_path, model, run[3])
     assert "stopped" in (tmp_path / "summary.txt").read_text(encoding="utf-8")

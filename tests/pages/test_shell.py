@@ -1,4 +1,4 @@
-"""The shell of the pages: what comes from a file or a user is text, and never HTML or a script."""
+"""The shell of the pages: text of a file or a user is escaped, never HTML or a script."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def small_model() -> CDVAE:
 
 @pytest.fixture
 def frames() -> list[DenoisingFrame]:
-    """A run whose sampler has an evil name."""
+    """A run whose sampler is named like an HTML tag."""
     run = list(denoise(small_model(), n=2, steps=3))
     return [replace(frame, schedule=replace(frame.schedule, name=EVIL)) for frame in run]
 

@@ -152,7 +152,7 @@ def test_captions_use_only_characters_of_the_font():
     assert printable("σ = 0.1 Å → café") == "sigma = 0.1 A -> cafe"
 
 
-def test_invalid_crystals_give_a_picture_that_says_so(srtio3):
+def test_a_picture_of_an_invalid_crystal_states_it(srtio3):
     broken = picture(srtio3.replace(lattice=srtio3.lattice * math.nan), legend=False)
     lost = picture(srtio3.replace(frac_coords=srtio3.frac_coords * math.inf), legend=False)
     assert pixels(broken).tolist() == pixels(lost).tolist()
@@ -167,29 +167,29 @@ def test_invalid_crystals_give_a_picture_that_says_so(srtio3):
         assert len(picture(odd).getcolors(480 * 480)) > 10
 
 
-def test_grids_and_strips_hold_the_pictures_they_are_made_of(known_crystals, srtio3, diamond):
+def test_grids_and_strips_contain_their_pictures(known_crystals, srtio3, diamond):
     sheet = grid(known_crystals, 2, size=150)
     assert sheet.size == (300, 300)
     assert pixels(sheet.crop((150, 0, 300, 150))).tolist() == pixels(picture(known_crystals, 1, size=150)).tolist()
     assert (pixels(sheet.crop((150, 150, 300, 300))) == 255).all()
-    film = strip([srtio3, diamond, srtio3], captions=["one", "two", "three"], size=150, theme="dark")
-    assert film.size == (3 * 150 + 2 * 15, 150)
+    image = strip([srtio3, diamond, srtio3], captions=["one", "two", "three"], size=150, theme="dark")
+    assert image.size == (3 * 150 + 2 * 15, 150)
     third = picture(srtio3, size=150, caption="three", theme="dark")
-    assert pixels(film.crop((330, 0, 480, 150))).tolist() == pixels(third).tolist()
+    assert pixels(image.crop((330, 0, 480, 150))).tolist() == pixels(third).tolist()
     assert strip([srtio3], theme="transparent").mode == "RGBA"
 
 
 def test_a_gif_has_its_frames_its_speed_and_an_exact_background(srtio3, tmp_path):
     path = gif([srtio3] * 6, tmp_path / "new" / "turn.gif", fps=10, turn=15, size=120)
-    with Image.open(path) as film:
-        assert film.n_frames == 6
-        assert film.info["duration"] == 100
-        assert film.info["loop"] == 0
-        assert film.size == (120, 120)
+    with Image.open(path) as image:
+        assert image.n_frames == 6
+        assert image.info["duration"] == 100
+        assert image.info["loop"] == 0
+        assert image.size == (120, 120)
         frames = []
         for n in range(6):
-            film.seek(n)
-            frames.append(pixels(film))
+            image.seek(n)
+            frames.append(pixels(image))
     assert all(frame[0, 0].tolist() == [255, 255, 255] for frame in frames)
     assert all((one != other).any() for one, other in itertools.combinations(frames, 2))
     assert [p.name for p in path.parent.iterdir()] == ["turn.gif"]
@@ -197,9 +197,9 @@ def test_a_gif_has_its_frames_its_speed_and_an_exact_background(srtio3, tmp_path
 
 def test_a_gif_of_finished_pictures(srtio3, tmp_path):
     made = [picture(srtio3, theme="dark", size=100, rotate=(spin, 20)) for spin in (0, 20, 40)]
-    with Image.open(gif(iter(made), tmp_path / "a.gif")) as film:
-        assert film.n_frames == 3
-        assert abs(pixels(film) - pixels(made[0])).mean() < 4
+    with Image.open(gif(iter(made), tmp_path / "a.gif")) as image:
+        assert image.n_frames == 3
+        assert abs(pixels(image) - pixels(made[0])).mean() < 4
 
 
 def test_png_bytes_open_as_the_same_picture(srtio3):

@@ -236,7 +236,7 @@ def generated(folder: Path) -> Crystals:
 
 
 def assert_alike(some: Crystals, others: Crystals) -> None:
-    """As noise allows: a rounding error may flip an atom's type, so not all have to be the same (99 % in DESIGN)."""
+    """Compare crystals up to rounding, which may change an atom's type in a few of them (at least 99 % are equal)."""
     assert len(some) == len(others)
     near = (some.frac_coords - others.frac_coords + 0.5).remainder(1) - 0.5
     same = ((near.abs() < 1e-4) | ~some.mask[..., None]).all((1, 2)) & (some.num_atoms == others.num_atoms)

@@ -63,7 +63,7 @@ def test_a_distance_counts_deviations_of_the_posterior(model: CDVAE, z: torch.Te
     assert torch.isinf(latent_distance(model, broken, posterior.mu)).all()
 
 
-def test_the_first_attempt_is_what_denoising_gives(model: CDVAE, z: torch.Tensor) -> None:
+def test_the_first_attempt_equals_denoising(model: CDVAE, z: torch.Tensor) -> None:
     state = last(decode(model, z, max_attempts=1, seed=3, steps=4))
     frame = last(denoise(model, z=z, seed=3, steps=4))
     assert torch.equal(state.crystals.atomic_numbers, frame.crystals.atomic_numbers)

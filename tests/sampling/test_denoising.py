@@ -1,4 +1,4 @@
-"""Samplers against distributions of known score; frames that hold the whole state; refusals before any work."""
+"""Samplers against distributions of known score; frames that hold the whole state; settings refused at the call."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Gaussian(CDVAE):
 
 
 def offset(crystals: Crystals) -> Tensor:
-    """From the middle of the cell, Å."""
+    """Return the offset of atoms from the middle of the cell, Å."""
     return lat.minimum_image(crystals.frac_coords - CENTER, crystals.lattice)
 
 
@@ -402,7 +402,7 @@ def test_types_stay_where_the_schedule_keeps_them(model: CDVAE, sampler: str) ->
     assert dataclasses.replace(schedule, keep_types=True).without_last().keep_types
 
 
-def test_a_start_holds_what_is_given_instead_of_what_z_says(model: CDVAE) -> None:
+def test_given_atoms_replace_those_predicted_from_z(model: CDVAE) -> None:
     z = StandardNormal(8, torch.float64).sample(0, torch.arange(4))
     numbers, schedule = torch.arange(4), Schedule.ancestral(PAPER, 5)
     aggregates = model.aggregates(z)
@@ -435,7 +435,7 @@ def test_in_float64_a_crystal_does_not_know_its_batch(model: CDVAE, sampler: str
                 assert moved.abs().max() < 1e-8
 
 
-def test_in_float32_hardly_a_crystal_knows_its_batch(model: CDVAE) -> None:
+def test_in_float32_few_crystals_depend_on_their_batch(model: CDVAE) -> None:
     single = CDVAE(model.config)
     single.load_state_dict(model.state_dict())
     single.eval()

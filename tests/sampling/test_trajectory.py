@@ -1,4 +1,4 @@
-"""Recording loses nothing: a run goes on from its record bit for bit, whenever it was cut off."""
+"""Recordings are lossless: a run resumes from its record bit for bit, wherever it was interrupted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assert_same(a: DenoisingFrame, b: DenoisingFrame) -> None:
         assert torch.equal(getattr(a.schedule, name), getattr(b.schedule, name)), name
 
 
-def test_a_run_goes_on_from_its_record_bit_for_bit(model: CDVAE, tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_record_bit_for_bit(model: CDVAE, tmp_path: Path) -> None:
     whole = list(run(model))
     path = tmp_path / "run.safetensors"
     for frame in record(run(model), path):
@@ -65,7 +65,7 @@ def test_a_run_goes_on_from_its_record_bit_for_bit(model: CDVAE, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kept", ["keep_types", "keep_composition"])
-def test_what_a_run_keeps_it_also_keeps_after_its_record(model: CDVAE, tmp_path: Path, kept: str) -> None:
+def test_kept_types_and_compositions_stay_kept_after_loading_a_record(model: CDVAE, tmp_path: Path, kept: str) -> None:
     z = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
     plain = Schedule.ancestral(model.config, STEPS)
     schedule = dataclasses.replace(plain, **{kept: True})
@@ -82,7 +82,7 @@ def test_what_a_run_keeps_it_also_keeps_after_its_record(model: CDVAE, tmp_path:
         Trajectory.of([whole[6]], after=other)
 
 
-def test_a_record_that_does_not_say_keeps_nothing(model: CDVAE, tmp_path: Path) -> None:
+def test_a_record_without_kept_fields_keeps_none(model: CDVAE, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -176,7 +176,7 @@ def test_last_and_empty_runs() -> None:
         Trajectory.of([])
 
 
-def test_progress_counts_every_run_and_says_how_long() -> None:
+def test_progress_counts_every_run_and_shows_the_time() -> None:
     text = io.StringIO()
     passed = [f.step for f in progress(steps(*range(11), *range(11)), runs=2, file=text)]
     assert passed == [*range(11), *range(11)]
@@ -186,7 +186,7 @@ def test_progress_counts_every_run_and_says_how_long() -> None:
     assert "<" in line  # time taken < time left
 
 
-def test_progress_of_a_run_that_goes_on_starts_where_it_is() -> None:
+def test_progress_of_a_resumed_run_starts_at_its_step() -> None:
     text = io.StringIO()
     list(progress(steps(8, 9, 10), file=text))
     assert "7/10" in text.getvalue().split("\r")[1]
@@ -221,7 +221,7 @@ def test_frames_of_another_run_are_refused(model: CDVAE, tmp_path: Path) -> None
         every(run(model), 0)
     with pytest.raises(IndexError):
         a[len(a)]
-    with pytest.raises(SettingError, match="none at all"):
+    with pytest.raises(SettingError, match="are empty"):
         a[5:5]
 
 

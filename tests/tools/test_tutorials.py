@@ -1,4 +1,4 @@
-"""The tutorials of the documentation: what was executed, shown without a kernel and without the network."""
+"""The tutorials of the documentation: outputs shown without a kernel and without a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pictures_are_found_from_where_the_tutorials_lie() -> None:
     assert executed().cells[0].source == "![four](../../assets/pictures/four.png)"
 
 
-def test_without_execution_cells_are_shown_and_what_was_executed_is_kept(
+def test_without_execution_cells_are_shown_and_executed_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = tmp_path / "a.ipynb", tmp_path / "made.ipynb"

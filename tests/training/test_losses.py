@@ -1,4 +1,4 @@
-"""Loss terms of a CDVAE: each against a computation by hand, and all of them falling on a few crystals."""
+"""Loss terms of a CDVAE: each against a computation by hand, and training on a few crystals."""
 
 from __future__ import annotations
 

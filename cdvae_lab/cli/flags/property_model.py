@@ -49,5 +49,5 @@ def add(commands: Any) -> None:
 
 
 def state_of(out: Path) -> Path:
-    """The file of a run's state, until its model is written."""
+    """Return the path of a run's state, which is kept until its model is written."""
     return out.with_suffix(".state.safetensors")

@@ -11,7 +11,7 @@ from cdvae_lab.datasets.catalog import PUBLIC, SYNTHETIC
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.training.settings import FitSettings, LossWeights
 
-TEXT = """Train a model on a data set; the state is written as it goes, and generates as well.
+TEXT = """Train a model on a data set; the state is saved during the run, and loads as a model.
 
 Ctrl-C and SIGTERM stop after the current step, with the state saved."""
 

@@ -17,7 +17,7 @@ from cdvae_lab.models.checkpoints import Trainable
 
 @runtime_checkable
 class Objective(Protocol):
-    """One kind of model's training objective. Creating it checks that model and data fit together; it changes nothing.
+    """Training objective of one kind of model. Creating it checks that model and data fit together; it changes nothing.
 
     Attributes:
         model: the model to train.

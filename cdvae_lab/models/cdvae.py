@@ -293,12 +293,14 @@ class CDVAE(Described):
         z: Float[Tensor, "crystals latent"],
         sigma: Float[Tensor, " crystals"],
         images: Float[Tensor, "crystals images 3"] | None = None,
+        keep: Float[Tensor, "crystals blocks 2 hidden"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites 3"], Float[Tensor, "crystals sites elements"]]:
         """Predict the coordinate noise and the element of every atom of noisy crystals (PGNN_DEC; paper, section 4.3).
 
         Args:
             sigma: noise level of the coordinates, Å.
             images: periodic images as `periodic_images` lists them; by default computed here.
+            keep: dropout factors of training, as for `PaiNN.forward`.
 
         Returns:
             p, without unit: p / sigma is the score, the gradient of log p(coordinates) in 1/Å. And the logits of the
@@ -310,7 +312,7 @@ class CDVAE(Described):
         basis = self.decoder.basis_for(crystals, images, c.num_neighbors, c.cutoff)
         condition = self.condition(torch.cat([z, self.embed_noise(sigma)], -1))
         start = self.decoder_types(crystals.atomic_numbers) + self.decoder_start(condition)[:, None]
-        s, v = self.decoder(start, basis, crystals.mask, condition)
+        s, v = self.decoder(start, basis, crystals.mask, condition, keep)
         p = (v * self.score_gate(s)[..., None, :]).sum(-1) * s.shape[-1] ** -0.5
         return p, self.type_head(s)
 

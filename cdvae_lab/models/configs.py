@@ -32,6 +32,8 @@ class CDVAEConfig:
         sigma_max, sigma_min: largest and smallest noise level of the coordinates, Å.
         type_sigma_max, type_sigma_min: largest and smallest noise level of the elements, without unit.
         num_levels: number of noise levels in the geometric sequences between these.
+        decoder_dropout: share of the hidden channels of the decoder's blocks that training sets to zero
+            (`PaiNN.forward`).
     """
 
     max_atoms: int
@@ -49,6 +51,7 @@ class CDVAEConfig:
     type_sigma_max: float = 5.0
     type_sigma_min: float = 0.01
     num_levels: int = 50
+    decoder_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_atoms", "latent_dim", "hidden_dim", "encoder_blocks", "decoder_blocks", "head_dim"):
@@ -58,6 +61,8 @@ class CDVAEConfig:
             raise SettingError("CDVAEConfig needs num_radial >= 2, num_neighbors >= 0, num_levels >= 2 and cutoff > 0")
         if not (0 < self.sigma_min < self.sigma_max and 0 < self.type_sigma_min < self.type_sigma_max):
             raise SettingError("CDVAEConfig needs 0 < sigma_min < sigma_max, for coordinates and for types")
+        if not 0 <= self.decoder_dropout < 1:
+            raise SettingError(f"CDVAEConfig.decoder_dropout must be 0 or more and below 1, not {self.decoder_dropout}")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Stream(enum.IntEnum):
     DROPOUT = 11
     NEARER = 12
     ROUND = 13
+    RATTLE = 14
 
 
 def _shift_right(x: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
@@ -98,6 +99,17 @@ def uniform(
     """Draw uniform numbers in the open interval (0, 1): odd multiples of 2^-24, exact in float32."""
     bits = _shift_right(random_bits(seed, stream, crystal, step, shape), 41)  # 23 bits
     return (2 * bits + 1).to(dtype) * (0.5**24)
+
+
+def dropout_factors(
+    share: float, seed: int, numbers: Int[Tensor, " crystals"], step: int | Int[Tensor, ""], shape: tuple[int, ...]
+) -> Float[Tensor, "crystals *shape"]:
+    """Draw dropout factors: 0 for a share of the channels, and 1 / (1 - share) for the others.
+
+    Counter-based like all noise, so that a resumed run drops the channels that an uninterrupted one does.
+    """
+    draw = uniform(seed, Stream.DROPOUT, numbers, step, shape)
+    return (draw > share).to(draw.dtype) / (1 - share)
 
 
 def prepare(device: torch.device) -> None:

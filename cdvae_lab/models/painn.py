@@ -170,6 +170,7 @@ class Block(nn.Module):
         v: Float[Tensor, "crystals sites 3 hidden"],
         basis: PairBasis,
         condition: Float[Tensor, "crystals condition"] | None,
+        keep: Float[Tensor, "crystals 2 hidden"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
         hidden = s.shape[-1]
         h = self.norm(s)
@@ -177,7 +178,7 @@ class Block(nn.Module):
             scale, shift = self.film(condition)[:, None].chunk(2, -1)
             h = h * (1 + scale) + shift
 
-        sent = self.features(h)
+        sent = _perceptron(self.features, h, None if keep is None else keep[:, 0])
         radial = self.radial_filter(basis.radial)
         directional = self.directional_filter(basis.directional)
         s = s + (radial[..., :hidden] * sent[:, None, :, :hidden]).sum(2)
@@ -189,10 +190,21 @@ class Block(nn.Module):
 
         u, w = self.mix_vectors(v).chunk(2, -1)
         length = torch.sqrt((w * w).sum(-2) + 1e-6)
-        of_s, of_product, of_v = self.update(torch.cat([s, length], -1)).chunk(3, -1)
+        updated = _perceptron(self.update, torch.cat([s, length], -1), None if keep is None else keep[:, 1])
+        of_s, of_product, of_v = updated.chunk(3, -1)
         s = s + of_s + of_product * (u * w).sum(-2)
         v = v + of_v[..., None, :] * u
         return s, v
+
+
+def _perceptron(
+    layers: nn.Sequential, x: Float[Tensor, "crystals sites inputs"], keep: Float[Tensor, "crystals hidden"] | None
+) -> Float[Tensor, "crystals sites outputs"]:
+    """Apply a perceptron with one hidden layer, whose channels are multiplied by dropout factors if there are any."""
+    if keep is None:
+        return layers(x)
+    into, activation, out = layers
+    return out(activation(into(x)) * keep[:, None])
 
 
 class PaiNN(nn.Module):
@@ -256,11 +268,19 @@ class PaiNN(nn.Module):
         basis: PairBasis,
         mask: Bool[Tensor, "crystals sites"],
         condition: Float[Tensor, "crystals condition"] | None = None,
+        keep: Float[Tensor, "crystals blocks 2 hidden"] | None = None,
     ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
-        """Compute invariant scalars and equivariant vectors of every atom; those of padded sites are zero."""
+        """Compute invariant scalars and equivariant vectors of every atom; those of padded sites are zero.
+
+        Args:
+            keep: dropout factors of the hidden channels of the two perceptrons of every block; None for no dropout.
+                These channels are invariant scalars, and all atoms of a crystal have the same factors ("variational
+                dropout", Gal and Ghahramani 2016), so that the network stays equivariant under rotation and
+                permutation, and equivalent atoms stay equivalent.
+        """
         s = scalars
         v = s.new_zeros(*s.shape[:-1], 3, s.shape[-1])
-        for block in self.blocks:
-            s, v = block(s, v, basis, condition)
+        for number, block in enumerate(self.blocks):
+            s, v = block(s, v, basis, condition, None if keep is None else keep[:, number])
         exists = mask[..., None].to(s.dtype)
         return self.norm(s) * exists, v * exists[..., None]

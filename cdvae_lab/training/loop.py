@@ -160,7 +160,8 @@ def fit(
     elif isinstance(model, CDVAEConfig):
         model = CDVAE.for_dataset(dataset, **dataclasses.asdict(model))
     chosen = _settings(dataset, epochs, steps, options)
-    objective = objective_for(model, dataset, None if encoder is None else as_model(encoder), weights)
+    encoder = None if encoder is None else as_model(encoder)
+    objective = objective_for(model, dataset, encoder, weights, chosen.strain, chosen.rattle)
     if fabric is not None:
         device = fabric.device
     if device is not None:

@@ -93,6 +93,8 @@ def loss_terms(
     step: int | Int[Tensor, ""],
     seed: int,
     labeled_crystals: Float[Tensor, ""] | None = None,
+    encoder_input: Crystals | None = None,
+    decoder_keep: Float[Tensor, "crystals blocks 2 hidden"] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Compute every term of a CDVAE's loss, unweighted, for one batch and one draw of the noise.
 
@@ -110,11 +112,13 @@ def loss_terms(
         labels: in their own unit; NaN where unlabeled.
         numbers: the crystals' numbers in their data set; with step and seed they determine the noise.
         labeled_crystals: as for `property_loss`.
+        encoder_input: the crystals as the encoder receives them, with displaced atoms; by default `crystals`.
+        decoder_keep: dropout factors of the decoder, as for `PaiNN.forward`; by default no dropout.
     """
     c = model.config
     mask = crystals.mask
     sites, dtype = crystals.num_sites, crystals.lattice.dtype
-    posterior = model.encode(crystals, images)
+    posterior = model.encode(crystals if encoder_input is None else encoder_input, images)
     z = posterior.sample(noise.normal(seed, Stream.LATENT, numbers, step, (c.latent_dim,), dtype))
     aggregates = model.aggregates(z)
     nearer = posterior.mu + noise.uniform(seed, Stream.NEARER, numbers, step, (1,), dtype) * (z - posterior.mu)
@@ -141,7 +145,7 @@ def loss_terms(
     types = noise.corrupt_types(crystals.atomic_numbers, probabilities, type_sigma, which, draw)
 
     noisy_crystals = crystals.replace(frac_coords=noisy * mask[..., None], atomic_numbers=types)
-    p, type_logits = model.predict_noise(noisy_crystals, z, sigma, images)
+    p, type_logits = model.predict_noise(noisy_crystals, z, sigma, images, decoder_keep)
     return {
         "coordinates": coordinate_loss(p, delta, sigma, mask),
         "types": type_loss(type_logits, crystals.atomic_numbers, type_sigma),

@@ -11,10 +11,11 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import NonFiniteLossError, SettingError
@@ -30,6 +31,15 @@ from cdvae_lab.training.objectives.objective import Objective
 from cdvae_lab.training.settings import FitSettings
 
 NAMED_AT_MOST = 20  # crystals in an error message
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Group the trainable parameters for an optimizer: weight matrices decay; biases, scales and embeddings do not."""
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decaying = [p for p in trained if p.ndim > 1 and p not in embeddings]
+    others = [p for p in trained if p.ndim <= 1 or p in embeddings]
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class Run:
@@ -71,7 +81,8 @@ class Run:
         on_gpu = self.device.type == "cuda"
         self.copied = torch.cuda.Event() if on_gpu else None
         self.seen = torch.full((), -1, dtype=torch.int64, pin_memory=on_gpu)
-        self.optimizer = torch.optim.Adam(self.params, lr=self.lr, fused=True, capturable=on_gpu)
+        groups = parameter_groups(model, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True, capturable=on_gpu)
         compile = on_gpu if compile is None else compile
         noise.prepare(self.device)
         if compile:

@@ -24,6 +24,11 @@ FIT = {
     "clip": "the gradient's norm is clipped to this",
     "ema_decay": "of the moving average of the weights, a step",
     "seed": "of the initial weights, the batches and the noise",
+    "weight_decay": "decoupled weight decay of the weight matrices",
+}
+AUGMENTATION = {
+    "strain": "largest component of a random strain of the crystals",
+    "rattle": "random displacements of the atoms that the encoder receives, standard deviation in Å",
 }
 MODEL = {
     "max_atoms": "most atoms in a cell (default: those of the data)",
@@ -41,6 +46,7 @@ MODEL = {
     "type_sigma_max": "largest type noise, no unit",
     "type_sigma_min": "smallest type noise, no unit",
     "num_levels": "noise levels of the paper's sampler",
+    "decoder_dropout": "share of the decoder's hidden channels that training drops",
 }
 WEIGHTS = {name: f"weight of the {name} loss" for name in LossWeights.__dataclass_fields__}
 
@@ -74,6 +80,6 @@ def add(commands: Any) -> None:
     shared.add_data(parser, "train")
     shared.add_device(parser)
     shared.add_processes(parser)
-    shared.add_settings(parser.add_argument_group("training"), FitSettings, FIT)
+    shared.add_settings(parser.add_argument_group("training"), FitSettings, FIT | AUGMENTATION)
     shared.add_settings(parser.add_argument_group("loss"), LossWeights, WEIGHTS, "weight_")
     shared.add_settings(parser.add_argument_group("model (of a new run)"), CDVAEConfig, MODEL)

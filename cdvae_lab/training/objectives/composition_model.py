@@ -9,7 +9,6 @@ from torch import Tensor
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.models import noise
 from cdvae_lab.models.composition_model import CompositionModel
-from cdvae_lab.models.noise import Stream
 from cdvae_lab.training.checks import counts_for
 
 
@@ -37,7 +36,5 @@ class CompositionObjective:
         self, index: Int[Tensor, " batch"], mine: slice, step: Int[Tensor, ""], sites: int, most_images: int, seed: int
     ) -> dict[str, Float[Tensor, ""]]:
         index, c = index[mine], self.model.config
-        # Counter-based like all noise, so that a resumed run drops the channels that an uninterrupted one does.
-        draw = noise.uniform(seed, Stream.DROPOUT, index, step, (2 * c.blocks + 1, c.hidden_dim))
-        keep = (draw > c.dropout).to(draw.dtype) / (1 - c.dropout)
+        keep = noise.dropout_factors(c.dropout, seed, index, step, (2 * c.blocks + 1, c.hidden_dim))
         return {"negative_log_likelihood": -self.model.log_prob_of_sequences(self.sequences[index], keep).mean()}

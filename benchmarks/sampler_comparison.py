@@ -26,13 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.sampler_flags import run, sampler_parser
 from benchmarks.speed_quality import clock, read_truth
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.flags import shared
 from cdvae_lab.cli.generate import coefficients
 from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.errors import LabError, SettingError
+from cdvae_lab.errors import SettingError
 from cdvae_lab.io.reconstructions import read_store, write_store
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
@@ -377,38 +377,30 @@ def draw(rows: Sequence[Mapping[str, str]], theme: Theme = "light") -> Figure:
     return figure
 
 
+def work(options: argparse.Namespace) -> None:
+    """Decode with every setting, score a folder, or draw a table.
+
+    Raises:
+        SettingError: without a model, data or a folder.
+    """
+    if options.score is not None:
+        sys.stdout.write(table(score(options.score, options.rows, options.jobs)) + "\n")
+    elif options.figure is not None and options.out is not None:
+        picture(options.figure, options.out)
+    elif None in (options.model, options.data, options.out):
+        raise SettingError("give MODEL, --data and --out; or --score FOLDER; or --figure TABLE and --out")
+    else:
+        measure(options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler_comparison", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
-    parser.add_argument("--data", help=(
-        "name of a data set, a .csv table, or a file of Crystals.save_npz, whose name is then that of the data"
-    ))  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the decoded crystals, or the pictures")
+    parser = sampler_parser("sampler_comparison", __doc__, 256, "for the decoded crystals, or the pictures")
     parser.add_argument("--plan", type=Path, metavar="FILE", help=(
         'JSON list of settings such as {"calls": 200, "share": 0.3, "levels": "dense"} (default: the documented table)'
     ))  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="crystals at a time (default 256)")
-    parser.add_argument("--score", type=Path, metavar="FOLDER", help="only compare what was decoded there")
     parser.add_argument("--rows", type=int, metavar="N", help="with --score: match the first N crystals (default: all)")
-    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that match (default: all cores)")
     parser.add_argument("--figure", type=Path, metavar="TABLE", help="only draw a table, which takes chromium")
-    shared.add_data(parser, "val")
-    shared.add_device(parser)
-    options = parser.parse_args(argv)
-    try:
-        if options.score is not None:
-            sys.stdout.write(table(score(options.score, options.rows, options.jobs)) + "\n")
-        elif options.figure is not None and options.out is not None:
-            picture(options.figure, options.out)
-        elif None in (options.model, options.data, options.out):
-            raise SettingError("give MODEL, --data and --out; or --score FOLDER; or --figure TABLE and --out")
-        else:
-            measure(options)
-    except LabError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run(parser, argv, work)
 
 
 def picture(path: Path, folder: Path) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.sampler_flags import run, sampler_parser
 from cdvae_lab.cli import arguments
-from cdvae_lab.cli.flags import shared
 from cdvae_lab.cli.generate import coefficients
 from cdvae_lab.cli.reconstruct import device_name
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.errors import LabError, SettingError
+from cdvae_lab.errors import SettingError
 from cdvae_lab.io import npz
 from cdvae_lab.io.reconstructions import read_store, write_store
 from cdvae_lab.io.storage import atomic_path
@@ -224,37 +224,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def work(options: argparse.Namespace) -> None:
+    """Decode and time, or score a folder.
+
+    Raises:
+        SettingError: without a model, data or a folder.
+    """
+    if options.score is not None:
+        measured = score(options.score, options.jobs)
+        sys.stdout.write(table(measured) + "\n")
+        draw(measured, options.score, options.pictures)
+    elif None in (options.model, options.data, options.out):
+        raise SettingError("give MODEL, --data and --out, or --score FOLDER")
+    else:
+        measure(options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_quality", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name of a bundled model, or a .safetensors file")
-    parser.add_argument("--data", help=(
-        "name of a data set, a .csv table, or a file of Crystals.save_npz, whose name is then that of the data"
-    ))  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for times.json and the decoded crystals")
+    parser = sampler_parser("speed_quality", __doc__, 1024, "for times.json and the decoded crystals")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="NAME", help=(
         f"sampler and number, with _assigned for types that keep the composition (default {' '.join(SETTINGS)})"
     ))  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=1024, metavar="N", help="crystals at a time (default 1024)")
-    parser.add_argument("--score", type=Path, metavar="FOLDER", help="only score the crystals that were decoded there")
     parser.add_argument("--pictures", action="store_true", help="with --score: also PNG, which takes chromium")
-    parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes that match (default: all cores)")
-    shared.add_data(parser, "val")
-    shared.add_device(parser)
-    options = parser.parse_args(argv)
-    try:
-        if options.score is not None:
-            measured = score(options.score, options.jobs)
-            sys.stdout.write(table(measured) + "\n")
-            draw(measured, options.score, options.pictures)
-        elif None in (options.model, options.data, options.out):
-            raise SettingError("give MODEL, --data and --out, or --score FOLDER")
-        else:
-            measure(options)
-    except LabError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run(parser, argv, work)
 
 
 if __name__ == "__main__":

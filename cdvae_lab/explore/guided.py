@@ -30,8 +30,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.explore.optimization import resumed
 from cdvae_lab.explore.property_target import check_target, property_gradient
+from cdvae_lab.explore.search_step import SearchStep, check_start, resumed
 from cdvae_lab.explore.settings import GUIDANCE, NOISE_LEVEL, ROUNDS, STEPS_PER_ROUND
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
@@ -41,7 +41,6 @@ from cdvae_lab.models.latent_prior import LatentPrior
 from cdvae_lab.models.latents import crystal_numbers, latents_of
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.seeds import check_seed
-from cdvae_lab.sampling.frames import Frame
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class GuidanceSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GuidedStep(Frame):
+class GuidedStep(SearchStep):
     """State of a guided search after a step; `optimize_guided(model, step=step)` resumes from it.
 
     Attributes:
@@ -126,10 +125,9 @@ class GuidedStep(Frame):
         return self.step % self.guidance.steps_per_round == 0
 
     @property
-    def log_prob(self) -> Float[Tensor, " crystals"]:
-        """log p(z) under the prior, in nats: high for latents that are typical of the training set."""
-        with torch.no_grad():
-            return self.guidance.prior.log_prob(self.z)
+    def prior(self) -> LatentPrior:
+        """Prior of the search."""
+        return self.guidance.prior
 
 
 def optimize_guided(
@@ -163,12 +161,7 @@ def optimize_guided(
         SettingError: for anything out of range, that contradicts the step, or without a learned prior, before any work.
     """
     model = as_model(model)
-    if (start is None) == (step is None):
-        raise SettingError(
-            "optimize_guided starts from exactly one of start (crystals, z or a number) or step (to resume)"
-        )
-    if rounds is not None and rounds < 1:
-        raise SettingError(f"rounds must be at least 1, not {rounds}")
+    check_start("optimize_guided", start, step, rounds, "rounds")
     if step is not None:
         num_steps = None if rounds is None else rounds * step.guidance.steps_per_round
         return _run(model, resumed(model, step, num_steps, "rounds", vars(step.guidance), first_number, settings))

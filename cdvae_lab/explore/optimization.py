@@ -25,14 +25,14 @@ from torch import Tensor
 
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.property_target import check_target, property_gradient
+from cdvae_lab.explore.search_step import SearchStep, check_start, resumed
 from cdvae_lab.explore.settings import STEPS
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
-from cdvae_lab.models.latents import check_latents, crystal_numbers, latents_of, prior_of
+from cdvae_lab.models.latents import crystal_numbers, latents_of, prior_of
 from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.runtime.threads import one_thread
-from cdvae_lab.sampling.frames import Frame, refuse_contradictions
 
 SMALL_BATCH = 1000  # crystals; up to here one CPU thread is as fast as two
 # Adam's, as everywhere (Kingma and Ba 2015).
@@ -81,7 +81,7 @@ class OptimizationSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LatentStep(Frame):
+class LatentStep(SearchStep):
     """State of a search after a step; `optimize(model, step=step)` resumes from it.
 
     Attributes:
@@ -106,10 +106,9 @@ class LatentStep(Frame):
     objective: Objective
 
     @property
-    def log_prob(self) -> Float[Tensor, " crystals"]:
-        """log p(z) under the prior, in nats: high for latents that are typical of the training set."""
-        with torch.no_grad():
-            return self.objective.prior.log_prob(self.z)
+    def prior(self) -> LatentPrior:
+        """Prior of the search."""
+        return self.objective.prior
 
     @property
     def gradient_norm(self) -> Float[Tensor, " crystals"]:
@@ -157,10 +156,7 @@ def optimize(
         True
     """
     model = as_model(model)
-    if (start is None) == (step is None):
-        raise SettingError("optimize starts from exactly one of start (crystals, z or a number) or step (to resume)")
-    if steps is not None and steps < 1:
-        raise SettingError(f"steps must be at least 1, not {steps}")
+    check_start("optimize", start, step, steps, "steps")
     if step is not None:
         return _run(model, resumed(model, step, steps, "steps", vars(step.objective), first_number, settings))
     matters = isinstance(start, int) or settings.get("prior_weight", 0.0) > 0
@@ -173,35 +169,6 @@ def optimize(
     numbers = crystal_numbers(model, len(z), seed, number)
     first = LatentStep(0, steps or STEPS, z, prediction, gradient, zero, zero, numbers, objective)
     return _run(model, first, yield_first=True)
-
-
-def resumed(
-    model: CDVAE,
-    step: Any,
-    num_steps: int | None,
-    counted: str,
-    carried: dict[str, Any],
-    first_number: int | None,
-    settings: Any,
-) -> Any:
-    """Return the step of a search (LatentStep or GuidedStep), with another length of the run where one was given.
-
-    Args:
-        counted: name of the setting for the length of the run, for the message.
-        carried: the settings of the step.
-
-    Raises:
-        SettingError: for another model's step, settings that contradict it, or a run that is finished.
-    """
-    check_latents(model, step.z)
-    given = dict(settings)
-    if first_number is not None:
-        given["numbers"] = crystal_numbers(model, len(step.z), first_number=first_number)
-    refuse_contradictions("step", carried | {"numbers": step.numbers}, given)
-    step = replace(step, num_steps=num_steps or step.num_steps)
-    if step.finished:
-        raise SettingError(f"the step is number {step.step} of {step.num_steps}: give more {counted} to resume it")
-    return step
 
 
 def objective_gradient(

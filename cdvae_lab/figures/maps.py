@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,7 +160,12 @@ def empty_places(
     Args:
         low, high: corners of the part.
     """
-    spacing = (high - low).max() / CELLS
+    return _empty_places(map, tuple(low.tolist()), tuple(high.tolist()))
+
+
+@lru_cache(maxsize=16)  # a redrawn map has the same ones, and finding them takes a quarter of a second
+def _empty_places(map: LatentMap, low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:
+    spacing = (np.array(high) - np.array(low)).max() / CELLS
     sides = [np.arange(start, end + spacing, spacing) for start, end in zip(low, high, strict=True)]
     net = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
     _, distances = map.nearest(torch.from_numpy(net).float())

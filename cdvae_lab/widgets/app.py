@@ -11,24 +11,26 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from cdvae_lab import datasets
+from cdvae_lab import datasets, figures
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError, LabError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.base.fields import Fields, button, row
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.selection import Selection
 from cdvae_lab.widgets.base.state import Choice, ViewState
 from cdvae_lab.widgets.base.view import View, with_code
+from cdvae_lab.widgets.interpolation.path_end import default_ends
 from cdvae_lab.widgets.interpolation.view import InterpolationView
 from cdvae_lab.widgets.latent_map.view import LatentMapView
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
 from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.maps import require_map
+from cdvae_lab.widgets.parts.plot import prepare_figures
 from cdvae_lab.widgets.parts.selection_bar import SelectionBar
 from cdvae_lab.widgets.player.view import TrajectoryPlayer
 
@@ -105,14 +107,15 @@ class App(View):
         super().__init__(model, state, selection)
         self._views: dict[str, Any] = {}
         self._dataset, self._data_folder = dataset, data_folder
-        self._data_read = isinstance(dataset, Dataset)  # whether reading has been tried; the training tab shows errors
+        self._ready = {"player"}  # tabs whose data are read, and whose modules are imported
+        self._when_opened: Callable[[], Any] = lambda: None  # to do with the view of the tab that is being opened
         self._known: dict[str, CDVAE | WithCode[CDVAE] | str | Path] = {name: name for name in files.bundled_models()}
         self._made_maps: dict[str, WithCode[LatentMap]] = {}  # by the model's label
         label = self._label_of(model)
         self._loaded = LoadedModel(label, self._with_code(), self._find_map(self._with_code(), map))
         self._loader = self.new_run(show=self._show_loading, max_frames=1)
         self._mapper = self.new_run(show=self._show_mapping, max_frames=1)
-        self._reader = self.new_run(show=self._show_reading, max_frames=1)
+        self._opener = self.new_run(show=self._show_opening, max_frames=1)
         self._fields = Fields(state)
         self._make_controls()
         self._offer(label, model)
@@ -201,9 +204,13 @@ class App(View):
         return ReplayCode(before=tuple(parts))
 
     def stop(self) -> None:
-        """Stop what the app itself does: loading a model, reading data, making a map."""
-        for run in (self._loader, self._mapper, self._reader):
+        """Stop what the app itself does: loading a model, opening a tab, making a map."""
+        for run in (self._loader, self._opener):
             run.stop()
+        if self._mapper.running:
+            self._mapper.cancel()  # UMAP cannot be interrupted: it ends in the background, and its map is not taken
+            self._enable_map(False)
+            self.show_message("stopped: no map was made")
 
     def use(self, where: str) -> None:
         """Use the selected crystal in a tab.
@@ -214,23 +221,31 @@ class App(View):
 
         Raises:
             SettingError: for another place, or if nothing is selected.
-            LabError: if the model of the tabs cannot take the crystal.
+            LabError: if the model of the tabs cannot take the crystal. In a notebook, where a tab opens in the
+                background, the status line shows it.
         """
         pick: Any = self.selection.pick
         if where not in _TAB_OF_USE:
             raise SettingError(f"use: no place {where!r}; there are {', '.join(_TAB_OF_USE)}")
         if pick is None:
             raise SettingError("no crystal is selected yet; select one in any tab")
+
+        def use() -> None:
+            if where == "player":
+                self.player.start_from_selection()
+            elif where in ("a", "b"):
+                self.interpolation.set_end(where, pick)
+            elif where == "optimizer":
+                self.optimizer.start_from_selection()
+            else:
+                self.map_view  # noqa: B018 - raises if there is none
+            self.show_message("")
+
         self.tab = _TAB_OF_USE[where]
-        if where == "player":
-            self.player.start_from_selection()
-        elif where in ("a", "b"):
-            self.interpolation.set_end(where, pick)
-        elif where == "optimizer":
-            self.optimizer.start_from_selection()
+        if self._opener.running:
+            self._when_opened = use
         else:
-            self.map_view  # noqa: B018 - raises if there is none
-        self.show_message("")
+            use()
 
     def use_model(
         self, model: CDVAE | str | Path, map: LatentMap | str | Path | None = None, wait: bool = True
@@ -249,20 +264,28 @@ class App(View):
         """
         self._load(self._label_of(model), model, map, wait)
 
-    def use_trained(self) -> None:
+    def use_trained(self, wait: bool = True) -> None:
         """Use the model of the training tab, with the moving average of its weights as they are now, in the other tabs.
+
+        Args:
+            wait: False: copy the weights in the background, between two steps.
 
         Raises:
             SettingError: before the first step.
         """
         monitor = self.monitor
-        trained = monitor.trained()
-        label = f"trained here, step {monitor.step.step:,}"
-        self._take(LoadedModel(label, trained, self._made_maps.get(label)), trained)
-        self.show_message(f"all tabs now use the model {label}")
+        monitor.step  # noqa: B018 - raises if there is none
+
+        def copy() -> Iterator[LoadedModel]:
+            trained, step = monitor.trained()
+            label = f"trained here, step {step:,}"
+            yield LoadedModel(label, trained, self._made_maps.get(label))
+
+        self._loading = "that is trained here", None
+        self._loader.start(copy(), wait=wait)
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:
-        """Make a map of this model, of 2,000 crystals of a data set; it takes half a minute.
+        """Make a map of this model, of 2,000 crystals of a data set, in the background; it takes half a minute.
 
         Args:
             dataset: by default the one that the model was trained on.
@@ -286,8 +309,10 @@ class App(View):
             code = "# `data` is the data set that the view was given"
         code += f"\nknown = lab.LatentMap.fit(model, data, limit={MAPPED})"
 
-        def make() -> Iterator[LoadedModel]:
+        def make() -> Iterator[LoadedModel | str]:
+            yield "1 of 2: reading the data"
             data = source if isinstance(source, Dataset) else datasets.load(source)
+            yield f"2 of 2: encoding and placing {min(MAPPED, len(data)):,} crystals"
             made = LatentMap.fit(loaded.model.value, data, limit=MAPPED)
             yield replace(loaded, map=WithCode(made, code))
 
@@ -295,8 +320,9 @@ class App(View):
 
     def close(self) -> None:
         """Stop all runs, and release threads and the browser's WebGL contexts."""
-        for view in self._views.values():
-            view.close()
+        if self._open:  # Python also calls this as it forgets an app that could not be made
+            for view in self._views.values():
+                view.close()
         super().close()
 
     def picture(self) -> Crystals | None:
@@ -321,42 +347,58 @@ class App(View):
         return None if self._loaded.map is None else self.map_view
 
     def _open_tab(self) -> None:
-        """Create the view of the open tab if it is missing. Hidden tabs are not drawn, which saves WebGL contexts."""
+        """Create the view of the open tab if it is missing. Hidden tabs are not drawn, which saves WebGL contexts.
+
+        In a notebook the data and modules of the view are first read in the background, so that the page stays
+        responsive; `_show_opening` calls this again. A script waits, except for the data to train on.
+        """
         name = self.tab
         box = self._boxes[name]
         if box.children and box.children[0] is self._views.get(name):
             return
         if name not in self._views:
             box.children = (ipywidgets.HTML("opening …"),)
-            if name == "monitor" and not self._data_read:
-                if not self._reader.running:
-                    self._reader.start(self._read_data())
-                return  # the page stays responsive meanwhile; `_show_reading` calls this again
+            if name not in self._ready and (name == "monitor" or in_event_loop()):
+                self._opener.start(lambda: self._prepared(name))
+                return
         try:
             view = getattr(self, "map_view" if name == "map" else name)
         except LabError as error:
             text = ipywidgets.HTML(f"<p>{html.escape(str(error))}.</p>")
-            box.children = (text, row(self._map_source, self._map_button)) if name == "map" else (text,)
+            controls = row(self._map_source, self._map_button, self._map_stop)
+            box.children = (text, controls) if name == "map" else (text,)
             return
         box.children = (view, row(self._take_trained)) if name == "monitor" else (view,)
 
-    def _read_data(self) -> Iterator[bool]:
-        """Load the data set in the worker thread: creating or parsing takes seconds; later calls use the cache."""
-        assert not isinstance(self._dataset, Dataset)
-        datasets.load(self._dataset)
-        yield True
+    def _prepared(self, name: str) -> Iterator[str]:
+        """Import and read in the worker thread what a view needs: seconds when a tab is first opened."""
+        try:
+            prepare_figures()
+            if self._loaded.map is not None and name != "monitor":
+                figures.latent_map(self._loaded.map.value)
+            if name == "interpolation":
+                default_ends(self._loaded.model.value)
+            elif name == "monitor" and not isinstance(self._dataset, Dataset):
+                datasets.load(self._dataset)
+        except LabError:  # the view raises it again, and the tab shows it
+            pass
+        yield name
 
-    def _show_reading(self, status: RunStatus) -> None:
-        if not status.running:
-            self._data_read = True
-            if self.tab == "monitor":
-                self._open_tab()
+    def _show_opening(self, status: RunStatus) -> None:
+        name: str | None = self._opener.newest
+        if status.running or name is None:
+            return
+        self._ready.add(name)
+        self._open_tab()
+        act, self._when_opened = self._when_opened, lambda: None
+        self.attempt(act)
 
     def _forget_views(self, names: tuple[str, ...]) -> None:
         for name in names:
             self._boxes[name].children = ()
+            self._ready.discard(name)
             if name in self._views:
-                self._views.pop(name).close()
+                self._views.pop(name).discard()
 
     # --- the model --------------------------------------------------------------------------------------
 
@@ -380,7 +422,7 @@ class App(View):
             assert model is not None
             yield LoadedModel(label, model, self._find_map(model, self._made_maps.get(label) if map is None else map))
 
-        self._loading = label, source
+        self._loading: tuple[str, Any] = label, source
         self._loader.start(read(), wait=wait)
 
     def _find_map(
@@ -396,14 +438,15 @@ class App(View):
 
     def _show_loading(self, status: RunStatus) -> None:
         label, source = self._loading
+        loaded: LoadedModel | None = self._loader.newest
         if status.running:
             self.show_message(f"reading the model {label}")
         elif status.error is not None:
             self.show_error(status.error, status.traceback)
             self._offer(self._loaded.label, self._known[self._loaded.label])
-        elif self._loader.newest is not None:
-            self.show_message("")
-            self._take(self._loader.newest, source)
+        elif loaded is not None:
+            self._take(loaded, loaded.model if source is None else source)
+            self.show_message(f"all tabs now use the model {loaded.label}" if source is None else "")
 
     def _take(self, loaded: LoadedModel, source: CDVAE | WithCode[CDVAE] | str | Path) -> None:
         """Use a model that has been read in all tabs but training."""
@@ -420,16 +463,20 @@ class App(View):
         self.draw_code()
 
     def _show_mapping(self, status: RunStatus) -> None:
-        made: LoadedModel | None = self._mapper.newest
+        made: LoadedModel | str | None = self._mapper.newest
+        self._enable_map(status.running)
         if status.running:
-            self.show_message("making the map: half a minute")
+            self.show_message(f"making the map: half a minute; {made or 'starting'}")
         elif status.error is not None:
             self.show_error(status.error, status.traceback)
-        elif made is not None and made.model.value is self.model and made.map is not None:
+        elif isinstance(made, LoadedModel) and made.model.value is self.model and made.map is not None:
             self._forget_views(("map", "interpolation", "optimizer"))
             self._loaded, self._made_maps[made.label] = made, made.map
             self._open_tab()
             self.show_message("the map is there")
+
+    def _enable_map(self, running: bool) -> None:
+        self._map_button.disabled, self._map_stop.disabled = running, not running
 
     def _label_of(self, model: CDVAE | str | Path) -> str:
         if not isinstance(model, CDVAE):
@@ -469,11 +516,13 @@ class App(View):
         self._map_button = button(
             self, "Make a map", "half a minute", lambda: self.make_map(self.state.map_source.strip() or None), "primary"
         )
+        self._map_stop = button(self, "Stop", "make no map", self.stop)
+        self._map_stop.disabled = True
         self._take_trained = button(
             self,
             "Use this model in the other tabs",
             "with the averaged weights as they are now",
-            self.use_trained,
+            lambda: self.use_trained(wait=False),
             "info",
         )
         self._boxes = {name: W.VBox(layout={"min_height": "200px"}) for name in TABS}

@@ -139,6 +139,54 @@ class TestRunning:
         assert seen[-1] == "finished"
         assert not worker_threads()
 
+    def test_a_new_run_is_started_at_once_and_begins_when_the_step_of_the_old_one_has_ended(self) -> None:
+        computing, go_on = threading.Event(), threading.Event()
+        order: list[str] = []
+
+        def slow() -> Iterator[Frame]:
+            yield Frame(0)
+            computing.set()
+            assert go_on.wait(20)
+            order.append("the old step ended")
+            yield Frame(1)
+
+        def new() -> Iterator[Frame]:
+            order.append("the new run began")
+            yield Frame(7)
+
+        run: RecordedRun[Frame] = RecordedRun()
+        run.start(slow())
+        assert computing.wait(20)
+        run.start(new())  # would hang here if it waited for the step
+        assert run.running
+        assert order == []
+        go_on.set()
+        assert run.wait(20)
+        assert order == ["the old step ended", "the new run began"]
+        assert steps_of(run) == [7]
+
+    def test_a_cancelled_run_is_resumed_from_its_newest_frame_although_it_computes_another(self) -> None:
+        computing, go_on = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[Frame]:
+            yield from counting(n=2)
+            computing.set()
+            assert go_on.wait(20)
+            yield Frame(3)
+
+        run: RecordedRun[Frame] = RecordedRun()
+        run.start(slow(), "slow()", thin=5)  # frame 2 is not one of those that are kept regularly
+        assert computing.wait(20)
+        run.cancel()
+        assert not run.running
+        assert steps_of(run) == [0, 2]
+        run.resume(counting(3, n=4), "counting(3)")
+        go_on.set()
+        assert run.wait(20)
+        assert steps_of(run) == [0, 2, 3, 4]
+        run.close()
+        assert not worker_threads()
+
     def test_pace(self) -> None:
         run: RecordedRun[Frame] = RecordedRun()
         started = time.monotonic()

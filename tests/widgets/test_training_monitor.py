@@ -97,7 +97,7 @@ class TestTheRun:
         assert other.model is other.step.model
         assert [row["step"] for row in other.records if "lr" in row] == list(range(at + 1, 13))
         with pytest.raises(CheckpointError, match="no such file"):
-            other.load_state(tmp_path / "none.safetensors")
+            other.load_state(tmp_path / "none.safetensors", wait=True)
         other.close()
 
     def test_saving_in_a_run_does_not_change_it(
@@ -188,7 +188,8 @@ class TestCode:
 
     def test_a_model_that_is_taken_while_it_is_trained(self, from_file: TrainingMonitor) -> None:
         self.stopped(from_file)
-        trained = from_file.trained()
+        trained, step = from_file.trained()
+        assert step == from_file.step.step
         names: dict = {"lab": lab, "data": from_file.dataset}
         exec(trained.code, names)
         assert all(

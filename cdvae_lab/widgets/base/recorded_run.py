@@ -8,7 +8,6 @@ drawing never delays the computation.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 import traceback
@@ -159,9 +158,10 @@ class RecordedRun(Generic[Frame]):
         self._exhausted = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._before: threading.Thread | None = None  # a cancelled run that still computes its last step
         self._task: asyncio.Task | None = None  # kept, or the loop might forget it
 
-    # --- what there is ----------------------------------------------------------------------------------
+    # --- the recording ----------------------------------------------------------------------------------
 
     @property
     def frames(self) -> list[Frame]:
@@ -193,15 +193,21 @@ class RecordedRun(Generic[Frame]):
         return self._thread is not None
 
     @property
+    def computing(self) -> bool:
+        """True while a step is computed in another thread, also the last one of a cancelled run."""
+        threads = (self._thread, self._before)
+        return any(one is not None and one is not threading.current_thread() and one.is_alive() for one in threads)
+
+    @property
     def error(self) -> BaseException | None:
         """The exception that ended the last run; None if none did."""
         return self._error
 
-    # --- what can be done -------------------------------------------------------------------------------
+    # --- actions -------------------------------------------------------------------------------
 
     def start(
         self,
-        frames: Iterable[Frame],
+        frames: Iterable[Frame] | Callable[[], Iterable[Frame]],
         call: str = "",
         *,
         num_steps: int = 1,
@@ -209,12 +215,13 @@ class RecordedRun(Generic[Frame]):
         pace: float | int | None = None,
         wait: bool = False,
     ) -> None:
-        """Start a new recording. A running one is stopped first.
+        """Start a new recording; a run that is not finished is cancelled.
 
-        In a notebook the event loop draws; in a script call `wait`.
+        Returns at once: the new run begins when the step that is being computed has ended. In a notebook the event loop
+        draws; in a script call `wait`.
 
         Args:
-            frames: a generator.
+            frames: a generator, or a function that makes one, which is called in the worker thread.
             call: the expression that gives it, for the replay code.
             num_steps: steps of the whole run, which determine `thin`.
             thin: interval of the kept frames, in steps, instead of that from `num_steps`.
@@ -228,17 +235,17 @@ class RecordedRun(Generic[Frame]):
 
     def resume(
         self,
-        frames: Iterable[Frame],
+        frames: Iterable[Frame] | Callable[[], Iterable[Frame]],
         call: str = "",
         *,
         keep: int | None = None,
         pace: float | int | None = None,
         wait: bool = False,
     ) -> None:
-        """Append to the recording. A running one is stopped first.
+        """Append to the recording, as `start` begins one.
 
         Args:
-            frames: a generator that continues from the last frame that is kept.
+            frames: a generator that continues from the last frame that is kept, or a function that makes one.
             call: the expression that gives it, in which `frames[-1]` is that frame.
             keep: number of frames to keep; later ones are removed.
             pace: steps a second, at most.
@@ -255,16 +262,26 @@ class RecordedRun(Generic[Frame]):
             self._stop.set()
             self._show(self.status)
 
-    def cancel(self) -> None:
-        """End the run after the current step, and wait for it, without showing its end: something else is to follow."""
+    def cancel(self, join: bool = False) -> None:
+        """End the run without showing its end, because another one is to follow.
+
+        Returns at once. The step that is being computed is not recorded any more, and the next run begins after it.
+
+        Args:
+            join: wait for that step.
+        """
         if self.running:
-            draw, show = self._draw, self._show
-            self._draw, self._show = lambda new: None, lambda status: None
-            try:
-                self._stop.set()
-                self.wait()
-            finally:
-                self._draw, self._show = draw, show
+            self._stop.set()
+            if join:
+                self._join(self._thread)
+            with self._lock:
+                self._before, self._thread, self._task = self._thread, None, None
+                self._stop = threading.Event()  # which tells the old worker that its frames are not wanted
+            self._keep_newest()
+            self._new, self._changed = [], False
+            self._close_segment()
+        elif join:
+            self._join(self._before)
 
     def pump(self) -> bool:
         """Draw new frames if a drawing is due; True while the run continues."""
@@ -289,54 +306,89 @@ class RecordedRun(Generic[Frame]):
                 thread.join(self._interval)
         return True
 
-    def close(self) -> None:
-        """Stop, wait for the current step, and draw nothing more."""
+    def close(self, wait: bool = True) -> None:
+        """Stop, and draw nothing more.
+
+        Args:
+            wait: for the current step.
+        """
         self._draw, self._show, self._report = lambda new: None, lambda status: None, lambda error, trace: None
+        if not wait:
+            self.cancel()
+            return
         self._stop.set()
         self.wait()
+        self._join(self._before)
 
     # --- the run ----------------------------------------------------------------------------------------
 
-    def _begin(self, frames: Iterable[Frame], call: str, pace: float | int | None, wait: bool) -> None:
+    def _begin(
+        self,
+        source: Iterable[Frame] | Callable[[], Iterable[Frame]],
+        call: str,
+        pace: float | int | None,
+        wait: bool,
+    ) -> None:
+        frames = _made(source) if callable(source) else iter(source)
         self.recording.segments.add(call, len(self.recording.frames), self.recording.thin)
         self._error, self._exhausted, self._taken, self._new, self._changed = None, False, 0, [], False
         self._seen, self._left_out = self.newest, None
         self._throttle = Throttle(1 / self._fps, self._share)  # the first frame is drawn at once
-        self._stop.clear()
-        worker = threading.Thread(target=self._work, args=(iter(frames), pace, self._alone), name=THREAD, daemon=True)
+        self._stop = stop = threading.Event()
+        before, self._before = self._before, None
+        arguments = (frames, pace, self._alone, stop, before)
+        worker = threading.Thread(target=self._work, args=arguments, name=THREAD, daemon=True)
         self._thread = threading.current_thread() if wait else worker
         self._show(self.status)
         if wait:
-            self._work(iter(frames), None, False)
+            self._work(frames, None, False, stop, before)
             self._finish()
             if self._error is not None:
                 raise self._error
             return
         worker.start()
-        with contextlib.suppress(RuntimeError):  # a script has no loop
-            self._task = asyncio.get_running_loop().create_task(self._pump_in_loop())
+        if in_event_loop():
+            self._task = asyncio.get_running_loop().create_task(self._pump_in_loop(worker))
 
-    def _work(self, frames: Iterator[Frame], pace: float | int | None, alone: bool) -> None:
-        """Iterate in the worker thread until the generator ends or the run is stopped."""
+    def _work(
+        self,
+        frames: Iterator[Frame],
+        pace: float | int | None,
+        alone: bool,
+        stop: threading.Event,
+        before: threading.Thread | None,
+    ) -> None:
+        """Iterate in the worker thread until the generator ends or the run is stopped.
+
+        Args:
+            stop: of this run; that of the object belongs to a later run once this one is cancelled.
+            before: the cancelled run, which ends first.
+        """
+        self._join(before)
         due = time.monotonic()
         try:
-            while True:
+            while stop is self._stop:  # not cancelled
                 with one_thread(alone):
                     frame = next(frames, _END)
                 if frame is _END:
-                    self._exhausted = True
+                    if stop is self._stop:
+                        self._exhausted = True
                     break
-                self._record(frame)
+                self._record(frame, stop)
                 due = max(due, time.monotonic() - 0.1) + (1 / pace if pace else 0)
-                if self._stop.wait(max(0.0, due - time.monotonic())):
+                if stop.wait(max(0.0, due - time.monotonic())):
                     break
         except BaseException as error:  # noqa: BLE001 - a thread's error is seen nowhere unless it is kept
-            self._keep(error)
-        self._keep_newest()
+            if stop is self._stop:
+                self._keep(error)
+        if stop is self._stop:
+            self._keep_newest()
 
-    def _record(self, frame: Frame) -> None:
-        kept = self.recording.frames
+    def _record(self, frame: Frame, stop: threading.Event) -> None:
         with self._lock:
+            if stop is not self._stop:  # cancelled
+                return
+            kept = self.recording.frames
             self._changed = True
             if frame is self._seen:
                 return
@@ -360,8 +412,8 @@ class RecordedRun(Generic[Frame]):
                 self._new.append(self._left_out)
                 self._left_out, self._changed = None, True
 
-    async def _pump_in_loop(self) -> None:
-        while self.pump():
+    async def _pump_in_loop(self, worker: threading.Thread) -> None:
+        while self._thread is worker and self.pump():
             await asyncio.sleep(self._interval)
 
     def _draw_new(self) -> None:
@@ -379,10 +431,7 @@ class RecordedRun(Generic[Frame]):
 
     def _finish(self) -> None:
         """Draw the remaining frames, and show the end of the run."""
-        if not self._exhausted:
-            self.recording.segments.leave(self._taken)
-        finished = self._exhausted or bool(getattr(self.newest, "finished", False))
-        self._status = RunStatus("finished" if finished else "stopped")
+        self._close_segment()
         with self._lock:
             new, self._new, left = self._new, [], self._changed
         try:
@@ -398,6 +447,33 @@ class RecordedRun(Generic[Frame]):
             self._keep(error)
             self._report(error, "".join(traceback.format_exception(error)))
 
+    def _close_segment(self) -> None:
+        """Note in the replay code and in the status how far the run came."""
+        if not self._exhausted:
+            self.recording.segments.leave(self._taken)
+        finished = self._exhausted or bool(getattr(self.newest, "finished", False))
+        self._status = RunStatus("finished" if finished else "stopped")
+
+    @staticmethod
+    def _join(thread: threading.Thread | None) -> None:
+        """Wait for a thread other than this one."""
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
     def _keep(self, error: BaseException) -> None:
         """Keep the first error of a run, which is the cause of later ones."""
         self._error = self._error or error
+
+
+def _made(make: Callable[[], Iterable[Frame]]) -> Iterator[Frame]:
+    """Make a generator when its first frame is wanted."""
+    yield from make()
+
+
+def in_event_loop() -> bool:
+    """True in a notebook, whose event loop draws; False in a script."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

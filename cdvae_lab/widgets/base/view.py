@@ -89,15 +89,23 @@ class View(ipywidgets.VBox):
 
     def close(self) -> None:
         """Stop all runs, remove all observers, and release threads and the browser's WebGL contexts."""
+        self._close_view(wait=True)
+        super().close()
+
+    def discard(self) -> None:
+        """Close without waiting for the steps that are being computed: their threads end by themselves."""
+        self._close_view(wait=False)
+        super().close()
+
+    def _close_view(self, wait: bool) -> None:
         if self._open:  # Python also calls this as it forgets a widget, even one that was never finished
             self._open = False
             for owner, act, name in self._observers:
                 owner.unobserve(act, name)
             for run in self._runs:
-                run.close()
+                run.close(wait)
             for one in [*self._closables, *descendants(self)]:
                 one.close()
-        super().close()
 
     # --- the status line --------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Decoder:
 
     def start(
         self,
-        frames: Iterator[DenoisingFrame],
+        frames: Callable[[], Iterator[DenoisingFrame]],
         num_steps: int,
         title: str,
         then: Callable[[DenoisingFrame], Any],
@@ -55,6 +55,7 @@ class Decoder:
         """Decode.
 
         Args:
+            frames: makes the generator, in the worker thread.
             num_steps: of the run.
             title: HTML, for the caption.
             then: called with the last frame, if it comes to that.

@@ -264,14 +264,16 @@ class LatentMapView(View):
         """
         n = self.state.n if n is None else n
         seed = self.state.seed if seed is None else seed
-        frames = denoise(self.model, n, seed=seed, sampler=self._sampler.schedule)
         title = f"<b>{n} crystals from the prior</b>, seed {seed}<br>"
         lines = (
             f"frame = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.arguments}))",
             "made, z = frame.crystals, frame.z",
         )
-        steps = len(self._sampler.schedule)
-        self._decoder.start(frames, steps, title, lambda last: self._generated(last, title, lines), wait)
+        schedule = self._sampler.schedule
+        self._decoder.start(
+            lambda: denoise(self.model, n, seed=seed, sampler=schedule), len(schedule), title,
+            lambda last: self._generated(last, title, lines), wait,
+        )  # fmt: skip
 
     def add_own(self, source: Any = None) -> None:
         """Place the user's own crystals on the map, which stays as it is, as the layer "own crystals".
@@ -490,8 +492,8 @@ class LatentMapView(View):
             code = ReplayCode(imports, self._setup, lines)
             self._pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
 
-        frames = denoise(self.model, z=z, sampler=self._sampler.schedule)
-        self._decoder.start(frames, len(self._sampler.schedule), title, then, wait)
+        schedule = self._sampler.schedule
+        self._decoder.start(lambda: denoise(self.model, z=z, sampler=schedule), len(schedule), title, then, wait)
 
     def _generated(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> None:
         crystals = last.crystals.to("cpu")

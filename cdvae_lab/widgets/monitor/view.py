@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from cdvae_lab import datasets, figures
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.errors import LabError, NonFiniteLossError, SettingError
+from cdvae_lab.errors import NonFiniteLossError, SettingError
 from cdvae_lab.figures.style import Theme
 from cdvae_lab.metrics.reconstruction import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
@@ -58,6 +62,7 @@ SMALL_FIT: dict[str, Any] = {
 MAX_VALIDATED = 256  # crystals that the validation losses are computed on
 _FPS = 3  # drawings of the curves a second: they cost the browser more than crystals do
 _ISLICE = "from itertools import islice"
+Result = TypeVar("Result")
 
 
 class TrainingMonitor(View):
@@ -132,7 +137,7 @@ class TrainingMonitor(View):
         self._prelude: tuple[str, ...] = ()  # code before the call of `fit`
         self._call, self._before = "", 0  # that call, and the step that it starts after
         self._saved: tuple[int, Path] | None = None
-        self._requests: list[Callable[[], Any]] = []  # to be done between two steps
+        self._requests: deque[Callable[[], None]] = deque()  # to be done between two steps
         self._notice = ""  # result of the last request
         if epochs is not None:
             batch = min(max(batch_size, 1), len(self.dataset))
@@ -200,15 +205,19 @@ class TrainingMonitor(View):
         """
         options = self._options()
         self.recorded_run.cancel()
-        if self._config is not None:
-            self.model = self._new_model()
         if self._device is not None:
             options |= {"device": self._device}
-        self._fit = fit(self._need_model(), self.dataset, **options)
-        self._record, self._last, self._saved, self._notice = TrainingRecord(), None, None, ""
-        self._prelude, self._call = (self._model_code(),), f"lab.fit(model, data{_arguments(options)})"
-        self._before, self._stream = 0, self._watched(self._fit)
-        self._begin(wait)
+
+        def begin() -> Iterator[TrainingStep]:
+            if self._config is not None:
+                self.model = self._new_model()
+            steps = fit(self._need_model(), self.dataset, **options)
+            self._record, self._last, self._saved, self._notice = TrainingRecord(), None, None, ""
+            self._prelude, self._call = (self._model_code(),), f"lab.fit(model, data{_arguments(options)})"
+            self._before = 0
+            return steps
+
+        self._begin(self._watched(begin), wait)
 
     def stop(self) -> None:
         """End the run after the current step; `resume` continues."""
@@ -237,15 +246,22 @@ class TrainingMonitor(View):
             raise SettingError("there is no run to resume; press Run, or load a state")
         step = self.step
         if self.finished:
-            with tempfile.TemporaryDirectory() as folder:
-                steps = step.step + self.state.steps
-                path = step.save(Path(folder) / "state.safetensors")
-                self._load(path, {"steps": steps})
+            steps = step.step + self.state.steps
+
+            def extend() -> Iterator[TrainingStep]:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = step.save(Path(folder) / "state.safetensors")
+                    extended = fit(path, self.dataset, device=self._device, steps=steps)
                 self._prelude += (f"step = lab.last({self._call})", "path = step.save('out/state.safetensors')")
                 self._call, self._before = f"lab.fit(path, data, steps={steps})", step.step
-        elif not _alive(self._stream):
-            self._stream = self._watched(self._fit)  # after an error that was not the training's
-        self._begin(wait)
+                return extended
+
+            self._begin(self._watched(extend), wait)
+        elif self._stream is not None and _alive(self._stream):
+            self._begin(self._stream, wait)
+        else:  # after an error that was not the training's
+            suspended = self._fit
+            self._begin(self._watched(lambda: suspended), wait)
 
     def save_state(self, path: str | Path | None = None, *, wait: bool = True) -> Path:
         """Write everything that is needed to resume later, with `load_state` or `fit`; also while training runs.
@@ -289,12 +305,16 @@ class TrainingMonitor(View):
         model.metadata = {**model.metadata, "data": data | {"property_unit": self.dataset.label_unit}}
         return model
 
-    def trained(self) -> WithCode[CDVAE]:
-        """Copy the model as `averaged` does, with the code that trains it; also while training runs."""
+    def trained(self) -> tuple[WithCode[CDVAE], int]:
+        """Copy the model as `averaged` does, with the code that trains it, and the number of its step.
 
-        def copy() -> WithCode[CDVAE]:
-            code = self._code_until(self.step.step if self.step.step < self.step.num_steps else None)
-            return WithCode(self.averaged(), code.as_setup())
+        It can be called in any thread, also while training runs.
+        """
+
+        def copy() -> tuple[WithCode[CDVAE], int]:
+            step = self.step
+            code = self._code_until(step.step if step.step < step.num_steps else None)
+            return WithCode(self.averaged(), code.as_setup()), step.step
 
         return self._between_steps(copy)
 
@@ -307,17 +327,21 @@ class TrainingMonitor(View):
             settings: of `FitSettings`, instead of those that it was saved with: a smaller lr, more steps.
 
         Raises:
-            CheckpointError: for a file that is no state.
-            DatasetError: if it was begun with other data.
+            CheckpointError: for a file that is no state. Without `wait` the status line shows it.
+            DatasetError: if it was begun with other data. Without `wait` the status line shows it.
         """
         if path is None and self.state.new_rate:
             settings = {"lr": self.state.lr, **settings}
         path = Path(self.state.state_path if path is None else path)
         self.recorded_run.cancel()
-        self._load(path, settings)
-        self._prelude, self._call = (), f"lab.fit({str(path)!r}, data{_arguments(settings)})"
-        self._saved, self._notice = None, ""
-        self._begin(wait)
+
+        def load() -> Iterator[TrainingStep]:
+            steps = fit(path, self.dataset, device=self._device, **settings)
+            self._prelude, self._call = (), f"lab.fit({str(path)!r}, data{_arguments(settings)})"
+            self._saved, self._notice = None, ""
+            return steps
+
+        self._begin(self._watched(load), wait)
 
     def select(self) -> Pick:
         """Select the reconstruction that is shown, for all views that share the selection.
@@ -398,17 +422,19 @@ class TrainingMonitor(View):
         FitSettings(**{name: value for name, value in options.items() if name != "weights"})
         return options
 
-    def _load(self, path: Path, settings: dict[str, Any]) -> None:
-        self._fit = fit(path, self.dataset, device=self._device, **settings)
-        self._stream = self._watched(self._fit)
-
-    def _begin(self, wait: bool) -> None:
-        assert self._stream is not None
+    def _begin(self, stream: Generator[TrainingStep], wait: bool) -> None:
+        self._stream = stream
         self._record.resume()
-        self.recorded_run.start(self._stream, wait=wait)
+        self.recorded_run.start(stream, wait=wait)
 
-    def _watched(self, steps: Iterator[TrainingStep]) -> Generator[TrainingStep]:
-        """Record every step in the worker thread, and validate when it is due. Suspended while training is stopped."""
+    def _watched(self, begin: Callable[[], Iterator[TrainingStep]]) -> Generator[TrainingStep]:
+        """Record every step in the worker thread, and validate when it is due. Suspended while training is stopped.
+
+        Args:
+            begin: gives the steps and notes how they were made; called in the worker thread, when no other run takes a
+                step, since reading a state or making a model takes seconds.
+        """
+        self._fit = steps = begin()
         first, self._begun = steps is not self._begun, steps
         for step in steps:
             if first:
@@ -418,9 +444,8 @@ class TrainingMonitor(View):
             self._last = step
             self._record.note(step)
             yield step
-            while self._requests:
-                self._requests.pop(0)()
-            self._record.resume()  # whoever looked, or stopped it, has taken time
+            self._do_requests()
+            self._record.resume()  # a stop and the requests have taken time
             if step.step % self.state.validate_every == 0 or step.step == step.num_steps:
                 yield from self._validate(step)
                 self._record.resume()
@@ -432,45 +457,55 @@ class TrainingMonitor(View):
         for frame in reconstruct(model, self._originals, steps=self._decode_steps, allow_unseen=True):  # noqa: B007
             self._record.pause_in_validation()
             yield step  # so that Stop does not wait for the whole
+            self._do_requests()
             self._record.resume()
         assert frame is not None
         rms = reconstruction(self._originals, frame.crystals, jobs=1).rms
         self._record.validated(losses, Validation(step.step, frame.crystals.to("cpu"), rms))
         yield step
 
-    def _between_steps(self, act: Callable[[], Any]) -> Any:
-        """Do something in this thread while no weight moves."""
-        running = self.recorded_run.running
-        self.recorded_run.cancel()
-        try:
-            return act()
-        finally:
-            if running and self.can_resume and not self.finished:
-                self.resume()
+    def _between_steps(self, act: Callable[[], Result]) -> Result:
+        """Do something while no weight moves, and wait for it: between two steps, or here if no step is computed."""
+        done: Future[Result] = Future()
+
+        def request() -> None:
+            try:
+                done.set_result(act())
+            except BaseException as error:  # noqa: BLE001 - for the thread that waits
+                done.set_exception(error)
+
+        self._requests.append(request)
+        while not done.done():
+            if not self.recorded_run.computing:
+                self._do_requests()
+            wait_for([done], timeout=0.02)
+        return done.result()
+
+    def _do_requests(self) -> None:
+        with contextlib.suppress(IndexError):  # also if another thread does the last one
+            while True:
+                self._requests.popleft()()
 
     # --- files ------------------------------------------------------------------------------------------
 
     def _write(self, save: Callable[[], Path], path: Path, wait: bool) -> Path:
         self.step  # noqa: B018 - raises if there is none
-        if wait:
+
+        def write() -> Iterator[Path]:
             written = self._between_steps(save)
             self._notice = f"written: {written}"
+            yield written
+
+        if wait:
+            [written] = write()
             self._show_run(self.recorded_run.status)
             return written
-
-        def in_worker() -> None:
-            try:
-                self._notice = f"written: {save()}"
-            except (LabError, OSError) as error:  # training continues without the file
-                self._notice = f"{type(error).__name__}: {error}"
-
-        if self.recorded_run.running:
-            self._requests.append(in_worker)
-        else:
-            self._writer.start(_once(in_worker))
+        self._writer.start(write())
         return path
 
     def _show_written(self, status: RunStatus) -> None:
+        if status.error is not None:  # training continues without the file
+            self._notice = f"{type(status.error).__name__}: {status.error}"
         if not status.running:
             self._show_text(self.recorded_run.status)
 
@@ -484,8 +519,6 @@ class TrainingMonitor(View):
         self.controls.enable(status.running, self._last is not None, self.can_resume, bool(self._record.validations))
         self._show_text(status)
         if not status.running:
-            while self._requests:
-                self._requests.pop(0)()
             self._draw([])
             self.draw_code()
 
@@ -532,11 +565,6 @@ class TrainingMonitor(View):
     def picture(self) -> Crystals | None:
         """The originals and their reconstructions, for a page that cannot run widgets."""
         return self.view.current() if self._record.validations else None
-
-
-def _once(act: Callable[[], None]) -> Iterator[bool]:
-    act()
-    yield True
 
 
 def _alive(generator: Any) -> bool:

@@ -27,6 +27,13 @@ class Page(anywidget.AnyWidget):
     figure: Any = traitlets.Instance(ipywidgets.DOMWidget).tag(sync=True, **ipywidgets.widget_serialization)
 
 
+def prepare_figures() -> None:
+    """Import what figures and tables need, which takes seconds; also in another thread."""
+    import pandas  # noqa: F401
+
+    _figure_widget()
+
+
 @cache
 def _figure_widget() -> type:
     """Make the class of figures: plotly's FigureWidget, of which every view shows the figure as it is now.

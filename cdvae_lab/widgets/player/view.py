@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +86,7 @@ class TrajectoryPlayer(View):
         super().__init__(model, PlayerState(n=n, seed=seed, branch_seed=seed + 1), selection)
         self._given, self._settings = sampler, settings
         if self.model is not None:
-            denoise(
-                self.model, n, seed=seed, sampler=sampler, **settings
-            )  # raises errors about settings now rather than later
+            Sampler(self.model, sampler, settings)  # raises errors about settings now rather than later
         if isinstance(sampler, Schedule):
             self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *SAMPLERS])
         self.state.sampler = sampler if isinstance(sampler, str) else GIVEN
@@ -157,24 +154,26 @@ class TrajectoryPlayer(View):
 
         Raises:
             SettingError: for settings out of range, or without a selected crystal where the run is to start from it.
-            CrystalError: if the selected crystal has no z and the model cannot encode it.
+            CrystalError: if the selected crystal has no z and the model cannot encode it; without `wait` the status
+                line shows it.
         """
         model, state = self._need_model(), self.state
         sampler = Sampler(model, *self._sampler())
-        z, setup = self._start()
-        start: dict[str, Any] = {"n": state.n} if z is None else {"z": z.repeat(state.n, 1)}
-        begin = f"n={state.n}" if z is None else f"z=z.repeat({state.n}, 1)"
-        frames = denoise(model, **start, seed=state.seed, sampler=sampler.schedule)
-        first = next(frames)  # errors about settings are raised before the last run is lost
+        read, setup = self._start()
+        n, seed, steps = state.n, state.seed, len(sampler.schedule)
+
+        def frames() -> Iterator[DenoisingFrame]:  # latents from the prior, or of a crystal, take a while
+            start: dict[str, Any] = {"n": n} if read is None else {"z": read().repeat(n, 1)}
+            return denoise(model, **start, seed=seed, sampler=sampler.schedule)
+
         self.recorded_run.cancel()
         self._setup = replace(setup, setup={"model": self.model_code, **sampler.setup})
-        call = f"lab.denoise(model, {begin}, seed={state.seed}{sampler.arguments})"
-        self._begin(0, first.num_steps)
+        begin = f"n={n}" if read is None else f"z=z.repeat({n}, 1)"
+        call = f"lab.denoise(model, {begin}, seed={seed}{sampler.arguments})"
+        self._begin(0, steps)
         self.state.limit("crystal", -1)
-        self.state.limit("crystal", state.n - 1)
-        self.recorded_run.start(
-            itertools.chain([first], frames), call, num_steps=first.num_steps, pace=PACES[state.pace], wait=wait
-        )
+        self.state.limit("crystal", n - 1)
+        self.recorded_run.start(frames, call, num_steps=steps, pace=PACES[state.pace], wait=wait)
 
     def stop(self) -> None:
         """End the run, or the export, after the current step; the frames stay, and `resume` continues."""
@@ -380,17 +379,17 @@ class TrajectoryPlayer(View):
         chosen = self._given if self.state.sampler == GIVEN else self.state.sampler
         return chosen, self._settings if chosen == self._given else {}
 
-    def _start(self) -> tuple[Tensor | None, ReplayCode]:
-        """The z that the run starts from, None for the prior, and the code that gives it."""
+    def _start(self) -> tuple[Callable[[], Tensor] | None, ReplayCode]:
+        """A function that gives the z that the run starts from, None for the prior; and the code that gives this z."""
         if self.state.start == "prior":
             return None, ReplayCode()
         pick: Pick | None = self.selection.pick
         if pick is None:
             raise SettingError("no crystal is selected to start from; select one, or start from the prior")
-        before = pick.binding("crystal")
-        if pick.z is not None:
-            return pick.z, before
-        return encode(self._need_model(), pick.crystal), before.then("z = lab.encode(model, crystal)")
+        before, z = pick.binding("crystal"), pick.z
+        if z is not None:
+            return lambda: z, before
+        return lambda: encode(self._need_model(), pick.crystal), before.then("z = lab.encode(model, crystal)")
 
     # --- files ------------------------------------------------------------------------------------------
 

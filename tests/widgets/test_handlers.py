@@ -1,0 +1,164 @@
+"""Handlers of buttons and traits return before the work that they begin is done: the page stays responsive."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cdvae_lab as lab
+from cdvae_lab.datasets.dataset import Dataset
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.widgets import App, interpolation, latent_map, monitor, optimizer, player
+from cdvae_lab.widgets import app as app_module
+from cdvae_lab.widgets.interpolation import exports as path_exports
+from cdvae_lab.widgets.interpolation import view as interpolation_view  # noqa: F401 - `interpolation.view` is used
+from cdvae_lab.widgets.latent_map import exports as map_exports
+from cdvae_lab.widgets.optimizer import exports as search_exports
+
+Slow = Callable[[Any, str], "Gate"]
+
+
+class Gate:
+    """A function that waits until it is opened, and notes the threads that call it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function, self._opened = function, threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.threads.append(threading.current_thread())
+        assert self._opened.wait(60), "the handler waits for the work"
+        return self._function(*args, **kwargs)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    gates: list[Gate] = []
+
+    def make(owner: Any, name: str) -> Gate:
+        gates.append(Gate(getattr(owner, name)))
+        monkeypatch.setattr(owner, name, gates[-1])
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.open()
+
+
+@pytest.fixture(scope="module")
+def model() -> CDVAE:
+    return lab.load("perov_5")
+
+
+@pytest.fixture
+def app(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> Iterator[App]:
+    one = App(model, dataset=random_dataset)
+    one.player.state.update({"n": 1, "sampler": "preview", "folder": str(tmp_path)})
+    yield one
+    one.close()
+
+
+def returns_before(act: Callable[[], Any], gate: Gate, view: Any) -> None:
+    """Do something, and check that its work is done later and in another thread."""
+    act()  # fails in this thread, after a minute, if the work is done here
+    assert view.running
+    gate.open()
+    assert view.wait(120)
+    assert gate.threads
+    assert threading.main_thread() not in gate.threads
+
+
+def test_denoising(app: App, slow: Slow) -> None:
+    returns_before(app.player.controls.run.click, slow(player.view, "denoise"), app.player)
+
+
+def test_the_files_of_a_run(app: App, slow: Slow) -> None:
+    app.player.run(wait=True)
+    returns_before(lambda: app.player.export(wait=False), slow(player.view.pages, "write_html"), app.player)
+
+
+def test_generating_onto_the_map(app: App, slow: Slow) -> None:
+    app.map_view.state.n = 1
+    returns_before(app.map_view.controls.generate.click, slow(latent_map.view, "denoise"), app.map_view)
+
+
+def test_the_table_of_the_map(app: App, slow: Slow, tmp_path: Path) -> None:
+    app.map_view.state.folder = str(tmp_path)
+    app.map_view.select([1, 2])
+    returns_before(app.map_view.controls.csv.click, slow(map_exports, "lasso_table"), app.map_view)
+
+
+def test_a_search(app: App, slow: Slow) -> None:
+    app.optimizer.state.update({"steps": 2, "decode_every": 2, "decode_steps": 2})
+    returns_before(app.optimizer.controls.run.click, slow(optimizer.view, "optimize"), app.optimizer)
+
+
+def test_the_table_of_a_search(app: App, slow: Slow, tmp_path: Path) -> None:
+    app.optimizer.run(wait=True, steps=2)
+    gate = slow(search_exports, "save_steps")
+    returns_before(lambda: app.optimizer.export(tmp_path, ["csv", "steps"], wait=False), gate, app.optimizer)
+
+
+def test_a_path_and_its_files(app: App, slow: Slow, tmp_path: Path) -> None:
+    view = app.interpolation
+    view.wait(60)
+    view.state.update({"n": 2, "folder": str(tmp_path)})
+    returns_before(view.controls.run.click, slow(interpolation.view, "path_results"), view)
+    returns_before(lambda: view.export(wait=False), slow(path_exports.render, "strip"), view)
+
+
+def test_training_and_its_files(app: App, slow: Slow, tmp_path: Path) -> None:
+    view = app.monitor
+    view.state.update({"steps": 3, "batch_size": 8, "state_path": str(tmp_path / "state.safetensors")})
+    returns_before(view.controls.run.click, slow(monitor.view, "fit"), view)
+    returns_before(view.controls.save_state.click, slow(lab.TrainingStep, "save"), view)
+    returns_before(view.controls.load_state.click, slow(monitor.view, "fit"), view)
+
+
+def test_the_trained_model_in_the_other_tabs_and_its_map(app: App, slow: Slow) -> None:
+    view = app.monitor
+    view.state.update({"steps": 3, "batch_size": 8})
+    view.run(wait=True)
+    returns_before(lambda: app.use_trained(wait=False), slow(view, "averaged"), app)
+    assert app.state.model == "trained here, step 3"
+    returns_before(app.make_map, slow(LatentMap, "fit"), app)
+    assert app.map is not None
+
+
+def test_a_map_that_is_stopped_is_not_taken(app: App, slow: Slow, random_dataset: Dataset) -> None:
+    gate = slow(LatentMap, "fit")
+    before = app.map
+    app.make_map(random_dataset)
+    app.stop()
+    assert not app.running
+    assert "no map was made" in app.status_line.value
+    gate.open()
+    assert app.map is before
+
+
+def test_a_tab_opens_in_the_background(model: CDVAE, slow: Slow) -> None:
+    gate = slow(app_module, "prepare_figures")
+
+    async def notebook() -> None:
+        app = App(model)
+        app.tab = "map"
+        assert app.views.keys() == {"player"}
+        assert app.running
+        gate.open()
+        while "map" not in app.views:
+            await asyncio.sleep(0.05)
+        app.close()
+
+    with ThreadPoolExecutor(1) as pool:  # a loop may run in this thread
+        pool.submit(lambda: asyncio.run(notebook())).result(120)
+    assert gate.threads

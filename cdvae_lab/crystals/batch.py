@@ -67,7 +67,16 @@ class Crystals:
         atomic_numbers: Sequence[Int[Tensor, " _"]],
         lattice: Float[Tensor, "crystals 3 3"],
     ) -> Crystals:
-        """Pad one (atoms, 3) and one (atoms,) tensor per crystal into a batch."""
+        """Pad crystals of different sizes into a batch.
+
+        Args:
+            frac_coords: fractional coordinates of each crystal.
+            atomic_numbers: atomic numbers of each crystal, without padding.
+            lattice: lattices with vectors as rows, Å.
+
+        Raises:
+            CrystalError: for fields of different lengths, or a crystal without atoms.
+        """
         if not len(frac_coords) == len(atomic_numbers) == len(lattice) > 0:
             raise CrystalError(
                 f"a batch needs the same number of crystals, at least one, in every field; got "
@@ -84,7 +93,11 @@ class Crystals:
 
     @classmethod
     def cat(cls, batches: Sequence[Crystals]) -> Crystals:
-        """Concatenate batches into one, in order."""
+        """Concatenate batches into one, in order.
+
+        Raises:
+            CrystalError: for an empty sequence.
+        """
         if not batches:
             raise CrystalError("cannot concatenate an empty sequence of batches")
         sites = max(b.num_sites for b in batches)
@@ -234,19 +247,34 @@ class Crystals:
         return convert.to_pyg(self)
 
     def write_cif(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
-        """Write one CIF per crystal; see `cdvae_lab.io.writing.write`."""
+        """Write one CIF per crystal into a folder, and return the paths; see `cdvae_lab.io.writing.write`.
+
+        Args:
+            folder: created if it does not exist.
+            names: names of the files; by default crystal_0000.cif and so on.
+
+        Raises:
+            CrystalError: for crystals that cannot be exported.
+            SettingError: for names that are too few, repeated, or not plain file names.
+            LabError: if a file cannot be written.
+        """
         from cdvae_lab.io import writing
 
         return writing.write(self, folder, "cif", names)
 
     def write_poscar(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
-        """Write one POSCAR per crystal; see `cdvae_lab.io.writing.write`."""
+        """Write one POSCAR per crystal into a folder, and return the paths; arguments and errors as of `write_cif`."""
         from cdvae_lab.io import writing
 
         return writing.write(self, folder, "poscar", names)
 
     def write_extxyz(self, path: str | Path) -> Path:
-        """Write all crystals to one extended XYZ file; see `cdvae_lab.io.writing.write_extxyz`."""
+        """Write all crystals to one extended XYZ file.
+
+        Raises:
+            CrystalError: for crystals that cannot be exported.
+            LabError: if the file cannot be written.
+        """
         from cdvae_lab.io import writing
 
         return writing.write_extxyz(self, path)

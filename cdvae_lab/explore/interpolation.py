@@ -187,7 +187,16 @@ def interpolate(
 def decode_path(
     model: ModelOrName, stops: LatentPath, **settings: Unpack[PathDecodingSettings]
 ) -> Iterator[DenoisingFrame]:
-    """Decode a path that `latent_path` laid; settings and errors are those of `interpolate`."""
+    """Decode a path that `latent_path` laid; yields frames like `denoise`, with one crystal for every point.
+
+    Args:
+        model: the model that laid the path, its name or its path.
+        stops: the path.
+        settings: as in `interpolate`.
+
+    Raises:
+        SettingError: for a path of another model, or settings that are out of range or contradict each other.
+    """
     model = as_model(model)
     schedule = _check(model, settings)
     if stops.z.shape[1] != model.config.latent_dim:

@@ -113,6 +113,8 @@ class LatentMap:
         """Fit a map to a data set's latents: about a minute on two cores; results are reproducible on one machine.
 
         Args:
+            model: the model that encodes the crystals.
+            dataset: the crystals of the map.
             seed: of UMAP, and of the choice where there is a limit.
             n_neighbors: number of neighbors of UMAP: few preserve local detail, many the global structure.
             min_dist: how close UMAP lets points lie.
@@ -310,7 +312,11 @@ class LatentMap:
         return torch.tensor(counts) / self.num_atoms
 
     def find(self, text: str) -> list[int]:
-        """Find the numbers of the crystals with this id, or this formula of the cell, in any order of elements."""
+        """Find the numbers of the crystals with an id or a formula.
+
+        Args:
+            text: an id, or the formula of the cell with all its atoms, such as Sr2Ti2O6, in any order of elements.
+        """
         wanted = respell(text)
         return [
             number
@@ -344,6 +350,10 @@ class LatentMap:
 
 def load_map(name_or_path: str | Path, model: CDVAE | None = None) -> LatentMap:
     """Load a bundled map by the name of its model ("perov_5"), or a map file by path, as `LatentMap.load` does.
+
+    Args:
+        name_or_path: name of a bundled model, or path of a map file.
+        model: the model that it is used with; a map of another model is refused.
 
     Raises:
         SettingError: if no map of that name is bundled; it lists the bundled files.

@@ -169,6 +169,7 @@ class CDVAE(Described):
         """Create an untrained model with a data set's largest cell, elements and standardization.
 
         Args:
+            dataset: the training data.
             seed: seed of the initial weights.
             settings: fields of `CDVAEConfig`.
 
@@ -298,6 +299,7 @@ class CDVAE(Described):
         """Predict the coordinate noise and the element of every atom of noisy crystals (PGNN_DEC; paper, section 4.3).
 
         Args:
+            z: latents that the decoder is conditioned on.
             sigma: noise level of the coordinates, Å.
             images: periodic images as `periodic_images` lists them; by default computed here.
             keep: dropout factors of training, as for `PaiNN.forward`.

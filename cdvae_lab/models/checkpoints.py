@@ -106,6 +106,10 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> CDVAE:
 
     A training state (`TrainingStep.save`) gives the moving average of its weights.
 
+    Args:
+        name_or_path: name of a bundled model, or path of a file.
+        device: device of the model.
+
     Raises:
         SettingError: if no bundled model has that name; the message lists those that exist.
         CheckpointError: if the file is missing, truncated, not written by cdvae_lab, of another kind, or of a format
@@ -126,6 +130,10 @@ def load_property_model(name_or_path: str | Path, device: str | torch.device = "
 
     A training state gives the moving average of its weights.
 
+    Args:
+        name_or_path: name of the data set of a bundled property model, or path of a file.
+        device: device of the model.
+
     Raises:
         SettingError: if no bundled property model has that name; the message lists the bundled files.
         CheckpointError: as for `load`.
@@ -137,6 +145,10 @@ def load_property_model(name_or_path: str | Path, device: str | torch.device = "
 
 def load_composition_model(path: str | Path, device: str | torch.device = "cpu") -> CompositionModel:
     """Load a trained composition model from a file; a training state gives the moving average of its weights.
+
+    Args:
+        path: path of the file.
+        device: device of the model.
 
     Raises:
         CheckpointError: as for `load`.

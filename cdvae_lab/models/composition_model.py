@@ -127,6 +127,7 @@ class CompositionModel(Described):
         """Create an untrained model with a data set's largest cell and elements.
 
         Args:
+            dataset: the training data.
             seed: seed of the initial weights.
             settings: fields of `CompositionModelConfig`.
 

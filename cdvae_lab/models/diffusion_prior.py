@@ -92,6 +92,7 @@ class DiffusionPrior(Described):
         """Create an untrained prior that is conditional on compositions, with a copy of a trained composition model.
 
         Args:
+            latent_dim: dimension of z.
             settings: fields of `DiffusionPriorConfig`.
 
         Raises:
@@ -143,6 +144,8 @@ class DiffusionPrior(Described):
         """Evaluate F of Karras et al., eq. 7, for noisy latents that are scaled to deviation 1.
 
         Args:
+            w: noisy standardized latents, divided by sqrt(1 + sigma^2).
+            sigma: deviation of the noise, in standard deviations of the latents.
             known: conditioning features as `known` returns them; None, or a row of zeros, for the marginal density.
         """
         frequencies = torch.arange(1, NOISE_FEATURES // 2 + 1, device=w.device, dtype=w.dtype) * 0.5
@@ -162,7 +165,13 @@ class DiffusionPrior(Described):
         sigma: Float[Tensor, " crystals"],
         known: Float[Tensor, "crystals known"] | None = None,
     ) -> Float[Tensor, "crystals latent"]:
-        """Estimate standardized latents from noisy ones: D of Karras et al., eq. 7, with data of deviation 1."""
+        """Estimate standardized latents from noisy ones: D of Karras et al., eq. 7, with data of deviation 1.
+
+        Args:
+            u: standardized latents with noise.
+            sigma: deviation of the noise, in standard deviations of the latents.
+            known: conditioning features as `known` returns them; None for the marginal density.
+        """
         total = (1 + sigma * sigma).sqrt()[:, None]
         return u / (total * total) + sigma[:, None] / total * self.network(u / total, sigma, known)
 
@@ -176,6 +185,7 @@ class DiffusionPrior(Described):
         """Compute the weighted squared error of the denoised latents (Karras et al., eq. 8, table 1), 1 if untrained.
 
         Args:
+            z: latents of the training data.
             eps: standard normal.
             level: standard normal; log sigma = -0.8 + 1.4 * level.
             known: conditioning features as `known` returns them, with rows of zeros for condition dropout.

@@ -292,7 +292,13 @@ def generate(
 ) -> Crystals:
     """Generate crystals from the prior and return them: the last frame's crystals of `denoise`.
 
-    Args and errors are those of `denoise`.
+    Args:
+        model: a trained model, the name of a bundled one, or the path of a checkpoint.
+        n: number of crystals.
+        seed, sampler, prior, first_number, compile, settings: as in `denoise`.
+
+    Raises:
+        SettingError: for settings out of range.
 
     Examples:
         >>> import cdvae_lab as lab

@@ -31,6 +31,10 @@ def latent_distance(
     """Distance between the latents that crystals encode to and given ones, in standard deviations of the posterior.
 
     The square root of sum_i (mu_i - z_i)^2 / sigma_i^2; infinite for crystals that are not finite.
+
+    Args:
+        model: the model whose encoder is used.
+        z: latents to compare with, one for each crystal.
     """
     posterior = model.encode(crystals)
     squared = ((posterior.mu - z).square() * torch.exp(-posterior.log_var)).sum(-1)

@@ -69,6 +69,11 @@ class Schedule:
         At level sigma the drift is a = step_size * (sigma / sigma_min)^2 and the diffusion sqrt(2 a). Steps of
         r = a / sigma^2 keep a Gaussian of variance sigma^2 at 2 sigma^2 / (2 - r), which the last step removes.
 
+        Args:
+            config: settings of the model, which hold its noise levels.
+            steps_per_level: steps at each noise level.
+            step_size: step size at the last level, Å^2.
+
         Raises:
             SettingError: for settings out of range; from step_size = 2 sigma_min^2 on, the dynamics diverges.
         """
@@ -85,25 +90,48 @@ class Schedule:
 
     @classmethod
     def ancestral(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
-        """Create ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47)."""
+        """Create ancestral sampling of the variance-exploding process (Song et al. 2021, appendix F, eq. 47).
+
+        Args:
+            config: settings of the model, which hold its noise levels.
+            steps: calls of the network, the last of which adds no noise.
+
+        Raises:
+            SettingError: for too few steps.
+        """
         now, then = cls._descent(config, steps)
         diffusion = then * (now**2 - then**2).sqrt() / now
         return cls._ending_clean("ancestral", now, now**2 - then**2, diffusion, config.sigma_min)
 
     @classmethod
     def renoising(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
-        """Remove all noise at once and add that of the next level: x <- x + sigma_i^2 score + sigma_(i+1) eps.
+        """Create steps x <- x + sigma_i^2 score + sigma_(i+1) eps: remove all noise, add that of the next level.
 
         A step keeps nothing of x but its denoised mean, E[x0 | x] by Tweedie's formula, so that later steps can undo
         errors of earlier ones. In return it sharpens the density: of a Gaussian of variance s^2 many steps keep
         s^2 / 2.
+
+        Args:
+            config: settings of the model, which hold its noise levels.
+            steps: calls of the network, the last of which adds no noise.
+
+        Raises:
+            SettingError: for too few steps.
         """
         now, then = cls._descent(config, steps)
         return cls._ending_clean("renoising", now, now**2, then, config.sigma_min)
 
     @classmethod
     def probability_flow(cls, config: CDVAEConfig, steps: int = 100) -> Schedule:
-        """Create Euler steps of the probability flow, without noise after the start (Song et al. 2021, eq. 13)."""
+        """Create Euler steps of the probability flow, without noise after the start (Song et al. 2021, eq. 13).
+
+        Args:
+            config: settings of the model, which hold its noise levels.
+            steps: calls of the network, the last of which adds no noise.
+
+        Raises:
+            SettingError: for too few steps.
+        """
         now, then = cls._descent(config, steps)
         drift = 0.5 * (now**2 - then**2)
         return cls._ending_clean("probability_flow", now, drift, torch.zeros_like(drift), config.sigma_min)

@@ -164,7 +164,11 @@ class Trajectory:
         return dataclasses.replace(self, **tensors)
 
     def crystal(self, which: int = 0) -> Crystals:
-        """Return one crystal in every frame as a batch, for example for an animation."""
+        """Return one crystal in every frame as a batch, for example for an animation.
+
+        Args:
+            which: number of the crystal in the batch.
+        """
         lattice = self.lattice[which].expand(len(self), 3, 3)
         return Crystals(self.frac_coords[:, which], self.atomic_numbers[:, which], lattice)
 

@@ -26,6 +26,9 @@ def validation_losses(
 
     Args:
         model: a CDVAE, or the name or path of one.
+        dataset: crystals that the model was not trained on.
+        batch_size: crystals per call of the networks.
+        seed: seed of the noise.
 
     Raises:
         DatasetError: for crystals that the model has no room for.

@@ -321,6 +321,7 @@ class App(View):
     def close(self) -> None:
         """Stop all runs, and release threads and the browser's WebGL contexts."""
         if self._open:  # Python also calls this as it forgets an app that could not be made
+            self._mapper.close(wait=False)  # a map takes half a minute
             for view in self._views.values():
                 view.close()
         super().close()

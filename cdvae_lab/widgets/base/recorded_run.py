@@ -315,6 +315,7 @@ class RecordedRun(Generic[Frame]):
         self._draw, self._show, self._report = lambda new: None, lambda status: None, lambda error, trace: None
         if not wait:
             self.cancel()
+            self._before = None
             return
         self._stop.set()
         self.wait()

@@ -151,7 +151,7 @@ function play(on) {
   go(place);
   const mine = playing, step = (now) => {
     if (playing !== mine) return;
-    if (Math.abs(at - place) > 1) place = at; // somebody went elsewhere
+    if (Math.abs(at - place) > 1) place = at; // the reader has scrolled elsewhere
     place += Math.max(0, now - before) / 1000 * Number($("speed").value); before = now;
     go(Math.floor(place));
     if (place >= last) play(false); else requestAnimationFrame(step);

@@ -474,7 +474,7 @@ class App(View):
             self._forget_views(("map", "interpolation", "optimizer"))
             self._loaded, self._made_maps[made.label] = made, made.map
             self._open_tab()
-            self.show_message("the map is there")
+            self.show_message("the map is made")
 
     def _enable_map(self, running: bool) -> None:
         self._map_button.disabled, self._map_stop.disabled = running, not running

@@ -28,6 +28,6 @@ def browser():
 
 @pytest.fixture(scope="module", autouse=True)
 def pages_closed(browser):
-    """A page that nobody looks at any more goes on drawing, and takes the time of the next file's."""
+    """Close the pages of a file: they would keep drawing and take time from those of the next."""
     yield
     browser.close_pages()

@@ -80,7 +80,7 @@ _NOISE = re.compile(
 
 
 class Server:
-    """A program that serves pages on a free port, with folders of its own and nothing that it would say at first.
+    """A program that serves pages on a free port, with folders of its own and no first-run messages.
 
     Args:
         root: an empty folder; notebooks go into its `work`.
@@ -97,7 +97,7 @@ class Server:
         self.base = f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        """What is started, in `root`."""
+        """Arguments of Python that start it, in `root`."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

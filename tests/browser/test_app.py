@@ -80,7 +80,7 @@ def chosen(page: Page) -> str:
 
 
 def walk_through(page: Page) -> None:
-    """What somebody would do, with the mouse alone."""
+    """Use every tab, with the mouse alone."""
     # A run, its frames while it is computed, and a crystal of it.
     assert "No crystal is chosen yet" in text(page, ".cdvae-selection")
     page.gl_reset()
@@ -120,7 +120,7 @@ def walk_through(page: Page) -> None:
     assert from_map in start.evaluate("one => one.selectedOptions[0].text.replaceAll('\\u00a0', ' ')")
     press(page, ".cdvae-optimizer", "Run")
     says(page, ".cdvae-optimizer", "running: step")
-    page.sleep(1.5)
+    says(page, ".cdvae-optimizer", "decodings: 3", 120)  # a trail to see on the map and in the pictures
     press(page, ".cdvae-optimizer", "Stop")
     says(page, ".cdvae-optimizer", "stopped: step")
 

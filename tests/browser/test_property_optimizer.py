@@ -1,4 +1,4 @@
-"""The optimizer in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
+"""The optimizer in JupyterLab with the mouse and the keyboard. Pictures are kept in out/browser/."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_list_of_targets_can_be_read(page: LabPage) -> None:
     page.kernel("other = lab.PropertyOptimizer('mp_20'); search.children += (other,)")
     page.wait(f"() => document.querySelector('{PANEL} {PANEL} select')", 60)
     width = """() => [...document.querySelectorAll('.cdvae-panel .cdvae-panel select')]
-        .find(s => s.innerText.replaceAll('\\u00a0', ' ').includes('as low as it gets'))
+        .find(s => s.innerText.replaceAll('\\u00a0', ' ').includes('minimize'))
         .getBoundingClientRect().width"""
     assert page.js(width) > 120
     page.kernel("search.children = search.children[:-1]; other.close()")

@@ -1,4 +1,4 @@
-"""Training watched in JupyterLab, as somebody would do it. Pictures of it are kept in out/browser/."""
+"""The training monitor in JupyterLab. Pictures are kept in out/browser/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The player in JupyterLab, as somebody would use it. Pictures of it are kept in out/browser/."""
+"""The player in JupyterLab with the mouse and the keyboard. Pictures are kept in out/browser/."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_close_ends_threads_and_listens_no_more(model: lab.CDVAE) -> None:
     app.interpolation.wait()
     app.close()
     assert threading.active_count() == before
-    app.selection.choose(a_pick(model))  # nobody answers
+    app.selection.choose(a_pick(model))  # no observer is left
     assert not app.selection._trait_notifiers.get("pick", {}).get("change")
     assert not app.player.view.stage.comm
 

@@ -84,7 +84,7 @@ def test_denoising(app: App, slow: Slow) -> None:
 
 def test_the_files_of_a_run(app: App, slow: Slow) -> None:
     app.player.run(wait=True)
-    returns_before(lambda: app.player.export(wait=False), slow(player.view.pages, "write_html"), app.player)
+    returns_before(lambda: app.player.export(wait=False), slow(player.exports.pages, "write_html"), app.player)
 
 
 def test_generating_onto_the_map(app: App, slow: Slow) -> None:

@@ -157,7 +157,7 @@ class TestState:
         player.run(wait=True)
         assert player.view.choice is None
 
-    def test_nobody_listens_to_the_state_of_a_closed_player(self, model: lab.CDVAE) -> None:
+    def test_a_closed_player_observes_its_state_no_longer(self, model: lab.CDVAE) -> None:
         one = TrajectoryPlayer(model)
         state, before = one.state, one.controls.n.value
         one.close()
@@ -302,7 +302,7 @@ class TestSelection:
             player.run(wait=True)
             replayed(player, selection=player.selection)
 
-    def test_a_start_that_nobody_has_selected(self, player: TrajectoryPlayer) -> None:
+    def test_a_start_that_is_not_selected(self, player: TrajectoryPlayer) -> None:
         player.state.start = "selection"
         with pytest.raises(SettingError, match="no crystal is selected"):
             player.run()
@@ -351,7 +351,7 @@ class TestExports:
         assert not player.controls.stop.disabled
         player.controls.stop.click()
         assert player.wait(10)
-        assert "stopped: nothing was written" in player.status_line.value
+        assert "stopped; written: no file" in player.status_line.value
         player.controls.exports["gif"].click()
         assert player.wait(20)
         assert "run_crystal_0.gif" in player.status_line.value

@@ -279,7 +279,7 @@ class TestTheRegionOfTheData:
         drawn = trace(search.map.figure, "the search")
         np.testing.assert_allclose(np.stack([drawn.x, drawn.y], 1), known.place(z).numpy(), atol=1e-5)
 
-    def test_a_map_of_somebody_else_gets_the_path(self, model: CDVAE, known: LatentMap) -> None:
+    def test_another_widget_that_shows_a_map_gets_the_path(self, model: CDVAE, known: LatentMap) -> None:
         class View:
             map = known
             paths: dict = {}  # noqa: RUF012
@@ -413,7 +413,7 @@ class TestWhereItStarts:
         one.run(wait=True)
         assert torch.equal(one.steps[0].z, model.encode(crystal).mu)
         one.close()
-        selection.choose(Pick("another", crystal))  # nobody listens any more
+        selection.choose(Pick("another", crystal))  # no observer is left
 
     def test_latents(self, model: CDVAE, known: LatentMap) -> None:
         z = known.latents[:4].float()

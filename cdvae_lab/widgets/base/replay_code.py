@@ -1,4 +1,4 @@
-"""Python code that repeats what somebody did with a view."""
+"""Python code that repeats the actions in a view."""
 
 from __future__ import annotations
 

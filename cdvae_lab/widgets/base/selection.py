@@ -1,4 +1,4 @@
-"""The crystals that somebody has chosen, shared by several views."""
+"""The selected crystals, shared by several views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PICKS = 50  # that are remembered
 
 @dataclass(frozen=True)
 class Pick:
-    """A crystal that somebody chose, found or made.
+    """A crystal that was chosen, found or made.
 
     Attributes:
         name: for people: a formula and where it is from.
@@ -51,7 +51,7 @@ class Pick:
 
 
 class Selection(traitlets.HasTraits):
-    """The chosen crystals: who chooses calls `choose`, who wants to know observes `pick`.
+    """The chosen crystals: call `choose` to choose one, and observe `pick` for changes.
 
     Attributes:
         pick: the newest; None before the first.

@@ -15,7 +15,7 @@ from cdvae_lab.io.storage import atomic_path
 
 
 class Choice(traitlets.Unicode):
-    """One of several words. `ViewState.offer` changes which words there are.
+    """One of several words. `ViewState.offer` changes the words.
 
     Args:
         options: to begin with, each as a word, or as (text on the screen, word).

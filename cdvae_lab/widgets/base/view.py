@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,11 @@ class View(ipywidgets.VBox):
         if status.error is not None:
             self.show_error(status.error, status.traceback)
         elif status.running:
-            self.show_message("writing")
+            done = "" if status.step is None else f": {status.step} of {status.num_steps}"
+            self.show_message(f"writing{done}")
         elif export.newest is not None:
             stopped = "stopped; " if status.state == "stopped" else ""
             self.show_message(f"{stopped}written: {export.newest}")
-
-    def show_files(self, files: Iterable[Path]) -> None:
-        """Show in the status line which files were written."""
-        self.show_message("written: " + ", ".join(str(path) for path in files))
 
     def attempt(self, act: Callable[[], Any]) -> None:
         """Do what a button does; its error is shown in the status line, for a callback's is seen nowhere else."""

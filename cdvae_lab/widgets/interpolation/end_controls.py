@@ -111,7 +111,7 @@ class EndControls(ipywidgets.VBox):
             rms: of `metrics.reconstruction.match`; None if it does not match.
         """
         assert end.crystal is not None
-        pair = [(f"{html.escape(end.name)}", end.crystal), ("as the model gives it back", decoded)]
+        pair = [(f"{html.escape(end.name)}", end.crystal), ("reconstruction", decoded)]
         self._pictures.value = (
             "<div style='display:flex;gap:8px;flex-wrap:wrap;text-align:center'>"
             + "".join(f"<div>{captions.picture(one, 140)}<div>{text}</div></div>" for text, one in pair)

@@ -102,4 +102,4 @@ def jumps(crystals: Crystals) -> str:
     ]
     if not steps:
         return f"The same atoms at every stop: {names[0]}."
-    return f"<b>Jumps</b>, where what the crystal is made of changes between two stops: {'; '.join(steps)}."
+    return f"<b>Jumps</b> (the composition changes between two stops): {'; '.join(steps)}."

@@ -87,7 +87,7 @@ class InterpolationView(View):
         self._call = ""  # of `interpolate`
         self._latents_code = ""  # an expression for the latents of the path
         self._waiting = False
-        self._quiet = False  # whether the state follows an end instead of leading it
+        self._quiet = False  # whether the state is being updated to match an end
         self._live_pictures: list[dict[str, Any]] | None = None  # made in the worker, not shown yet
         canvas = map if isinstance(map, PathCanvas) else None
         known = find_map(self.model, map)
@@ -286,14 +286,14 @@ class InterpolationView(View):
             self._quiet = False
 
     def _source_set(self, letter: str) -> None:
-        """Somebody has set `state.a` or `state.b`."""
+        """Read an end whose source was set: `state.a` or `state.b`."""
         source = getattr(self.state, letter)
         if source and not self._quiet:
             primitive = getattr(self.state, f"primitive_{letter}")
             self.attempt_end(lambda: self._reread(letter, source, primitive))
 
     def _primitive_set(self, letter: str) -> None:
-        """Somebody has set `state.primitive_a` or `state.primitive_b`."""
+        """Read an end again after a change of `state.primitive_a` or `state.primitive_b`."""
         end, primitive = self.ends[letter], getattr(self.state, f"primitive_{letter}")
         if end.structure is not None and not self._quiet:
             self.attempt_end(lambda: self._reread(letter, None, primitive))

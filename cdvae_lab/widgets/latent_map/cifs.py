@@ -26,7 +26,7 @@ def write_cifs(
     Args:
         rows: their numbers on the map.
         folder: created if necessary.
-        originals: the data's own crystals, where the public data file is there.
+        originals: crystals of the public data file, if it is on this machine.
         decode: gives the frames of decoding the crystals of these numbers.
     """
     files: tuple[Path, ...] = ()

@@ -48,7 +48,7 @@ class MapExport:
         """Write files.
 
         Args:
-            pieces: that there are to write.
+            pieces: number of files to write.
             then: called when all are written.
             wait: until they are.
         """

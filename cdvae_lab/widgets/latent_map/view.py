@@ -145,7 +145,7 @@ class LatentMapView(View):
             self.state.color = value
 
     def choose(self, index: int, wait: bool = False) -> None:
-        """Show a crystal of the map: the data's own where the public file is there, else the decoded latent.
+        """Show a crystal of the map: from the public data file if it is on this machine, else decoded from its latent.
 
         Args:
             index: its number on the map.
@@ -429,7 +429,7 @@ class LatentMapView(View):
         if self.recorded_run.running or hit.index is None:
             return
         if hit.layer is None:
-            # Where the data file is there, it has been read by now.
+            # If the data file is on this machine, it has been read by now.
             original = self._originals.get(hit.index) if self._originals.there else None
             crystal = original or self._decoder.known.get(hit.index)
             text = to_html(self.map.formulas[hit.index])
@@ -440,7 +440,7 @@ class LatentMapView(View):
         self.controls.show_glance(text, crystal)
 
     def _chosen_elsewhere(self, pick: Pick | None) -> None:
-        """Somebody else chose a crystal: mark its place, and show it."""
+        """Mark the place of a crystal that was chosen in another view, and show it."""
         if pick is None or pick is self._mine:
             return
         z = pick.z

@@ -89,7 +89,7 @@ class SearchDisplay:
             )  # fmt: skip
 
     def _draw_film(self) -> None:
-        """Show the pictures that there are; those that are missing are made in the background."""
+        """Show the pictures made so far; the others are made in the background."""
         decoded, k, place = self._search.decoded, self._crystal, self._search.at(self._index)
         missing = [one for one in decoded if k not in one.pictures]
         if missing and not self._painter.running:

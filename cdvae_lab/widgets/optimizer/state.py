@@ -39,7 +39,7 @@ class OptimizerState(ViewState):
     start = Choice([("crystals from the prior", PRIOR), ("the chosen crystal", SELECTION), ("a file", FILE)])
     n = traitlets.Int(4, min=1, max=MAX_CRYSTALS)
     file = traitlets.Unicode("")
-    target = Choice([("as low as it gets", "min"), ("as high as it gets", "max"), ("a value", "value")])
+    target = Choice([("minimize", "min"), ("maximize", "max"), ("a value", "value")])
     value = traitlets.Float(0.0)
     steps = traitlets.Int(400, min=1, max=MAX_STEPS)
     lr = traitlets.Float(0.02, min=1e-6, max=1.0)

@@ -453,7 +453,7 @@ class PropertyOptimizer(View):
         elif search.steps:
             last = search.steps[-1]
             state = status.state if status.running else "finished" if last.finished else "stopped"
-            self.show_message(f"{state}: step {last.step} of {last.num_steps}, {len(search.decoded)} times decoded")
+            self.show_message(f"{state}: step {last.step} of {last.num_steps}, decodings: {len(search.decoded)}")
         else:
             self.show_message("starting" if status.running else "press Run (or Space)")
         if not status.running:
@@ -470,7 +470,7 @@ class PropertyOptimizer(View):
         if status.error is not None:
             self.show_error(status.error, status.traceback)
 
-    # --- what somebody does -----------------------------------------------------------------------------
+    # --- the actions of the user -----------------------------------------------------------------------------
 
     def _move(self, index: int) -> None:
         """Move the slider without taking it for the user's wish."""
@@ -490,7 +490,7 @@ class PropertyOptimizer(View):
             self._draw_all()
 
     def _picked(self) -> None:
-        """Somebody chose a crystal: the next search starts from it, unless the start was given or a search runs."""
+        """Start the next search from the crystal that was chosen, unless the start was given or a search runs."""
         self._start.offer()
         if self.selection.pick is not None and self.state.start != GIVEN and not self.running:
             self.state.start = "selection"

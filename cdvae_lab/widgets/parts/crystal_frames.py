@@ -31,7 +31,7 @@ class CrystalFrames:
         """Draw more frames.
 
         Args:
-            follow: show the last of them; a slider that the view has is left to whoever made it.
+            follow: show the last of them; the slider of the view is not moved.
         """
         if not new:
             return

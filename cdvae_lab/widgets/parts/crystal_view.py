@@ -173,7 +173,7 @@ class CrystalView(ipywidgets.VBox):
         """Add frames of the same run.
 
         Args:
-            follow: show the last of them, unless somebody has moved to another frame; `index` may be set later.
+            follow: show the last of them, unless the user has moved to another frame; `index` may be set later.
         """
         if not self._frames:
             self.show_all(frames)

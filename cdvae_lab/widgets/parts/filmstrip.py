@@ -12,7 +12,7 @@ import traitlets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.metrics import validity
-from cdvae_lab.widgets.base import captions as words
+from cdvae_lab.widgets.base import captions
 
 
 class Film(anywidget.AnyWidget):
@@ -31,7 +31,7 @@ def film_picture(crystal: Crystals, lines: Sequence[str], title: str = "", warn:
         title: HTML, above them.
         warn: write the lines in the color of errors.
     """
-    return {"image": words.picture_source(crystal), "title": title, "lines": list(lines), "warn": warn}
+    return {"image": captions.picture_source(crystal), "title": title, "lines": list(lines), "warn": warn}
 
 
 def path_pictures(crystals: Crystals, places: Sequence[str]) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ class MapFigure(Plot):
             self.figure.update_layout(selections=[])
 
     def show_all(self) -> None:
-        """Show the whole map again, after somebody has zoomed in."""
+        """Show the whole map again after a zoom."""
         self._part = None
         self.redraw()
 

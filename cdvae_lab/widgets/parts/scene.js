@@ -181,7 +181,7 @@
     m.fromArray([...r.slice(0, 3), 0, ...r.slice(3, 6), 0, ...r.slice(6, 9), 0, 0, 0, 0, 1].map((x, i) => (i < 11 && i % 4 < 3 ? x * distance : x)));
     stage.viewerControls.orient(m);
     viewer.rotationGroup.updateMatrix();
-    signature = ""; // built anew, so that NGL sees the extent
+    signature = ""; // built again, so that NGL knows the extent
   };
 
   lab.show = (index) => {
@@ -196,7 +196,7 @@
     words();
     hint.style.display = "none";
     lab.shown = index;
-    view.el.dataset.frame = index; // for whoever looks from outside
+    view.el.dataset.frame = index; // for programs that read the page, such as the tests
   };
 
   lab.begin = (scene, frames) => { // another run, choice or look; frames stay unless they come with it

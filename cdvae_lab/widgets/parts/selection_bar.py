@@ -28,7 +28,7 @@ class SelectionBar(ipywidgets.HBox):
 
     Args:
         selection: whose pick and history are shown.
-        use: called with a name of `USES` when somebody presses that button.
+        use: called with a name of `USES` when that button is pressed.
     """
 
     _open = False

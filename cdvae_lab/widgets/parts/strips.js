@@ -20,7 +20,7 @@ async function render({ model, el }) {
     const pen = still.getContext("2d");
     pen.scale(scale, scale);
     const ink = getComputedStyle(canvas).color.match(/[\d.]+/g).map(Number);
-    const dark = ink[0] + ink[1] + ink[2] > 384; // light words, so what is behind them is dark
+    const dark = ink[0] + ink[1] + ink[2] > 384; // light text, so the background is dark
     const faint = dark ? "#3b4252" : "#e2e8f0";
     const data = model.get("data"), n = (count = (data.sigma || []).length);
     const total = Math.max(data.length || 1, n);

@@ -12,7 +12,7 @@ class Writing:
 
     Attributes:
         step: pieces that are done.
-        num_steps: pieces that there are.
+        num_steps: number of pieces.
         files: written so far.
     """
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from cdvae_lab import pages, render
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
@@ -26,21 +25,11 @@ from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 from cdvae_lab.widgets.parts.strips import Course
 from cdvae_lab.widgets.player.controls import PlayerControls
+from cdvae_lab.widgets.player.exports import KINDS, write_run
 from cdvae_lab.widgets.player.state import GIVEN, PACES, SAMPLERS, PlayerState
 
 MAX_FRAMES = 1000  # that are kept of a run; of a longer one every second, third, ... step
-KINDS = ("cif", "extxyz", "gif", "html")
-_GIF_FRAMES = 100
 _SLOW = 0.4  # s between two drawings of slider, strips and text: they cost the browser more than the crystals do
-
-
-@dataclass(frozen=True)
-class Export:
-    """Progress of writing files: `files` so far, and `step` of `num_steps` pieces of work."""
-
-    step: int
-    num_steps: int
-    files: tuple[Path, ...] = ()
 
 
 class TrajectoryPlayer(View):
@@ -93,7 +82,7 @@ class TrajectoryPlayer(View):
         self._setup: ReplayCode = ReplayCode()  # of the first segment
         self._course: Course | None = None  # of the frames that the strips show
         self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
-        self._followed = 0  # where the slider was put last; elsewhere somebody has moved it
+        self._followed = 0  # where the view put the slider last; elsewhere the user has moved it
         self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES, alone=True)
         self._export = self.new_run(show=self._show_export, max_frames=1)
         self.controls = PlayerControls(self.state, self, self.model is not None, height)
@@ -256,7 +245,9 @@ class TrajectoryPlayer(View):
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
         self.frame  # noqa: B018 - raises if there is none
-        work = self._exported(Path(self.state.folder if folder is None else folder), kinds)
+        folder = Path(self.state.folder if folder is None else folder)
+        shown = self._at, len(self._shown)
+        work = write_run(self.frames, self.trajectory, shown, self._shown.crystals, self.view.choice, folder, kinds)
         self._export.start(work, wait=wait)
         return list(self._export.newest.files) if wait and self._export.newest is not None else []
 
@@ -391,50 +382,9 @@ class TrajectoryPlayer(View):
             return lambda: z, before
         return lambda: encode(self._need_model(), pick.crystal), before.then("z = lab.encode(model, crystal)")
 
-    # --- files ------------------------------------------------------------------------------------------
-
-    def _exported(self, folder: Path, kinds: Sequence[str]) -> Iterator[Export]:
-        """Write the files; a picture of an animation is a step, so that it can be stopped."""
-        which, choice, step = self.view.choice or 0, self.view.choice, self.frame.step
-        frames, shown, at = self.frames, len(self._shown), self._at
-        thin = [*range(0, shown - 1, max(1, shown // _GIF_FRAMES)), shown - 1]
-        total = len(kinds) + (len(thin) if "gif" in kinds else 0)
-        files: list[Path] = []
-        done = 0
-        for kind in kinds:
-            if kind == "cif":
-                crystals = self._shown.crystals(at)
-                numbers = range(len(crystals)) if choice is None else [choice]
-                chosen = crystals if choice is None else crystals[choice]
-                files += chosen.write_cif(folder, [f"step_{step:04d}_crystal_{k}" for k in numbers])
-            elif kind == "extxyz":
-                files.append(self.trajectory.write_extxyz(folder / f"run_crystal_{which}.xyz", which))
-            elif kind == "gif":
-                pictures = []
-                for k in thin:
-                    caption = f"step {frames[k].step} of {frames[k].num_steps}, sigma {frames[k].sigma:.2g} Å"
-                    crystals = self._shown.crystals(k)
-                    pictures.append(render.picture(crystals, which, size=320, caption=caption, steady=False))
-                    done += 1
-                    yield Export(done, total, tuple(files))
-                files.append(render.gif(pictures, folder / f"run_crystal_{which}.gif"))
-            else:
-                name = "run.html" if choice is None else f"run_crystal_{choice}.html"
-                files.append(pages.write_html(frames, folder / name, which=choice))
-            done += 1
-            yield Export(done, total, tuple(files))
-
     def _show_export(self, status: RunStatus) -> None:
         self._enable()
-        newest = self._export.newest
-        if status.error is not None:
-            self.show_error(status.error, status.traceback)
-        elif status.running or newest is None:
-            self.show_message("writing" if status.step is None else f"writing: {status.step} of {status.num_steps}")
-        elif newest.files:
-            self.show_files(newest.files)
-        else:
-            self.show_message("stopped: nothing was written")
+        self.show_export(status, self._export)
 
     def picture(self) -> Crystals | None:
         """The frame that is shown, for a page that cannot run widgets."""

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import atoms_from_counts
+from cdvae_lab.crystals.size_groups import MAX_PAIRS, size_groups
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.cdvae import CDVAE, Posterior
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.encodable import check_encodable, read_encodable
@@ -25,8 +26,6 @@ from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.seeds import check_seed
-
-ENCODED_AT_ONCE = 256  # crystals
 
 
 @torch.no_grad()
@@ -65,7 +64,7 @@ def latents_of(
         check_latents(model, source)
         return source.detach().to(model.device, model.lattice_mean.dtype)
     crystals = crystals_of(model, source, allow_unseen=allow_unseen)
-    posterior = model.encode(crystals)
+    posterior = posterior_of(model, crystals)
     if not sampled:
         return posterior.mu
     numbers = crystal_numbers(model, len(crystals), seed, first_number)
@@ -103,12 +102,20 @@ def posteriors(
     encoder: CDVAE, dataset: Dataset
 ) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, "crystals latent"]]:
     """Encode a data set: posterior mean and log-variance of every crystal, on the encoder's device."""
-    crystals, dtype = dataset.crystals, encoder.lattice_mean.dtype
-    encoded = [
-        encoder.encode(crystals[start : start + ENCODED_AT_ONCE].to(encoder.device, dtype))
-        for start in range(0, len(dataset), ENCODED_AT_ONCE)
-    ]
-    return torch.cat([p.mu for p in encoded]), torch.cat([p.log_var for p in encoded])
+    posterior = posterior_of(encoder, dataset.crystals)
+    return posterior.mu, posterior.log_var
+
+
+@torch.no_grad()
+def posterior_of(model: CDVAE, crystals: Crystals) -> Posterior:
+    """Encode any number of crystals, in groups of similar size that bound the memory, on the model's device."""
+    device, dtype = model.device, model.lattice_mean.dtype
+    mu = torch.empty(len(crystals), model.config.latent_dim, device=device, dtype=dtype)
+    posterior = Posterior(mu, torch.empty_like(mu))
+    for group in size_groups(crystals.num_atoms, MAX_PAIRS):
+        part, rows = model.encode(group.of(crystals).to(device, dtype)), group.rows.to(device)
+        posterior.mu[rows], posterior.log_var[rows] = part.mu, part.log_var
+    return posterior
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import MAX_REACH, periodic_images
+from cdvae_lab.crystals.size_groups import MAX_PAIRS, size_groups
 from cdvae_lab.errors import DatasetError
 from cdvae_lab.models.configs import PropertyModelConfig
 from cdvae_lab.models.display import Described
@@ -29,8 +30,6 @@ from cdvae_lab.models.painn import PaiNN
 
 if TYPE_CHECKING:
     from cdvae_lab.datasets.dataset import Dataset
-
-CHUNK_SIZE = 256  # crystals per call of the network
 
 
 class PropertyModel(Described):
@@ -110,9 +109,11 @@ class PropertyModel(Described):
         thick = torch.isfinite(spacing).all(1) & (spacing > self.config.cutoff / MAX_REACH).all(1)
         usable = known & thick & torch.isfinite(crystals.frac_coords).flatten(1).all(1)
         result = crystals.lattice.new_full((len(crystals),), torch.nan, dtype=self.property_mean.dtype)
-        for part in usable.nonzero()[:, 0].split(CHUNK_SIZE):
-            some = crystals[part].to(self.device, self.property_mean.dtype).trim()
-            result[part] = (self.standardized(some) * self.property_std + self.property_mean).to(result.device)
+        rows, some = usable.nonzero()[:, 0], crystals[usable]
+        for group in size_groups(some.num_atoms, MAX_PAIRS):
+            part = group.of(some).to(self.device, self.property_mean.dtype)
+            predicted = self.standardized(part) * self.property_std + self.property_mean
+            result[rows[group.rows]] = predicted.to(result.device)
         return result
 
     def save(self, path: str | Path, half: bool = False, **metadata: Any) -> Path:

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
+from cdvae_lab.crystals.size_groups import size_groups
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
@@ -209,8 +211,37 @@ def initial_frame(
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 
 
-def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """Return the pure step of a schedule: tensors to tensors, without waiting for the device."""
+def noise_predictor(model: CDVAE, crystals: Crystals) -> Callable[[Crystals, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return `model.predict_noise` for crystals that keep their cells and numbers of atoms, in groups of similar size.
+
+    Args:
+        crystals: the batch; the function takes it with other positions and elements, z and one sigma for all.
+    """
+    groups = size_groups(crystals.num_atoms)
+    images = [periodic_images(crystals.lattice[group.rows], model.config.cutoff) for group in groups]
+
+    def predict(crystals: Crystals, z: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.zeros_like(crystals.frac_coords)
+        logits = p.new_zeros(*crystals.atomic_numbers.shape, NUM_ELEMENTS)
+        for group, near in zip(groups, images, strict=True):
+            part, rows = group.of(crystals), group.rows
+            p[rows, : group.sites], logits[rows, : group.sites] = model.predict_noise(
+                part, z[rows], sigma.expand(len(part)), near
+            )
+        return p, logits
+
+    return predict
+
+
+def denoising_step(
+    model: CDVAE, seed: int, schedule: Schedule, crystals: Crystals
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Return the pure step of a schedule: tensors to tensors, without waiting for the device.
+
+    Args:
+        crystals: the batch; the step takes it with other positions and elements.
+    """
+    predict_noise = noise_predictor(model, crystals)
     unseen = ~model.elements[1:]
     keep_types, keep_composition = schedule.keep_types, schedule.keep_composition
 
@@ -219,7 +250,6 @@ def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[...,
         frac_coords: Tensor,
         atomic_numbers: Tensor,
         lattice: Tensor,
-        images: Tensor,
         z: Tensor,
         numbers: Tensor,
         index: Tensor,
@@ -229,7 +259,7 @@ def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[...,
     ) -> tuple[Tensor, Tensor, Tensor]:
         crystals = Crystals(frac_coords, atomic_numbers, lattice)
         with fast_matmul(frac_coords.device):
-            p, logits = model.predict_noise(crystals, z, sigma.expand(len(crystals)), images)
+            p, logits = predict_noise(crystals, z, sigma)
         score = p / sigma
         eps = noise.normal(seed, Stream.POSITION, numbers, index, (crystals.num_sites, 3), p.dtype)
         moved = frac_coords + lat.cart_to_frac(drift * score + diffusion * eps, lattice)
@@ -248,7 +278,6 @@ def denoising_step(model: CDVAE, seed: int, schedule: Schedule) -> Callable[...,
 def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool = False) -> Iterator[DenoisingFrame]:
     device, dtype = frame.z.device, frame.z.dtype
     schedule = frame.schedule
-    images = periodic_images(frame.crystals.lattice, model.config.cutoff)
     noise.prepare(device)
     index = torch.arange(len(schedule), device=device)
     coefficients = [x.to(device=device, dtype=dtype) for x in (schedule.sigma, schedule.drift, schedule.diffusion)]
@@ -257,7 +286,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
         # The network's blocks and not the step: they serve batches of any size, where a step would be compiled for
         # each size again.
         model.decoder.compile_blocks()
-    step = Graphed(denoising_step(model, frame.seed, schedule), device)
+    step = Graphed(denoising_step(model, frame.seed, schedule, frame.crystals), device)
     small = device.type == "cpu" and frame.crystals.atomic_numbers.numel() <= SMALL_BATCH
     if yield_first:
         yield frame
@@ -267,7 +296,7 @@ def _run(model: CDVAE, frame: DenoisingFrame, compile: bool, yield_first: bool =
         now = (index[i], *(x[i] for x in coefficients))
         with one_thread(small):
             frac, types, score = step(
-                crystals.frac_coords, crystals.atomic_numbers, crystals.lattice, images, frame.z, frame.numbers, *now
+                crystals.frac_coords, crystals.atomic_numbers, crystals.lattice, frame.z, frame.numbers, *now
             )
         frame = replace(
             frame,

@@ -13,15 +13,15 @@ from torch import Tensor
 from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import periodic_images
+from cdvae_lab.crystals.size_groups import MAX_PAIRS, size_groups
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.latents import check_latents
+from cdvae_lab.models.latents import check_latents, posterior_of
 
 STEP = 0.03  # Å, the first step's length
 BETA_1, BETA_2 = 0.9, 0.99  # Adam's
 STRAIN = 0.2  # 1/Å: how much a cell stretches while its atoms move by 1 Å
 MARGIN = 0.5  # Å beyond the cutoff in which neighbors are listed, once for all steps: cells change little
-BATCH_SIZE = 256  # crystals refined at a time
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def latent_distance(
         model: the model whose encoder is used.
         z: latents to compare with, one for each crystal.
     """
-    posterior = model.encode(crystals)
+    posterior = posterior_of(model, crystals)
     squared = ((posterior.mu - z).square() * torch.exp(-posterior.log_var)).sum(-1)
     finite = torch.isfinite(crystals.frac_coords).all(-1).all(-1) & torch.isfinite(crystals.lattice).all(-1).all(-1)
     return torch.where(finite, squared.sqrt(), torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -72,12 +72,11 @@ def refine(
         model.encoder.compile_blocks()
     # Under the caller's inference mode nothing would have a gradient; copies made outside of it have.
     with torch.inference_mode(False):
-        parts = [
-            _refined(model, crystals[rows], z[rows].clone(), steps)
-            for rows in torch.arange(len(crystals), device=z.device).split(BATCH_SIZE)
-        ]
-        refined = Crystals.cat([part for part, _ in parts])
-        return refined, torch.cat([distance for _, distance in parts])
+        groups = size_groups(crystals.num_atoms, MAX_PAIRS)
+        parts = [_refined(model, group.of(crystals), z[group.rows].clone(), steps) for group in groups]
+        order = torch.cat([group.rows for group in groups]).argsort()
+        refined = Crystals.cat([part for part, _ in parts]).pad(crystals.num_sites)
+        return refined[order], torch.cat([distance for _, distance in parts])[order]
 
 
 def _refined(

@@ -39,7 +39,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import latents_of
-from cdvae_lab.models.noise import geometric_levels
+from cdvae_lab.models.noise import dense_levels, geometric_levels
 from cdvae_lab.sampling.decoding import decode
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.schedules import Schedule
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from cdvae_lab.figures.style import Theme
 
-DENSE = (1.0, 0.1, 0.7)  # Å, Å, and the share of the levels between these
 RHO = 7.0  # Karras et al. 2022, eq. 5
 LEVELS = ("geometric", "dense", "rho")
 NEAR = 0.1  # RMS in (volume / atom)^(1/3) below which a match is certainly the same arrangement
@@ -159,28 +158,15 @@ def noise_levels(config: CDVAEConfig, n: int, spacing: str) -> Float[Tensor, " n
     Raises:
         SettingError: for too few levels.
     """
-    least = 6 if spacing == "dense" else 2
-    if n < least:
-        raise SettingError(f"{spacing} noise levels need at least {least} calls, not {n}")
+    if n < 2:
+        raise SettingError(f"noise levels need at least 2 calls, not {n}")
     high, low = config.sigma_max, config.sigma_min
     if spacing == "geometric":
         return geometric_levels(high, low, n)
     if spacing == "rho":
         ends = high ** (1 / RHO), low ** (1 / RHO)
         return torch.linspace(*ends, n, dtype=torch.float64) ** RHO
-    top, bottom, share = DENSE
-    if not high > top > bottom > low:
-        raise SettingError(f"dense noise levels need a model whose levels reach beyond {top:g} and {bottom:g} Å")
-    inside = round(share * n)
-    outside = n - inside
-    # Outside, as many levels above as below in proportion to the decades there, and at least one each.
-    ratios = torch.tensor([high / top, bottom / low], dtype=torch.float64).log()
-    above = min(max(round(float(ratios[0] / ratios.sum()) * outside), 1), outside - 1)
-    return torch.cat([
-        geometric_levels(high, top, above + 1)[:-1],
-        geometric_levels(top, bottom, inside),
-        geometric_levels(bottom, low, outside - above + 1)[1:],
-    ])  # fmt: skip
+    return dense_levels(high, low, n)
 
 
 def partial_renoising(sigma: Float[Tensor, " steps"], share: float) -> Schedule:

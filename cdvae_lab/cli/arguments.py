@@ -112,6 +112,6 @@ def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
         raise SettingError(
             f"--batch-size must be at least 1 and --seed 0 or more, not {args.batch_size} and {args.seed}"
         )
-    settings = {k: getattr(args, k) for k in ("steps", "steps_per_level", "step_size") if hasattr(args, k)}
+    settings = {k: getattr(args, k) for k in ("steps", "steps_per_level", "step_size", "levels") if hasattr(args, k)}
     made = choose_schedule(model, args.sampler, types=args.types, **settings)
     return made.without_last() if args.without_last else made

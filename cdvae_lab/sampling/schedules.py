@@ -15,8 +15,8 @@ from torch import Tensor
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
-from cdvae_lab.models.noise import geometric_levels
-from cdvae_lab.sampling.settings import NAMED, SAMPLERS, TYPES, SamplerSettings
+from cdvae_lab.models.noise import dense_levels, geometric_levels
+from cdvae_lab.sampling.settings import LEVELS, NAMED, SAMPLERS, TYPES, SamplerSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class Schedule:
         return cls._ending_clean("ancestral", now, now**2 - then**2, diffusion, config.sigma_min)
 
     @classmethod
-    def renoising(cls, config: CDVAEConfig, steps: int = 200) -> Schedule:
+    def renoising(cls, config: CDVAEConfig, steps: int = 200, levels: str = "dense") -> Schedule:
         """Create steps x <- x + sigma_i^2 score + sigma_(i+1) eps: remove all noise, add that of the next level.
 
         A step keeps nothing of x but its denoised mean, E[x0 | x] by Tweedie's formula, so that later steps can undo
@@ -114,11 +114,12 @@ class Schedule:
         Args:
             config: settings of the model, which hold its noise levels.
             steps: calls of the network, the last of which adds no noise.
+            levels: "dense" has 70 % of the noise levels between 1 and 0.1 Å, "geometric" a constant ratio.
 
         Raises:
-            SettingError: for too few steps.
+            SettingError: for too few steps, or another spacing of the levels.
         """
-        now, then = cls._descent(config, steps)
+        now, then = cls._descent(config, steps, levels)
         return cls._ending_clean("renoising", now, now**2, then, config.sigma_min)
 
     @classmethod
@@ -137,12 +138,15 @@ class Schedule:
         return cls._ending_clean("probability_flow", now, drift, torch.zeros_like(drift), config.sigma_min)
 
     @staticmethod
-    def _descent(config: CDVAEConfig, steps: int) -> tuple[Tensor, Tensor]:
+    def _descent(config: CDVAEConfig, steps: int, levels: str = "geometric") -> tuple[Tensor, Tensor]:
         """Return the noise levels before and after every step but the last."""
         if steps < 2:
             raise SettingError(f"steps must be at least 2, not {steps}")
-        levels = geometric_levels(config.sigma_max, config.sigma_min, steps)
-        return levels[:-1], levels[1:]
+        if levels not in LEVELS:
+            raise SettingError(f"levels is {' or '.join(map(repr, LEVELS))}, not {levels!r}")
+        spacing = {"dense": dense_levels, "geometric": geometric_levels}[levels]
+        sigma = spacing(config.sigma_max, config.sigma_min, steps)
+        return sigma[:-1], sigma[1:]
 
     @classmethod
     def _ending_clean(cls, name: str, sigma: Tensor, drift: Tensor, diffusion: Tensor, left: float) -> Schedule:

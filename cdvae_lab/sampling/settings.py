@@ -12,6 +12,8 @@ class SamplerSettings(TypedDict, total=False):
         steps: calls of the network, of "ancestral" (200), "renoising" (200) and "probability_flow" (100).
         steps_per_level: of "langevin", at each noise level (100).
         step_size: of "langevin" at the last noise level, Å^2 (1e-4).
+        levels: spacing of the noise levels of "renoising": "dense" (default), most of them between 1 and 0.1 Å, or
+            "geometric".
         types: "argmax" (default) gives every site its most likely element at every step, as in the paper; "assigned"
             keeps the composition of the start and assigns it to the sites again at every step.
     """
@@ -19,13 +21,14 @@ class SamplerSettings(TypedDict, total=False):
     steps: int
     steps_per_level: int
     step_size: float
+    levels: Literal["dense", "geometric"]
     types: Literal["argmax", "assigned"]
 
 
 SAMPLERS: dict[str, frozenset[str]] = {
     "langevin": frozenset({"steps_per_level", "step_size"}),
     "ancestral": frozenset({"steps"}),
-    "renoising": frozenset({"steps"}),
+    "renoising": frozenset({"steps", "levels"}),
     "probability_flow": frozenset({"steps"}),
 }
 """Samplers, each a classmethod of `Schedule` of the same name, and the settings that they take."""
@@ -39,6 +42,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 
 DEFAULT = "ancestral"
 TYPES = ("argmax", "assigned")
+LEVELS = ("dense", "geometric")
 
 # Standard deviations of the posterior. Decoded from its posterior mean a right crystal is at 0 to 4 and a wrong one at
 # 4 to 30; refined, a right one is nearer.

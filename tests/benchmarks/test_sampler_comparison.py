@@ -36,7 +36,7 @@ TABLE = Path(__file__).resolve().parents[2] / "docs" / "results" / "samplers.csv
 
 
 @pytest.mark.parametrize(
-    ("share", "schedule"), [(0.0, Schedule.ancestral(CONFIG, 50)), (1.0, Schedule.renoising(CONFIG, 50))]
+    ("share", "schedule"), [(0.0, Schedule.ancestral(CONFIG, 50)), (1.0, Schedule.renoising(CONFIG, 50, "geometric"))]
 )
 def test_ends_of_the_family_are_samplers_of_the_package(share: float, schedule: Schedule) -> None:
     made = Setting(50, share).schedule(CONFIG)

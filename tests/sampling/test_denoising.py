@@ -20,6 +20,7 @@ from cdvae_lab.models.cdvae import CDVAE, Aggregates
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode
+from cdvae_lab.models.noise import dense_levels, geometric_levels
 from cdvae_lab.sampling.atom_types import assign_types, initial_types
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, generate, initial_frame
 from cdvae_lab.sampling.reconstruction import reconstruct
@@ -146,6 +147,24 @@ def test_renoising_has_the_variances_that_its_steps_give_a_gaussian(deviation: f
 def test_many_renoising_steps_keep_half_the_variance_of_a_gaussian() -> None:
     x = offset(sample(0.5, Schedule.renoising(PAPER, 2000), n=100)[-1].crystals)
     assert_spread(x, 0.5 / 2**0.5)
+
+
+@pytest.mark.parametrize("steps", [6, 7, 25, 50, 200, 501])
+def test_dense_levels_descend_from_end_to_end_with_most_of_them_in_the_middle(steps: int) -> None:
+    sigma = Schedule.renoising(PAPER, steps).sigma
+    assert len(sigma) == steps
+    assert (sigma[0].item(), sigma[-1].item()) == pytest.approx((10, 0.01))
+    assert (sigma.diff() < 0).all()
+    assert int(((sigma <= 1 + 1e-9) & (sigma >= 0.1 - 1e-9)).sum()) == round(0.7 * steps)
+
+
+def test_levels_are_geometric_where_they_are_asked_for_or_nothing_is_in_the_middle() -> None:
+    geometric = geometric_levels(10.0, 0.01, 50)
+    assert torch.equal(Schedule.renoising(PAPER, 50, "geometric").sigma, geometric)
+    assert torch.equal(dense_levels(10.0, 0.01, 5), geometric_levels(10.0, 0.01, 5))
+    assert torch.equal(dense_levels(0.9, 0.01, 50), geometric_levels(0.9, 0.01, 50))
+    with pytest.raises(SettingError, match="levels is 'dense' or 'geometric', not 'rho'"):
+        Schedule.renoising(PAPER, 50, "rho")
 
 
 def test_probability_flow_is_the_deterministic_shrinking_that_it_should_be() -> None:

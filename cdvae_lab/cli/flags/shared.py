@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvae_lab.datasets.catalog import JOINED, SPLITS
-from cdvae_lab.sampling.settings import NAMED, SAMPLERS, TYPES
+from cdvae_lab.sampling.settings import LEVELS, NAMED, SAMPLERS, TYPES
 
 
 def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:
@@ -95,7 +95,10 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         + "; ".join(named).replace("_", " ")
     ))  # fmt: skip
     group.add_argument("--steps", type=int, default=argparse.SUPPRESS, metavar="N", help=(
-        "calls of the network, for ancestral (default 200) and probability_flow (default 100)"
+        "calls of the network, for ancestral and renoising (default 200) and probability_flow (default 100)"
+    ))  # fmt: skip
+    group.add_argument("--levels", choices=LEVELS, default=argparse.SUPPRESS, help=(
+        "spacing of the noise levels of renoising: dense (default), most of them between 1 and 0.1 Å, or geometric"
     ))  # fmt: skip
     group.add_argument("--steps-per-level", type=int, default=argparse.SUPPRESS, metavar="N", help=(
         "Langevin steps at each noise level (default 100)"

@@ -1,4 +1,4 @@
-"""Training throughput, time per denoising step, memory and import time on this machine, as a table.
+"""Training throughput, time per denoising step, memory, pictures, maps and import time on this machine, as a table.
 
 The crystals are made here, so that the benchmark needs neither data nor checkpoint: perovskites of 5 atoms, and
 supercells of diamond with 24. Every figure is a median; beside it stands the reference implementation's on the same
@@ -26,6 +26,8 @@ import torch
 import cdvae_lab as lab
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
+from cdvae_lab.explore.latent_map import load_map
+from cdvae_lab.render import picture
 
 # txie-93/cdvae on two CPU cores and on an H200: milliseconds per denoising step, and training crystals per second
 # (batches of 512, loading included: 129 ms and 98 ms a batch).
@@ -161,6 +163,9 @@ def main() -> None:
         theirs = reference[atoms, batch]
         note = ", compiled" if compile else ""
         report(f"denoising step, {batch} crystals of {atoms} atoms{note}", step, "ms/step", theirs, theirs / step)
+    crystal = perovskites(1)
+    report("picture of a crystal", milliseconds(lambda: picture(crystal), device, 1, 5, 1), "ms", None, None)
+    report("open a bundled map", milliseconds(lambda: load_map("perov_5"), device, 1, 5, 1), "ms", None, None)
     if device.type == "cuda":
         report("peak GPU memory", torch.cuda.max_memory_allocated() / 2**20, "MiB", None, None)
     report("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB", None, None)

@@ -258,23 +258,20 @@ def test_the_bundled_map_is_of_training_crystals_only(shared_data):
     torch.testing.assert_close(first.labels[here], bundled.labels[there])
 
 
-def test_the_bundled_map_opens_quickly_and_without_umap_or_network():
+def test_the_bundled_map_opens_without_umap_or_network():
     code = """
-import socket, sys, time
+import socket, sys
 def refuse(*args, **kwargs): raise AssertionError("a map asked for the network")
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch
 from cdvae_lab.explore.latent_map import load_map
-start = time.perf_counter()
 bundled = load_map("perov_5")
 xy = bundled.place(bundled.latent_at(bundled.xy[:3] + 0.1))
 assert len(xy) == 3
-print(time.perf_counter() - start, {"umap", "numba", "sklearn", "plotly"} & set(sys.modules))
+print({"umap", "numba", "sklearn", "plotly"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds, loaded = done.stdout.strip().split(" ", 1)
-    assert float(seconds) < 1
-    assert loaded == "set()"
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_map_shows_itself_and_leaves_for_chemiscope(tmp_path: Path, random_dataset):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -231,16 +230,6 @@ def test_settings_out_of_range_are_named(srtio3, tmp_path):
     with pytest.raises(LabError, match=r"cannot write the GIF"):
         gif([srtio3], tmp_path / "file" / "a.gif")
     assert not (tmp_path / "a.gif").exists()
-
-
-def test_a_picture_takes_milliseconds(srtio3):
-    picture(srtio3)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        picture(srtio3)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.25  # 0.015 s on a free core; the runtime checks of the tests and a busy machine included
 
 
 def test_origin_moves_to_the_heaviest_of_the_rarest(known_crystals: Crystals) -> None:

@@ -34,6 +34,7 @@ SOFT_LENGTH = 0.01
 CHUNK_SIZE = 1 << 26
 # Values (pairs times images times Gaussians) above which the basis is not compiled: the compiler may materialize them.
 MAX_COMPILED_SIZE = 1 << 33
+MANY_SITES = 40  # from here on summing over the sending atoms first is faster, on a CPU
 RECOMPILE_LIMIT = 64  # kinds of blocks times padded sizes, with and without gradients; beyond it dynamo gives up
 
 
@@ -179,14 +180,11 @@ class Block(nn.Module):
             h = h * (1 + scale) + shift
 
         sent = _perceptron(self.features, h, None if keep is None else keep[:, 0])
-        radial = self.radial_filter(basis.radial)
-        directional = self.directional_filter(basis.directional)
-        s = s + (radial[..., :hidden] * sent[:, None, :, :hidden]).sum(2)
-        message = (directional * sent[:, None, :, None, hidden : 2 * hidden]).sum(2)
-        if not self.first:
-            carried = sent[:, :, None, 2 * hidden :] * v
-            message = message + (radial[:, :, :, None, hidden:] * carried[:, None]).sum(2)
-        v = v + message
+        carried = None if self.first else sent[:, :, None, 2 * hidden :] * v
+        messages = self._messages if s.shape[1] < MANY_SITES else self._messages_of_many
+        of_scalars, of_vectors = messages(basis, sent[..., :hidden], sent[..., hidden : 2 * hidden], carried)
+        s = s + of_scalars
+        v = v + of_vectors
 
         u, w = self.mix_vectors(v).chunk(2, -1)
         length = torch.sqrt((w * w).sum(-2) + 1e-6)
@@ -195,6 +193,55 @@ class Block(nn.Module):
         s = s + of_s + of_product * (u * w).sum(-2)
         v = v + of_v[..., None, :] * u
         return s, v
+
+    def _messages(
+        self,
+        basis: PairBasis,
+        scalars: Float[Tensor, "crystals sites hidden"],
+        along: Float[Tensor, "crystals sites hidden"],
+        carried: Float[Tensor, "crystals sites 3 hidden"] | None,
+    ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
+        """Sum the messages to every atom: filters of all pairs, times what is sent.
+
+        Args:
+            scalars: sent to scalars, weighted by the distance.
+            along: sent to vectors, along the direction from the receiver.
+            carried: vectors that are sent, weighted by the distance; None in the first block.
+        """
+        hidden = scalars.shape[-1]
+        radial = self.radial_filter(basis.radial)
+        directional = self.directional_filter(basis.directional)
+        to_scalars = (radial[..., :hidden] * scalars[:, None]).sum(2)
+        to_vectors = (directional * along[:, None, :, None]).sum(2)
+        if carried is not None:
+            to_vectors = to_vectors + (radial[:, :, :, None, hidden:] * carried[:, None]).sum(2)
+        return to_scalars, to_vectors
+
+    def _messages_of_many(
+        self,
+        basis: PairBasis,
+        scalars: Float[Tensor, "crystals sites hidden"],
+        along: Float[Tensor, "crystals sites hidden"],
+        carried: Float[Tensor, "crystals sites 3 hidden"] | None,
+    ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
+        """Compute what `_messages` does, equal up to rounding, with less work and memory for crystals of many atoms.
+
+        Filters are linear in the basis, so that the sum over the sending atoms can be taken first:
+        sum_j (sum_r W_rh b_ijr) x_jh = sum_r W_rh (sum_j b_ijr x_jh). The inner sum is a matrix product, and nothing
+        of the size (pairs, hidden) is stored.
+        """
+        n, sites, hidden = scalars.shape
+        num_radial = basis.radial.shape[-1]
+        weights = self.radial_filter.weight.T  # (radial, hidden) or, with those of carried vectors, (radial, 2 hidden)
+        values, filters = scalars[:, :, None], weights[:, None, :hidden]
+        if carried is not None:
+            values = torch.cat([values, carried], 2)
+            filters = torch.cat([filters, weights[:, None, hidden:].expand(-1, 3, -1)], 1)
+        summed = basis.radial.transpose(2, 3).reshape(n, sites * num_radial, sites) @ values.flatten(2)
+        summed = (summed.reshape(n, sites, num_radial, *filters.shape[1:]) * filters).sum(2)
+        directions = basis.directional.permute(0, 1, 3, 4, 2).reshape(n, sites * 3 * num_radial, sites) @ along
+        directions = (directions.reshape(n, sites, 3, num_radial, hidden) * self.directional_filter.weight.T).sum(3)
+        return summed[:, :, 0], directions if carried is None else directions + summed[:, :, 1:]
 
 
 def _perceptron(

@@ -23,7 +23,7 @@ from cdvae_lab.models import checkpoints, painn
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latents import encode
-from cdvae_lab.models.painn import PaiNN, envelope, pair_basis, pair_basis_all_images
+from cdvae_lab.models.painn import Block, PaiNN, PairBasis, envelope, pair_basis, pair_basis_all_images
 
 SMALL = {
     "hidden_dim": 16,
@@ -537,3 +537,35 @@ def test_gradients_and_very_large_batches_are_not_compiled(
     seen = network.basis_for(crystals, images, 0, 7.0)
     assert torch.equal(seen.radial, expected.radial)
     assert torch.equal(seen.directional, expected.directional)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_summing_over_senders_first_gives_the_same_messages_and_gradients(first: bool) -> None:
+    torch.manual_seed(0)
+    block = Block(16, 6, 0, first).double()
+    basis = PairBasis(torch.randn(2, 7, 7, 6).double(), torch.randn(2, 7, 7, 3, 6).double())
+    sent = [torch.randn(2, 7, 16).double().requires_grad_() for _ in range(2)]
+    sent += [] if first else [torch.randn(2, 7, 3, 16).double().requires_grad_()]
+    carried = None if first else sent[2]
+    found = []
+    for messages in (block._messages, block._messages_of_many):
+        results = messages(basis, sent[0], sent[1], carried)
+        loss = sum((result * torch.linspace(-1, 1, result.numel()).reshape(result.shape)).sum() for result in results)
+        weights = [block.radial_filter.weight, block.directional_filter.weight]
+        found.append([*results, *torch.autograd.grad(loss, [*sent, *weights])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_crystals_of_many_atoms_have_the_same_output_by_either_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sites = painn.MANY_SITES + 2
+    crystals = Crystals(torch.rand(1, sites, 3), torch.randint(1, 80, (1, sites)), 9 * torch.eye(3)[None])
+    model = CDVAE(CDVAEConfig(max_atoms=sites, hidden_dim=16, latent_dim=4, head_dim=8, num_neighbors=0))
+    z, sigma = torch.randn(1, 4), torch.ones(1)
+    with torch.no_grad():
+        many = model.predict_noise(crystals, z, sigma)
+        monkeypatch.setattr(painn, "MANY_SITES", sites + 1)
+        few = model.predict_noise(crystals, z, sigma)
+    for one, other in zip(many, few, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -25,6 +25,7 @@ import torch
 
 import cdvae_lab as lab
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.explore.latent_map import load_map
 from cdvae_lab.render import picture
@@ -36,6 +37,9 @@ REFERENCE = {
     "cuda": {(5, 1): 19.3, (5, 256): 27.3, (5, 1024): 68.8, "training": 512 / 0.227},
 }
 SIZES = {"cpu": [(5, 1), (5, 16), (5, 128), (24, 1), (24, 16)], "cuda": [(5, 1), (5, 256), (5, 1024)]}
+
+# Atoms in a cell, and crystals: the same number of atoms in all.
+LARGE = [(20, 10), (50, 4), (100, 2), (200, 1)]
 
 
 def perovskites(n: int) -> Crystals:
@@ -58,6 +62,15 @@ def diamonds(n: int) -> Crystals:
     frac_coords = (stretched + 0.01 * torch.randn(n, 24, 3, generator=generator)) % 1
     lattice = 3.567 * torch.diag(torch.tensor([3.0, 1, 1]))
     return Crystals(frac_coords, torch.full((n, 24), 6), lattice.expand(n, 3, 3).clone())
+
+
+def large_cells(atoms: int, n: int) -> Crystals:
+    """Random atoms in nearly cubic cells of 18 Å^3 for each, about the mean of inorganic crystals."""
+    generator = torch.Generator().manual_seed(0)
+    length = (18.0 * atoms) ** (1 / 3)
+    lattice = length * torch.eye(3) + 0.3 * torch.randn(n, 3, 3, generator=generator)
+    numbers = torch.randint(3, 40, (n, atoms), generator=generator)
+    return Crystals(torch.rand(n, atoms, 3, generator=generator), numbers, lattice)
 
 
 def dataset(crystals: Crystals) -> Dataset:
@@ -112,6 +125,16 @@ def denoising(device: torch.device, atoms: int, batch: int, compile: bool) -> fl
     return milliseconds(lambda: next(frames), device, warm_up, blocks, each)
 
 
+def call_of_large_cells(device: torch.device, atoms: int, n: int) -> float:
+    """Milliseconds per call of the decoder with all neighbors within the cutoff, without compiling."""
+    crystals = large_cells(atoms, n)
+    model = lab.CDVAE.for_dataset(dataset(crystals), num_neighbors=0).to(device).eval().requires_grad_(False)
+    crystals = crystals.to(device)
+    images = periodic_images(crystals.lattice, model.config.cutoff)
+    z, sigma = torch.zeros(n, model.config.latent_dim, device=device), torch.ones(n, device=device)
+    return milliseconds(lambda: model.predict_noise(crystals, z, sigma, images), device, 2, 5, 1)
+
+
 def import_ratio() -> tuple[float, float, float]:
     """Measure the seconds to import torch alone, cdvae_lab alone, and torch with all that a model needs."""
     codes = ["import torch", "import cdvae_lab", "import cdvae_lab; cdvae_lab.load, cdvae_lab.denoise"]
@@ -163,6 +186,13 @@ def main() -> None:
         theirs = reference[atoms, batch]
         note = ", compiled" if compile else ""
         report(f"denoising step, {batch} crystals of {atoms} atoms{note}", step, "ms/step", theirs, theirs / step)
+    first = None
+    for atoms, n in LARGE:
+        call = call_of_large_cells(device, atoms, n)
+        first = first or call
+        what = f"call, {n} crystal{'s' * (n > 1)} of {atoms} atoms, without limit on neighbors"
+        report(what, call, "ms", None, None)
+        report(f"the same / {LARGE[0][1]} of {LARGE[0][0]}", call / first, "", None, None)
     crystal = perovskites(1)
     report("picture of a crystal", milliseconds(lambda: picture(crystal), device, 1, 5, 1), "ms", None, None)
     report("open a bundled map", milliseconds(lambda: load_map("perov_5"), device, 1, 5, 1), "ms", None, None)

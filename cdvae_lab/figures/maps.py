@@ -26,6 +26,7 @@ WITHOUT = "crystals without a value"
 GRID = "empty places"
 CELLS = 80  # of the grid, along the longer side
 MARGIN = 0.06  # of the map's extent, on each side
+DENSE = 40  # points of a path, above which their outlines would cover it
 WRAP = 62  # characters in a line of the caption, which fit half a page
 SYMBOLS = ("diamond", "star", "square", "triangle-up", "cross", "hexagram")
 
@@ -198,8 +199,11 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
     # Vermillion first, since cividis runs from blue to yellow.
     color = ("#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00")[number % 5]
     hover = [f"<b>{name}</b>" + (f"<br>{text}" if text else "") for text in [*texts, *[""] * len(xy)][: len(xy)]]
-    size = np.full(len(xy), 7.0 if joined else 12.0)
+    dense = joined and len(xy) > DENSE
+    size = np.full(len(xy), 3.0 if dense else 7.0 if joined else 12.0)
+    outline = np.full(len(xy), 0.0 if dense else 1.2)
     if joined:
+        outline[-1:] = 1.2
         hover = [f"{text}<br>{i + 1} of {len(xy)}" for i, text in enumerate(hover)]
         size[-1:] = 13
     return Scattergl(
@@ -207,7 +211,7 @@ def layer_trace(layer: Layer, joined: bool, number: int, theme: Theme = "light")
         text=hover, hovertemplate="%{text}<extra></extra>", line={"color": color, "width": 3},
         marker={
             "size": size, "symbol": "circle" if joined else SYMBOLS[number % len(SYMBOLS)], "color": color,
-            "line": {"color": palette.ink, "width": 1.2}, "opacity": 1,
+            "line": {"color": palette.ink, "width": outline}, "opacity": 1,
         },
         selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},  # a lasso selects map crystals
     )  # fmt: skip

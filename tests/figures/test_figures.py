@@ -388,3 +388,11 @@ def test_a_training_curve_has_three_traces_a_term_and_a_log_is_read_back(tmp_pat
     path.write_text('{"step": 1}\nno json\n{"step": 2}\n')
     with pytest.raises(CheckpointError, match="line 2"):
         figures.read_log(path)
+
+
+def test_the_outlines_of_a_path_of_many_points_do_not_cover_its_line() -> None:
+    for points, outlined in ((9, 9), (150, 1)):
+        xy = np.stack([np.arange(points), np.zeros(points)], 1)
+        trace = figures.layer_trace(("the search", xy), True, 1)
+        assert np.count_nonzero(trace.marker.line.width) == outlined
+        assert trace.marker.line.width[-1] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import signal
 import sys
 import time
@@ -87,7 +88,7 @@ def begin(
 
 
 def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> int:
-    settings: dict[str, Any] = {}
+    weights = LossWeights(**shared.given(args, LossWeights, "weight_"))
     dataset = arguments.read_data(args, args.data, processes=processes)
     if processes.first:
         print(dataset.summary(), file=sys.stderr)
@@ -99,14 +100,13 @@ def _train(args: argparse.Namespace, processes: Processes, resuming: bool) -> in
         now = {"name": dataset.name, "split": dataset.split, "crystals": len(dataset)}
         if state.data != now:
             raise SettingError(f"{args.out}: was trained on {state.data}, not on {now}; give the same data again")
+        weights = LossWeights(**state.fit["weights"])
     else:
         config = shared.given(args, CDVAEConfig)
         model = CDVAE.for_dataset(dataset, seed=getattr(args, "seed", FitSettings.seed), **config)
         model.metadata = describe(dataset)
-        if weights := shared.given(args, LossWeights, "weight_"):
-            settings["weights"] = LossWeights(**weights)
-    training = begin(args, processes, model, dataset, args.out, **settings)
-    return _watch(args, processes, training, validation)
+    training = begin(args, processes, model, dataset, args.out, weights=weights)
+    return _watch(args, processes, training, validation, weights)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -126,8 +126,17 @@ def _validation(args: argparse.Namespace, dataset: Dataset, processes: Processes
     return arguments.read_data(args, args.data, "val", args.validate_limit, processes)
 
 
+def best_of(state: Path) -> Path:
+    """The file of the averaged weights that validate best, beside the state of their run."""
+    return state.with_suffix(".best.safetensors")
+
+
 def _watch(
-    args: argparse.Namespace, processes: Processes, training: Iterator[TrainingStep], validation: Dataset | None
+    args: argparse.Namespace,
+    processes: Processes,
+    training: Iterator[TrainingStep],
+    validation: Dataset | None,
+    weights: LossWeights,
 ) -> int:
     if not processes.first:
         return _follow(processes, training)
@@ -147,8 +156,12 @@ def _watch(
                 row |= {"lr": step.learning_rate, "crystals_per_second": round(step.crystals_per_second, 1)}
                 log.add(row | {"seconds": metadata["seconds"]})
             if validation is not None and (step.step % args.validate_every == 0 or step.step == step.num_steps):
-                losses = validation_losses(step.averaged(), validation)
-                log.add({"step": step.step} | {f"val_{name}": value for name, value in losses.items()})
+                averaged = step.averaged()
+                losses = validation_losses(averaged, validation)
+                total = sum(getattr(weights, name) * value for name, value in losses.items())
+                if total < log.lowest("val_loss"):
+                    averaged.save(best_of(args.out), steps=step.step)
+                log.add({"step": step.step, "val_loss": total} | {f"val_{k}": value for k, value in losses.items()})
             if ending:
                 step.save(args.out)
                 break
@@ -213,6 +226,13 @@ class Log:
             kept = [line for line in lines if json.loads(line)["step"] < step]
         with atomic_path(self.path, "the log") as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def lowest(self, name: str) -> float:
+        """The lowest value of a name in all lines; infinity where no line has it."""
+        if not self.path.is_file():
+            return math.inf
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return min((row[name] for row in rows if name in row), default=math.inf)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a line."""

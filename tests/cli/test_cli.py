@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -19,12 +20,14 @@ from pymatgen.core import Element
 from safetensors.torch import load_file
 
 from cdvae_lab import cli, datasets
+from cdvae_lab.cli import train
 from cdvae_lab.cli.flags.property_model import state_of
 from cdvae_lab.cli.generate import coefficients, consecutive
 from cdvae_lab.cli.info import lines
 from cdvae_lab.cli.optimize import decoded_at
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import atoms_from_counts, element_counts
+from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.evaluation.sources import read_source
 from cdvae_lab.explore.guided import optimize_guided
 from cdvae_lab.explore.saved_steps import load_steps
@@ -39,6 +42,8 @@ from cdvae_lab.sampling.denoising import denoise
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.training.losses import TERMS
+from cdvae_lab.training.settings import LossWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["synthetic_perovskites", "--limit", "64"]
@@ -64,6 +69,29 @@ def rows(state: Path) -> list[dict]:
 # Training
 
 
+def test_training_keeps_the_averaged_weights_that_validate_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of five validations is the best; the last two are of a resumed run, which must not overwrite it."""
+    out = tmp_path / "a.safetensors"
+    values = iter([3.0, 1.0, 2.0, 1.5, 1.2])
+    seen: list[CDVAE] = []
+
+    def validate(model: CDVAE, dataset: Dataset) -> dict[str, float]:
+        seen.append(model)
+        return dict.fromkeys(TERMS, 0.0) | {"types": next(values)}
+
+    monkeypatch.setattr(train, "validation_losses", validate)
+    validation = ["--validate-every", "2", "--out", str(out)]
+    assert cli.main(["train", *DATA, *TINY, *validation, "--steps", "6", "--weight-types", "2"]) == 0
+    assert cli.main(["train", *DATA, *validation, "--resume", "--steps", "10", "--device", "cpu"]) == 0
+    assert [row["val_loss"] for row in rows(out) if "val_loss" in row] == [6.0, 2.0, 4.0, 3.0, 2.4]
+    kept = checkpoints.load(train.best_of(out))
+    assert kept.metadata["steps"] == 4
+    for name, tensor in kept.state_dict().items():
+        assert torch.equal(tensor, seen[1].state_dict()[name]), name
+
+
 def test_training_leaves_a_state_and_a_log(state: Path) -> None:
     model = checkpoints.load(state)
     assert model.config.hidden_dim == 16
@@ -73,6 +101,10 @@ def test_training_leaves_a_state_and_a_log(state: Path) -> None:
     assert steps == [3, 6, 9, 12]
     validated = [row for row in rows(state) if "val_coordinates" in row]
     assert [row["step"] for row in validated] == [6, 12]
+    loss_weights = dataclasses.asdict(LossWeights(kl=0.02))
+    for each in validated:
+        terms = {name: each[f"val_{name}"] for name in loss_weights}
+        assert each["val_loss"] == pytest.approx(sum(loss_weights[name] * value for name, value in terms.items()))
     row = rows(state)[0]
     weights = {
         "coordinates": 10,

@@ -13,6 +13,7 @@ from cdvae_lab.training.settings import FitSettings, LossWeights
 
 TEXT = """Train a model on a data set; the state is saved during the run, and loads as a model.
 
+Where the run is validated, FILE.best.safetensors has the averaged weights of the lowest validation loss.
 Ctrl-C and SIGTERM stop after the current step, with the state saved."""
 
 FIT = {

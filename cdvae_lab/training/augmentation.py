@@ -5,6 +5,8 @@ The displacements ("rattle") make the encoder's input imprecise, as in a denoisi
 the target is the crystal without them. The decoder's positions have noise of their own at every level.
 
 The random numbers are a function of (seed, step, crystal number), like all noise.
+
+See docs/explanation/algorithm.md, departure D10.
 """
 
 from __future__ import annotations

@@ -45,6 +45,14 @@ def test_bundled_models_are_of_a_readable_format(name: str) -> None:
     assert not loaded.training
 
 
+@pytest.mark.parametrize(("name", "compositions"), [("perov_5", 0), ("carbon_24", 0), ("mp_20", 1), ("inorganic", 1)])
+def test_bundled_models_draw_from_a_learned_prior(name: str, compositions: int) -> None:
+    """Models of many compositions draw these first; without a prior `denoise` would warn (`PriorWarning`)."""
+    prior = load(name).prior
+    assert prior is not None
+    assert (prior.composition_model is not None) == bool(compositions)
+
+
 def test_a_file_records_the_package_version(model: CDVAE, tmp_path: Path) -> None:
     with safetensors.safe_open(model.save(tmp_path / "m.safetensors"), "pt") as file:
         assert file.metadata()["written_by"] == __version__

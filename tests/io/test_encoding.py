@@ -21,12 +21,11 @@ def text_without_encoding(tree: ast.AST) -> Iterator[int]:
         if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        of_module = isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
-        owner = node.func.value.id if isinstance(node.func, ast.Attribute) and of_module else ""
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         modes = [a.value for a in node.args[: 1 if isinstance(node.func, ast.Attribute) else 2] if is_text(a)]
         mode = modes[-1] if modes else "r"
         at_path = name in ("read_text", "write_text") and len(node.args) < (1 if name == "read_text" else 2)
-        others = ("os", "Image", "webbrowser", "browser", "self")
+        others = ("os", "Image", "webbrowser", "browser", "self", "super()")
         if at_path or (name == "open" and owner not in others and "b" not in mode):
             yield node.lineno
 
@@ -50,6 +49,7 @@ def test_every_text_file_has_its_encoding(path: Path) -> None:
         ("open(path, 'rb')", False),
         ("path.open('rb')", False),
         ("path.read_text(encoding='utf-8')", False),
+        ("super().open()", False),  # of a widget's channel
     ],
 )
 def test_the_check_detects_missing_encodings(code: str, found: bool) -> None:

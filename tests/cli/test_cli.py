@@ -92,6 +92,16 @@ def test_training_keeps_the_averaged_weights_that_validate_best(
         assert torch.equal(tensor, seen[1].state_dict()[name]), name
 
 
+def test_the_flags_of_regularization_reach_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    flags = ["--weight-decay", "0.1", "--strain", "0.02", "--rattle", "0.05", "--decoder-dropout", "0.2"]
+    assert cli.main(["train", *DATA, *TINY, *flags, "--steps", "1", "--validate-every", "0", "--out", str(out)]) == 0
+    state = read_training_state(out)
+    assert (state.fit["weight_decay"], state.fit["strain"], state.fit["rattle"]) == (0.1, 0.02, 0.05)
+    assert isinstance(state.model, CDVAE)
+    assert state.model.config.decoder_dropout == 0.2
+
+
 def test_training_leaves_a_state_and_a_log(state: Path) -> None:
     model = checkpoints.load(state)
     assert model.config.hidden_dim == 16

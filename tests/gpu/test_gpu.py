@@ -46,16 +46,20 @@ def test_noise_is_the_same_to_the_bit(compiled: bool) -> None:
 
 
 @pytest.mark.usefixtures("deterministic")
-def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Path) -> None:
-    def run(path: Path, until: int, start: object) -> lab.TrainingStep:
-        for step in lab.fit(start, data, steps=24, batch_size=32, warm_up=5, compile=False, device=GPU):
+@pytest.mark.parametrize("strength", [0.0, 0.1], ids=["plain", "regularized"])
+def test_a_resumed_run_is_the_uninterrupted_one(data: lab.Dataset, tmp_path: Path, strength: float) -> None:
+    settings = {"weight_decay": strength, "strain": strength / 5, "rattle": strength / 2}
+
+    def run(path: Path, until: int) -> lab.TrainingStep:
+        start = lab.CDVAE.for_dataset(data, **SMALL, decoder_dropout=strength)
+        for step in lab.fit(start, data, steps=24, batch_size=32, warm_up=5, compile=False, device=GPU, **settings):
             if step.step == until:
                 step.save(path)
                 return step
         raise AssertionError("the run ended too early")
 
-    whole = run(tmp_path / "whole.safetensors", 24, lab.CDVAE.for_dataset(data, **SMALL))
-    run(tmp_path / "half.safetensors", 12, lab.CDVAE.for_dataset(data, **SMALL))
+    whole = run(tmp_path / "whole.safetensors", 24)
+    run(tmp_path / "half.safetensors", 12)
     for step in lab.fit(tmp_path / "half.safetensors", data, compile=False, device=GPU):
         resumed = step
     assert torch.equal(whole.losses, resumed.losses)

@@ -75,8 +75,8 @@ def test_settings_that_are_none_are_refused(tmp_path: Path) -> None:
             Setting(**{"calls": 50, **wrong})
     with pytest.raises(SettingError, match="multiple of 50 calls, and one"):
         Setting(60, None).schedule(CONFIG)
-    with pytest.raises(SettingError, match="at least 6 calls"):
-        Setting(5, 1.0, "dense").schedule(CONFIG)
+    with pytest.raises(SettingError, match="at least 2 calls"):
+        noise_levels(CONFIG, 1, "dense")
     plan = tmp_path / "plan.json"
     for text, message in (
         ("[", "cannot be read as JSON"),

@@ -745,7 +745,7 @@ def test_every_setting_has_a_flag_with_a_text() -> None:
 
     assert set(train.MODEL) == set(CDVAEConfig.__dataclass_fields__)
     assert set(property_model.NETWORK) == set(PropertyModelConfig.__dataclass_fields__)
-    assert set(train.FIT) == set(FitSettings.__dataclass_fields__) - {"weights"}
+    assert {*train.FIT, *train.AUGMENTATION} == set(FitSettings.__dataclass_fields__)
 
 
 def test_the_module_runs_where_nothing_is_installed() -> None:

@@ -146,6 +146,18 @@ def test_a_run_of_two_processes_resumes_on_two_or_on_one(tmp_path: Path) -> None
     assert all(math.isfinite(row["loss"]) for row in rows(halves))
 
 
+def ends(group: int, within: float) -> bool:
+    """Wait until no process of a group is left; multiprocessing's own helpers end a moment after the run."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_ctrl_c_and_sigterm_end_both_processes_at_the_same_step(tmp_path: Path) -> None:
     for number, whom in (
         (signal.SIGINT, os.killpg),
@@ -167,8 +179,7 @@ def test_ctrl_c_and_sigterm_end_both_processes_at_the_same_step(tmp_path: Path) 
         assert started.returncode == 130, said
         assert said.count("--resume resumes") == 1, said
         assert int(state_tensors(out)["adam.step.to_mu.weight"]) == rows(out)[-1]["step"] > 0
-        with pytest.raises(ProcessLookupError):
-            os.killpg(started.pid, 0)  # nobody is left
+        assert ends(started.pid, within=20), "a process of the run is left"
 
 
 def test_settings_that_cannot_be_distributed_are_refused_once_and_nothing_is_written(tmp_path: Path) -> None:

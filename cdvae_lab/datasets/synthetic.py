@@ -214,4 +214,4 @@ def _radius(symbol: str, charge: int, coordination: str) -> float | None:
 
     states = (Element(symbol).data.get("Shannon radii") or {}).get(str(charge), {}).get(coordination, {})
     radii = [states[spin]["ionic_radius"] for spin in ("", "High Spin", "Low Spin") if spin in states]
-    return radii[0] if radii else None
+    return float(radii[0]) if radii else None

@@ -86,7 +86,7 @@ def test_structure_fingerprint_is_matminer_s_on_the_benchmark_sets(name: str, sh
 
 def test_an_open_voronoi_cell_is_left_to_pymatgen(monkeypatch: pytest.MonkeyPatch) -> None:
     # In a cell of 20 Å no other atom lies within 7 Å.
-    lonely = Structure(Lattice.cubic(20), ["O"], [[0, 0, 0]])
+    lonely = Structure(Lattice.cubic(20), ["O"], [[0.0, 0.0, 0.0]])
     sites, real = [], fingerprints._by_pymatgen
     monkeypatch.setattr(fingerprints, "_by_pymatgen", lambda *site: sites.append(site) or real(*site))
     np.testing.assert_allclose(ours(lonely), matminer_says(lonely), atol=1e-6)

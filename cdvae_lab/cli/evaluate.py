@@ -23,6 +23,7 @@ from cdvae_lab.metrics.cutoffs import Cutoffs
 from cdvae_lab.metrics.success_rates import Predictor
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load, load_property_model, read_checkpoint
+from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.pages.evaluation_report import write_evaluation
 from cdvae_lab.sampling.frames import last, progress
 from cdvae_lab.sampling.trajectory import Trajectory
@@ -118,7 +119,7 @@ def property_head(model: CDVAE) -> Predictor:
 
     @torch.no_grad()
     def predictor(crystals: Crystals) -> torch.Tensor:
-        return model.predict_property(model.encode(crystals.to(model.device, model.lattice_mean.dtype)).mu)
+        return model.predict_property(posterior_of(model, crystals).mu)
 
     return predictor
 

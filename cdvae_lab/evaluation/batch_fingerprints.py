@@ -22,10 +22,10 @@ from cdvae_lab.metrics.fingerprints import (
     composition_fingerprint,
     structure_fingerprint,
 )
+from cdvae_lab.metrics.symmetry import SYMPREC, space_group
 from cdvae_lab.runtime.parallel import computed
 from cdvae_lab.runtime.result_cache import ResultCache, keys
 
-SYMPREC = 0.1  # Å
 _CHUNK = 16
 # Atoms within CrystalNN's 7 Å beyond which a crystal is denser than any matter and its tessellation takes minutes.
 _MOST_NEIGHBORS = 20_000
@@ -47,8 +47,6 @@ def structure_rows(
 
 
 def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
     rows = [np.full(STRUCTURE_LENGTH + 1, math.nan) for _ in range(len(crystals))]
     sphere = 4 / 3 * math.pi * 7**3
     crowded = crystals.num_atoms * sphere > _MOST_NEIGHBORS * lat.volume(crystals.lattice)
@@ -58,9 +56,7 @@ def _structure_rows(crystals: Crystals) -> list[Float[np.ndarray, " 62"]]:
         # A crystal without a fingerprint keeps NaN: the paper's code counts it as invalid.
         with contextlib.suppress(ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             rows[row][:-1] = structure_fingerprint(numbers, structure.frac_coords, structure.lattice.matrix)
-        # spglib finds no symmetry where atoms overlap.
-        with contextlib.suppress(RuntimeError, TypeError, ValueError):
-            rows[row][-1] = SpacegroupAnalyzer(structure, symprec=SYMPREC).get_space_group_number()
+        rows[row][-1] = space_group(structure) or math.nan
     return rows
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +34,7 @@ from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.encodable import check_encodable
-from cdvae_lab.models.latents import posteriors
-
-if TYPE_CHECKING:
-    pass
+from cdvae_lab.models.latents import posterior_of
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
@@ -139,7 +136,7 @@ class LatentMap:
         crystals = dataset.crystals.to("cpu")
         check_encodable(model, crystals)
         # Half precision before the fit, so that the map is one of just those latents that it holds.
-        latents = posteriors(model, dataset)[0].cpu().half()
+        latents = posterior_of(model, dataset.crystals).mu.cpu().half()
         n_neighbors = min(n_neighbors, len(dataset) - 1)
         return cls(
             _umap(latents.float(), seed, n_neighbors, min_dist),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -52,15 +53,21 @@ def closest_pair(crystal: Crystals) -> tuple[int, int]:
     Raises:
         ValueError: for more than one crystal, or one whose closest distance is not a number.
     """
-    from pymatgen.core import Lattice
-
     if len(crystal) != 1 or bool(closest_distance(crystal).isnan().any()):
         raise ValueError("closest_pair takes one crystal with atoms in a cell of some volume")
+    distances = distance_matrix(crystal)
+    first, second = divmod(int(distances.argmin()), len(distances))
+    return first, second
+
+
+def distance_matrix(crystal: Crystals) -> Float[np.ndarray, "atoms atoms"]:
+    """Distances (Å) between all atoms of one crystal, to the nearest image; on the diagonal to an image of its own."""
+    from pymatgen.core import Lattice
+
     frac = crystal.frac_coords[0][crystal.mask[0]].double().cpu().numpy()
     distances = Lattice(crystal.lattice[0].double().cpu().numpy()).get_all_distances(frac, frac)
-    distances[range(len(frac)), range(len(frac))] = float(_own_image_distance(crystal))
-    first, second = divmod(int(distances.argmin()), len(frac))
-    return first, second
+    np.fill_diagonal(distances, float(_own_image_distance(crystal)))
+    return distances
 
 
 def possible_cells(crystals: Crystals, min_volume: float = MIN_VOLUME) -> Bool[Tensor, " crystals"]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.metrics.distances import distance_matrix
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -24,15 +24,18 @@ def space_groups(crystals: Crystals, symprec: float = SYMPREC) -> Int[Tensor, " 
         crystals: with finite positions and a cell.
         symprec: tolerance of the positions, Å.
     """
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+    found = [space_group(structure, symprec) or 0 for structure in crystals.to_structures()]
+    return torch.tensor(found, dtype=torch.int64)
 
-    def number(structure: Structure) -> int:
-        try:
-            return SpacegroupAnalyzer(structure, symprec=symprec).get_space_group_number()
-        except (SymmetryUndeterminedError, TypeError):  # atoms overlap
-            return 0
 
-    return torch.tensor([number(structure) for structure in crystals.to_structures()], dtype=torch.int64)
+def space_group(structure: Structure, symprec: float = SYMPREC) -> int | None:
+    """Find the number of the space group of a structure; None where spglib finds none, as where atoms overlap."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    try:
+        return SpacegroupAnalyzer(structure, symprec=symprec).get_space_group_number()
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def closest_contact(crystals: Crystals) -> Float[Tensor, " crystals"]:
@@ -40,13 +43,11 @@ def closest_contact(crystals: Crystals) -> Float[Tensor, " crystals"]:
 
     The radii are those of Cordero et al. (2008), as ASE has them.
     """
-    return torch.tensor([_closest(s) for s in crystals.to_structures()], dtype=torch.float64)
-
-
-def _closest(structure: Structure) -> float:
     from ase.data import covalent_radii
 
-    distances = structure.distance_matrix.copy()
-    np.fill_diagonal(distances, min(structure.lattice.get_lll_reduced_lattice().abc))
-    radii = covalent_radii[list(structure.atomic_numbers)]
-    return float((distances / (radii[:, None] + radii)).min())
+    contacts: list[float] = []
+    for number in range(len(crystals)):
+        one = crystals[number]
+        radii = covalent_radii[one.atomic_numbers[one.mask].cpu().numpy()]
+        contacts.append(float((distance_matrix(one) / (radii[:, None] + radii)).min()))
+    return torch.tensor(contacts, dtype=torch.float64)

@@ -15,7 +15,6 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import atoms_from_counts
 from cdvae_lab.crystals.size_groups import MAX_PAIRS, size_groups
-from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE, Posterior
@@ -95,15 +94,6 @@ def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
     """
     model = as_model(model)
     return latents_of(model, read_encodable(model, source))
-
-
-@torch.no_grad()
-def posteriors(
-    encoder: CDVAE, dataset: Dataset
-) -> tuple[Float[Tensor, "crystals latent"], Float[Tensor, "crystals latent"]]:
-    """Encode a data set: posterior mean and log-variance of every crystal, on the encoder's device."""
-    posterior = posterior_of(encoder, dataset.crystals)
-    return posterior.mu, posterior.log_var
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ let turn = (() => {
   return [right, [0, 1, 2].map((k) => Math.sin(t) * away[k] + Math.cos(t) * (k === 2)),
     [0, 1, 2].map((k) => Math.sin(t) * (k === 2) - Math.cos(t) * away[k])];
 })();
-const about = (x, y) => { // a drag of so many radians to the right and downwards
+const about = (x, y) => { // a drag, in radians, to the right and downwards
   const mix = (a, b, c, s) => a.map((v, k) => c * v + s * b[k]);
   const [r, u, v] = turn, r1 = mix(r, v, Math.cos(x), -Math.sin(x)), v1 = mix(v, r, Math.cos(x), Math.sin(x));
   turn = [r1, mix(u, v1, Math.cos(y), Math.sin(y)), mix(v1, u, Math.cos(y), -Math.sin(y))];

@@ -75,13 +75,11 @@ def refine(
         groups = size_groups(crystals.num_atoms, MAX_PAIRS)
         parts = [_refined(model, group.of(crystals), z[group.rows].clone(), steps) for group in groups]
         order = torch.cat([group.rows for group in groups]).argsort()
-        refined = Crystals.cat([part for part, _ in parts]).pad(crystals.num_sites)
-        return refined[order], torch.cat([distance for _, distance in parts])[order]
+        refined = Crystals.cat(parts).pad(crystals.num_sites)[order]
+        return refined, latent_distance(model, refined, z)
 
 
-def _refined(
-    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int
-) -> tuple[Crystals, Float[Tensor, " crystals"]]:
+def _refined(model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"], steps: int) -> Crystals:
     images = periodic_images(crystals.lattice, model.config.cutoff + MARGIN)
     precision = torch.exp(-model.encode(crystals, images).log_var).detach()
     to_frac = lat.inverse(crystals.lattice)
@@ -117,5 +115,4 @@ def _refined(
             change = rate * moment / (1 - BETA_1 ** (step + 1)) / unbiased
             shift -= change[:, :-3]
             stretch -= change[:, -3:]
-    best = best.replace(frac_coords=lat.wrap(best.frac_coords))
-    return best, latent_distance(model, best, z)
+    return best.replace(frac_coords=lat.wrap(best.frac_coords))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import FAR, periodic_images
+from cdvae_lab.crystals.size_groups import SizeGroup
 from cdvae_lab.datasets.dataset import Dataset
 
 
@@ -20,7 +21,7 @@ class CrystalsOnDevice:
         self.images = periodic_images(self.crystals.lattice, cutoff)
 
     def images_for(self, sites: int) -> int:
-        """Count the periodic images that the crystals of at most so many atoms need."""
+        """Count the periodic images that the crystals of at most `sites` atoms need."""
         fitting = self.crystals.num_atoms <= sites
         return int((self.images[fitting][..., 0] < FAR).sum(1).max())
 
@@ -32,6 +33,4 @@ class CrystalsOnDevice:
         index, label = index[mine], labels[mine]
         # The property's term is a mean over labeled crystals, of which shares have more or fewer.
         labeled = torch.isfinite(labels).to(labels.dtype).sum().clamp_min(1) * (len(label) / len(labels))
-        batch = self.crystals[index]
-        batch = Crystals(batch.frac_coords[:, :sites], batch.atomic_numbers[:, :sites], batch.lattice)
-        return batch, self.images[index, :most_images], label, labeled
+        return SizeGroup(index, sites).of(self.crystals), self.images[index, :most_images], label, labeled

@@ -13,7 +13,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
-from cdvae_lab.models.latents import posteriors
+from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.training.checks import check_elements, check_fits, counts_for
 
@@ -49,7 +49,8 @@ class PriorObjective:
     def prepare(self) -> None:
         prior = self.model
         prior.train().requires_grad_(True)
-        mu, log_var = posteriors(self.encoder, self.dataset)
+        posterior = posterior_of(self.encoder, self.dataset.crystals)
+        mu, log_var = posterior.mu, posterior.log_var
         self.mu = mu.to(prior.mean.device)
         self.log_var = log_var.to(prior.mean.device) + 2 * math.log(prior.config.posterior_share)
         prior.standardize_with(self.mu, self.log_var)

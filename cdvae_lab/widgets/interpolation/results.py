@@ -18,6 +18,7 @@ from cdvae_lab.explore.interpolation import ENDS, LatentPath
 from cdvae_lab.metrics import validity
 from cdvae_lab.metrics.distances import closest_distance
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.widgets.interpolation.state import PREDICTED
 from cdvae_lab.widgets.parts.filmstrip import path_pictures
 
@@ -65,9 +66,7 @@ def path_results(model: CDVAE, path: LatentPath, crystals: Crystals) -> PathResu
     lines: dict[str, dict[str, Tensor]] = {PREDICTED: {"predicted from z": predicted(model, path.z)}}
     again = torch.full((len(crystals),), torch.nan)
     if bool(finite.any()):
-        with torch.no_grad():
-            mu = model.encode(crystals[finite].to(model.device)).mu
-        again[finite] = predicted(model, mu)
+        again[finite] = predicted(model, posterior_of(model, crystals[finite]).mu)
     lines[PREDICTED]["from the decoded crystal"] = again
     reference: dict[str, dict[str, float]] = {}
     for name, measure in _MEASURES.items():

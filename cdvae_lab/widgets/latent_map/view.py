@@ -17,6 +17,7 @@ from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.metrics import validity
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets.base import captions
@@ -298,8 +299,7 @@ class LatentMapView(View):
                 wrong.append(error)
         if len(self._own) > before:
             crystals = self._own.crystals
-            with torch.no_grad():
-                z = self.model.encode(crystals.to(self.model.device)).mu.cpu()
+            z = posterior_of(self.model, crystals).mu.cpu()
             code = self._own.code(self._setup)
             self._put(OWN, False, z, None, self._own.texts, crystals, code)
             self._did(*code.body, "places = known.place(z)")

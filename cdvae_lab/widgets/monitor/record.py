@@ -81,7 +81,7 @@ class TrainingRecord:
         self.validations = [*self.validations, validation]
 
     def pause_in_validation(self) -> None:
-        """Count the time so far as that of a validation, not of a step."""
+        """Count the time since the last record as that of a validation, not of a step."""
         self.whole += self._passed()
 
     def until(self, step: int) -> None:

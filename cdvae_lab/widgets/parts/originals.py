@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import posterior_of
 
 SAME = 0.1  # largest distance of a crystal's latent after rounding; those of two different crystals are some 6 apart
 
@@ -65,8 +64,7 @@ class Originals:
         candidates = datasets.find_crystals(*self._arguments(index), folder=self._folder)
         if candidates is None:
             return None
-        with torch.no_grad():
-            z = self._model.encode(candidates.to(self._model.device)).mu.cpu()
+        z = posterior_of(self._model, candidates).mu.cpu()
         apart = (z - self._map.latents[index].float())[:, self._map.informative].norm(dim=-1)
         nearest = int(apart.argmin())
         return (candidates[nearest].trim(), nearest) if float(apart[nearest]) < SAME else None

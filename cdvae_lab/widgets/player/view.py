@@ -124,7 +124,7 @@ class TrajectoryPlayer(View):
 
     @property
     def trajectory(self) -> Trajectory:
-        """The run so far as a Trajectory, to save or to resume from; after a branch with the seed of the branch."""
+        """Recorded run as a Trajectory, to save or to resume from; after a branch with the seed of the branch."""
         last = self._last()
         return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in self.recorded_run.frames)
 

@@ -9,8 +9,10 @@ import jaxtyping
 import pytest
 import torch
 
-# Before anything imports the package: every annotated function then checks its arguments and what it returns.
-jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
+# Before anything imports the package: every annotated function then checks its arguments and what it returns. Not where
+# there is a GPU: torch.compile cannot trace these checks.
+if not torch.cuda.is_available():
+    jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
 from cdvae_lab.crystals.batch import Crystals  # noqa: E402
 from cdvae_lab.datasets.dataset import Dataset  # noqa: E402

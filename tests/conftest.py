@@ -14,8 +14,8 @@ import torch
 if not torch.cuda.is_available():
     jaxtyping.install_import_hook("cdvae_lab", "beartype.beartype")
 
-from cdvae_lab.crystals.batch import Crystals  # noqa: E402
-from cdvae_lab.datasets.dataset import Dataset  # noqa: E402
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.dataset import Dataset
 
 # A test's time depends on what else the machine computes, and is not a property of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -40,27 +40,29 @@ from cdvae_lab.sampling.settings import NAMED
 from cdvae_lab.training.checks import check_fits
 
 SETTINGS = (
+    *(f"renoising_{steps}" for steps in (25, 50, 100, 200)),
     *(f"ancestral_{steps}" for steps in (25, 50, 100, 200)),
     *(f"probability_flow_{steps}" for steps in (50, 100)),
-    *(f"langevin_{steps}" for steps in (1, 2, 10, 100)),
+    *(f"langevin_{steps}" for steps in (1, 2, 10)),
+    "paper",
 )
 SETTLED = WARM_UP + 1  # calls after which a CUDA graph is captured
 
 
 def setting(name: str) -> tuple[str, dict[str, Any]]:
-    """Parse a name, such as "ancestral_50", "langevin_10" (steps per level), "ancestral_50_assigned", "preview".
+    """Parse a name, such as "ancestral_50", "langevin_10" (steps per level), "ancestral_50_argmax", "preview".
 
     Raises:
         SettingError: for another name.
     """
-    short = name.removesuffix("_assigned")
-    types = {} if short == name else {"types": "assigned"}
+    short = name.removesuffix("_argmax")
+    types = {} if short == name else {"types": "argmax"}
     if short in NAMED:
         sampler, settings = NAMED[short]
         return sampler, settings | types
     sampler, _, number = short.rpartition("_")
     if not sampler or not number.isdecimal():
-        raise SettingError(f"no setting {name!r}; give ancestral_50, langevin_10_assigned or {', '.join(NAMED)}")
+        raise SettingError(f"no setting {name!r}; give ancestral_50, langevin_10_argmax or {', '.join(NAMED)}")
     return sampler, {"steps_per_level" if sampler == "langevin" else "steps": int(number)} | types
 
 
@@ -195,7 +197,7 @@ def table(measured: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in measured["rows"]:
-        words = row["setting"].replace("_assigned", ", types assigned").replace("_", " ")
+        words = row["setting"].replace("_argmax", ", types argmax").replace("_", " ")
         name = f"**{name_of(row)}**: {words}" if name_of(row) else words
         rmse = "none matched" if row["rmse"] is None else f"{row['rmse']:.4f}"
         rmse += "" if row["rmse_error"] is None else f" ± {row['rmse_error']:.4f}"
@@ -243,7 +245,7 @@ def work(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = sampler_parser("speed_quality", __doc__, 1024, "for times.json and the decoded crystals")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="NAME", help=(
-        f"sampler and number, with _assigned for types that keep the composition (default {' '.join(SETTINGS)})"
+        f"sampler and number, with _argmax for the most likely element at every site (default {' '.join(SETTINGS)})"
     ))  # fmt: skip
     parser.add_argument("--pictures", action="store_true", help="with --score: also PNG, which takes chromium")
     return run(parser, argv, work)

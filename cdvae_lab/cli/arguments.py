@@ -15,6 +15,7 @@ from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal
 from cdvae_lab.runtime.distributed import Processes, launched
 from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import SamplerSettings
 
 
 def read_data(
@@ -112,6 +113,6 @@ def schedule(args: argparse.Namespace, model: CDVAE) -> Schedule:
         raise SettingError(
             f"--batch-size must be at least 1 and --seed 0 or more, not {args.batch_size} and {args.seed}"
         )
-    settings = {k: getattr(args, k) for k in ("steps", "steps_per_level", "step_size", "levels") if hasattr(args, k)}
-    made = choose_schedule(model, args.sampler, types=args.types, **settings)
+    settings = {name: getattr(args, name) for name in SamplerSettings.__annotations__ if hasattr(args, name)}
+    made = choose_schedule(model, args.sampler, **settings)
     return made.without_last() if args.without_last else made

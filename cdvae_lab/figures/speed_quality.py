@@ -8,13 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.figures.style import THEMES, Theme, dress
-from cdvae_lab.sampling.settings import NAMED
+from cdvae_lab.sampling.settings import NAMED, TYPES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Symbol and color number of each sampler. Assigned types have the open symbol.
-MARKERS = {"ancestral": ("circle", 0), "langevin": ("square", 1), "probability_flow": ("diamond", 2)}
+# Symbol and color number of each sampler; with types by argmax the symbol is open.
+MARKERS = {
+    "renoising": ("circle", 0),
+    "langevin": ("square", 1),
+    "probability_flow": ("diamond", 2),
+    "ancestral": ("triangle-up", 3),
+}
 RING = "a named setting"
 WRAP = 150  # characters in a line of the caption
 
@@ -36,7 +41,7 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
     figure = make_subplots(1, 2, horizontal_spacing=0.1)
     for sampler, types in sorted({(row["sampler"], types_of(row)) for row in rows}):
         symbol, place = MARKERS[sampler]
-        name = sampler.replace("_", " ") + (", types assigned" if types == "assigned" else "")
+        name = sampler.replace("_", " ") + (", types argmax" if types == "argmax" else "")
         mine = sorted(
             (row for row in rows if (row["sampler"], types_of(row)) == (sampler, types)), key=lambda row: row["calls"]
         )
@@ -47,8 +52,8 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
             values, errors = (
                 [math.nan if row[k] is None else factor * row[k] for row in mine] for k in (key, f"{key}_error")
             )
-            # Labels are on the outer side of their line; ancestral sampling is the best for its time.
-            inner = sampler != "ancestral"
+            # Labels are on the outer side of their line; renoising is the best for its time.
+            inner = sampler != "renoising"
             side = (
                 ("bottom right" if inner else "top left") if column == 1 else ("top right" if inner else "bottom left")
             )
@@ -57,9 +62,9 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
                     x=[row["seconds"] for row in mine], y=values, name=name, mode="lines+markers+text", text=labels,
                     textposition=side, textfont={"size": 11, "color": palette.ink},
                     error_y={"array": errors, "thickness": 1, "width": 3}, legendgroup=name, showlegend=column == 1,
-                    line={"color": palette.series[place], "width": 1, "dash": "dash" if types == "assigned" else None},
+                    line={"color": palette.series[place], "width": 1, "dash": "dash" if types == "argmax" else None},
                     marker={
-                        "symbol": symbol + ("-open" if types == "assigned" else ""), "size": 10,
+                        "symbol": symbol + ("-open" if types == "argmax" else ""), "size": 10,
                         "color": palette.series[place], "line": {"width": 2, "color": palette.series[place]},
                     },
                     customdata=[row["calls"] for row in mine],
@@ -102,7 +107,7 @@ def speed_quality(measured: Mapping[str, Any], theme: Theme = "light", height: i
 
 def types_of(row: Mapping[str, Any]) -> str:
     """Return how a measured setting chooses types."""
-    return row["settings"].get("types", "argmax")
+    return row["settings"].get("types", TYPES[0])
 
 
 def name_of(row: Mapping[str, Any]) -> str | None:

@@ -105,15 +105,15 @@ def denoise(
         z: latents to decode.
         frame: where to resume; it carries its own sampler and numbers.
         seed: of everything random; 0 by default, the frame's own when a run is resumed.
-        sampler: "ancestral" (default, 200 calls), "langevin" (the paper's: 50 levels of 100 calls), "renoising" (200
-            calls) or "probability_flow" (100 calls); a named setting: "preview", "standard" or "paper"; or a
-            `Schedule`.
+        sampler: "renoising" (default, 200 calls), "ancestral" (200 calls), "probability_flow" (100 calls) or "langevin"
+            (the paper's: 50 levels of 100 calls); a named setting: "preview" (50 calls of renoising), "standard" (200)
+            or "paper"; or a `Schedule`.
         prior: what the latents of `n` crystals are drawn from; by default the model's learned one, N(0, I) without. If
             it draws a composition first, crystals begin with that, and `types="assigned"` keeps to it.
         first_number: number of the first crystal (0); crystals of other numbers have other noise.
         compile: compile the model's decoder with torch.compile, for good: about a minute before the first frame, for
             long runs on a GPU.
-        settings: of the sampler: `steps`, `steps_per_level`, `step_size` and `types`; see `SamplerSettings`.
+        settings: of the sampler, such as `steps` and `types`; see `SamplerSettings`.
 
     Raises:
         SettingError: for anything out of range, or that contradicts the frame, before any work.

@@ -189,7 +189,7 @@ def choose_schedule(model: CDVAE, sampler: str | Schedule, **settings: Unpack[Sa
         sampler, given = name, fixed | given
     if sampler not in SAMPLERS:
         raise SettingError(f"no sampler {sampler!r}; there are {', '.join([*SAMPLERS, *NAMED])}")
-    types = given.pop("types", "argmax")
+    types = given.pop("types", TYPES[0])
     if types not in TYPES:
         raise SettingError(f"types is {' or '.join(map(repr, TYPES))}, not {types!r}")
     takes = SAMPLERS[sampler]

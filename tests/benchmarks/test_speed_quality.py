@@ -19,7 +19,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.reconstruction import reconstruct
-from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.schedules import choose_schedule
 from cdvae_lab.sampling.settings import NAMED
 from tests.small_model import SMALL
 
@@ -45,12 +45,12 @@ def command(data: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) ->
 def test_settings_are_read_from_their_names() -> None:
     assert setting("ancestral_25") == ("ancestral", {"steps": 25})
     assert setting("probability_flow_100") == ("probability_flow", {"steps": 100})
-    assert setting("langevin_2_assigned") == ("langevin", {"steps_per_level": 2, "types": "assigned"})
+    assert setting("langevin_2_argmax") == ("langevin", {"steps_per_level": 2, "types": "argmax"})
     for name, of in NAMED.items():
         assert setting(name) == of
-        assert setting(f"{name}_assigned") == (of[0], of[1] | {"types": "assigned"})
+        assert setting(f"{name}_argmax") == (of[0], of[1] | {"types": "argmax"})
         assert of in [setting(measured) for measured in SETTINGS]
-    for wrong in ("ancestral", "langevin_x", "_5", "assigned"):
+    for wrong in ("ancestral", "langevin_x", "_5", "argmax"):
         with pytest.raises(SettingError, match="give ancestral_50"):
             setting(wrong)
 
@@ -67,7 +67,7 @@ def test_decoding_needs_little_more_than_torch_and_is_scored_elsewhere(
         "sys.meta_path.insert(0, Absent())\n"
         "from benchmarks.speed_quality import main\n"
     )
-    code = f"{block}sys.exit(main({[*command, '--settings', 'ancestral_12', 'langevin_1_assigned']!r}))"
+    code = f"{block}sys.exit(main({[*command, '--settings', 'ancestral_12', 'langevin_1_argmax']!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ancestral_12: 12 calls" in done.stdout
@@ -77,7 +77,7 @@ def test_decoding_needs_little_more_than_torch_and_is_scored_elsewhere(
     assert (times["about"]["crystals"], times["about"]["data"], times["about"]["device"]) == (5, "five", "cpu")
     assert {name: one["calls"] for name, one in times["settings"].items()} == {
         "ancestral_12": 12,
-        "langevin_1_assigned": 51,
+        "langevin_1_argmax": 51,
     }
     for one in times["settings"].values():
         assert one["seconds"] > 0
@@ -93,10 +93,10 @@ def test_decoding_needs_little_more_than_torch_and_is_scored_elsewhere(
     assert (out / "ancestral_12.safetensors").stat().st_mtime_ns == written
     assert capsys.readouterr().out.startswith("probability_flow_11: 11 calls")
     after = json.loads((out / "times.json").read_text())["settings"]
-    assert list(after) == ["ancestral_12", "langevin_1_assigned", "probability_flow_11"]
+    assert list(after) == ["ancestral_12", "langevin_1_argmax", "probability_flow_11"]
     assert after["ancestral_12"] == times["settings"]["ancestral_12"]
     decoded, model = read_store(out / "probability_flow_11.safetensors")[1], load(command[0])
-    schedule = Schedule.probability_flow(model.config, 11)
+    schedule = choose_schedule(model, "probability_flow", steps=11)
     for a, b in ((0, 3), (3, 5)):
         expected = last(
             reconstruct(model, truth[a:b].trim(), sampler=schedule, first_number=a, allow_unseen=True)
@@ -108,7 +108,7 @@ def test_decoding_needs_little_more_than_torch_and_is_scored_elsewhere(
 
     assert main(["--score", str(out), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "| langevin 1, types assigned | 51 |" in printed
+    assert "| langevin 1, types argmax | 51 |" in printed
     measured = json.loads((out / "speed_quality.json").read_text())
     scored = reconstruction(truth, predicted, jobs=1)
     row = measured["rows"][0]

@@ -219,7 +219,7 @@ def test_attempts_start_at_the_given_noise_levels(
     truth, predicted = decoded(out)
     expected = last(decode(
         model, model.encode(truth).mu, max_attempts=2, tolerance=0, restart_sigmas=(float("inf"), 2), batch_size=64,
-        sampler="ancestral", steps=3,
+        steps=3,
     )).crystals  # fmt: skip
     assert torch.equal(predicted.frac_coords, expected.frac_coords)
     assert cli.main([*common, "--out", str(out), "--restart-sigmas", "inf", "1"]) == 2
@@ -414,14 +414,16 @@ def test_crystals_are_of_the_composition_that_was_drawn(state: Path, tmp_path: P
     drawn = element_counts(atoms_from_counts(model.prior.composition_model.sample(7, torch.arange(4))))
     for name, more in (("once", []), ("twice", ["--max-attempts", "2", "--tolerance", "0"])):
         generate = ["generate", str(out), "-n", "4", "--seed", "7", "--steps", "3", "--batch-size", "2", *more]
-        assert cli.main([*generate, "--types", "assigned", "--format", "npz", "--out", str(tmp_path / name)]) == 0
+        assert cli.main([*generate, "--format", "npz", "--out", str(tmp_path / name)]) == 0
         crystals = read_source(tmp_path / name).crystals
         assert torch.equal(element_counts(crystals.atomic_numbers), drawn)
     once, twice = (read_source(tmp_path / name).crystals for name in ("once", "twice"))
     z = model.prior.sample(7, torch.arange(4))
     distances = [latent_distance(model, c.to("cpu", torch.float32), z) for c in (once, twice)]
     assert (distances[1] <= distances[0] + 1e-3).all()
-    assert cli.main([*generate, "--format", "npz", "--out", str(tmp_path / "twice")]) == 2  # other settings
+    assert (
+        cli.main([*generate, "--types", "argmax", "--format", "npz", "--out", str(tmp_path / "twice")]) == 2
+    )  # other settings
 
 
 def test_a_property_model_is_trained_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -515,7 +517,7 @@ def test_generated_files_equal_denoise_and_are_not_generated_again(state: Path, 
     files = sorted(out.glob("*.cif"))
     assert [file.name for file in files] == ["crystal_00000.cif", "crystal_00001.cif", "crystal_00002.cif"]
     model = checkpoints.load(state)
-    expected = last(denoise(model, n=3, seed=3, sampler=Schedule.ancestral(model.config, 6))).crystals.to_structures()
+    expected = last(denoise(model, n=3, seed=3, steps=6)).crystals.to_structures()
     for file, structure in zip(files, expected, strict=True):
         assert Structure.from_file(file).composition == structure.composition
         assert Structure.from_file(file).volume == pytest.approx(structure.volume, rel=1e-4)
@@ -546,7 +548,7 @@ def test_npz_holds_a_batch_a_file_and_is_resumed(state: Path, tmp_path: Path) ->
     ]  # fmt: skip
     assert cli.main([*command, "-n", "6", "--out", str(tmp_path / "o")]) == 0
     model = checkpoints.load(state)
-    expected = last(denoise(model, n=6, sampler=Schedule.ancestral(model.config, 4))).crystals
+    expected = last(denoise(model, n=6, steps=4)).crystals
     crystals = read_source(tmp_path / "o").crystals
     assert torch.equal(crystals.atomic_numbers, expected.atomic_numbers)
     torch.testing.assert_close(crystals.frac_coords.float(), expected.frac_coords, rtol=0, atol=1e-4)
@@ -556,16 +558,16 @@ def test_a_named_setting_and_types_are_those_of_denoise(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = checkpoints.load(state)
-    command = ["generate", str(state), "-n", "2", "--sampler", "preview", "--types", "assigned", "--format", "npz"]
+    command = ["generate", str(state), "-n", "2", "--sampler", "preview", "--types", "argmax", "--format", "npz"]
     assert cli.main([*command, "--out", str(tmp_path / "named")]) == 0
     [file] = (tmp_path / "named").glob("*.npz")
-    made, expected = read_source(file).crystals, last(denoise(model, n=2, sampler="preview", types="assigned")).crystals
+    made, expected = read_source(file).crystals, last(denoise(model, n=2, sampler="preview", types="argmax")).crystals
     assert torch.equal(made.atomic_numbers, expected.atomic_numbers)
     torch.testing.assert_close(made.frac_coords.float(), expected.frac_coords)
     settings = json.loads((tmp_path / "named" / "settings.json").read_text())["sampler"]
-    assert (settings["name"], settings["calls"], settings["keep_composition"]) == ("ancestral", 50, True)
+    assert (settings["name"], settings["calls"], settings["keep_composition"]) == ("renoising", 50, False)
     # A named setting and its settings in full give the same crystals, so the same folder.
-    in_full = ["generate", str(state), "-n", "2", "--steps", "50", "--types", "assigned", "--format", "npz"]
+    in_full = ["generate", str(state), "-n", "2", "--steps", "50", "--types", "argmax", "--format", "npz"]
     assert cli.main([*in_full, "--out", str(tmp_path / "named")]) == 0
     assert "2 crystals existed, 0 are new" in capsys.readouterr().err
     assert cli.main([*in_full[:-4], "--format", "npz", "--out", str(tmp_path / "named")]) == 2
@@ -597,10 +599,9 @@ def test_reconstruction_is_scored_like_the_metric(
     assert cli.main([*command, "--out", str(out), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
     model, truth = checkpoints.load(state), datasets.load("synthetic_perovskites", "val", limit=5)
-    schedule = Schedule.ancestral(model.config, 6)
-    predicted = last(reconstruct(model, truth.crystals, sampler=schedule, allow_unseen=True)).crystals
+    predicted = last(reconstruct(model, truth.crystals, steps=6, allow_unseen=True)).crystals
     assert reconstruction(truth.crystals, predicted, jobs=1).table() in printed
-    assert "5 crystals from the posterior mean, ancestral sampler, 6 calls" in printed
+    assert "5 crystals from the posterior mean, renoising sampler, 6 calls" in printed
     with out.open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["id"] for row in table] == list(truth.ids)
@@ -679,7 +680,10 @@ def test_export_and_info(state: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["generate", "{state}", "-n", "0", "--out", "{tmp}/o"], "-n must be at least 1"),
         (["generate", "{state}", "--seed", "-1", "--out", "{tmp}/o"], "--seed 0 or more"),
         (["generate", "{state}", "--steps", "1", "--out", "{tmp}/o"], "steps must be at least 2"),
-        (["generate", "{state}", "--steps-per-level", "2", "--out", "{tmp}/o"], "ancestral sampler takes steps"),
+        (
+            ["generate", "{state}", "--steps-per-level", "2", "--out", "{tmp}/o"],
+            "renoising sampler takes levels, steps",
+        ),
         (
             ["generate", "{state}", "--sampler", "paper", "--steps", "9", "--out", "{tmp}/o"],
             "'paper' is a named setting",
@@ -731,7 +735,7 @@ def test_help_shows_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
     text = " ".join(capsys.readouterr().out.split())
     assert "default" in text or command == "info"
     if command in ("generate", "reconstruct"):
-        assert "preview is ancestral with steps 50" in text
+        assert "preview is renoising with steps 50" in text
         assert "the composition predicted from z" in text
     if command == "train":
         assert "of the neighbor graph, Å (default 7.0)" in text

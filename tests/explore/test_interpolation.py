@@ -21,7 +21,7 @@ from cdvae_lab.models.latents import encode
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.frames import last
 from cdvae_lab.sampling.reconstruction import reconstruct
-from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.schedules import choose_schedule
 from cdvae_lab.sampling.trajectory import Trajectory
 from tests.small_model import SMALL
 
@@ -171,7 +171,7 @@ def test_a_kept_number_of_atoms_is_kept(model: CDVAE, srtio3: Crystals, diamond:
 def test_a_path_is_decoded_as_interpolation_decodes_it(model: CDVAE, srtio3: Crystals, diamond: Crystals) -> None:
     whole = run(model, srtio3, diamond, n=4, path="spherical", seed=2)[-1]
     stops = latent_path(model, srtio3, diamond, 4, "spherical")
-    again = last(decode_path(model, stops, seed=2, sampler=Schedule.ancestral(model.config, 6)))
+    again = last(decode_path(model, stops, seed=2, sampler=choose_schedule(model, "renoising", steps=6)))
     assert torch.equal(again.crystals.frac_coords, whole.crystals.frac_coords)
     assert not again.z.requires_grad
 

@@ -52,11 +52,11 @@ def small_map(bundled) -> LatentMap:
 def measured() -> dict:
     """Times and scores as `python -m benchmarks.speed_quality --score` has them; the numbers are made up."""
     of = [
-        ("ancestral", {"steps": 50}, 50, 0.25, 0.9, 0.02),
-        ("ancestral", {"steps": 25}, 25, 0.125, 0.5, 0.04),
-        ("ancestral", {"steps": 50, "types": "assigned"}, 50, 0.5, 0.95, 0.01),
-        ("langevin", {"steps_per_level": 1}, 51, 0.3, 0.0, None),
-        ("langevin", {"steps_per_level": 100}, 5001, 30.0, 1.0, 0.005),
+        ("renoising", {"steps": 50}, 50, 0.25, 0.9, 0.02),
+        ("renoising", {"steps": 25}, 25, 0.125, 0.5, 0.04),
+        ("renoising", {"steps": 50, "types": "argmax"}, 50, 0.5, 0.95, 0.01),
+        ("langevin", {"steps_per_level": 1, "types": "argmax"}, 51, 0.3, 0.0, None),
+        ("langevin", {"steps_per_level": 100, "types": "argmax"}, 5001, 30.0, 1.0, 0.005),
     ]
     keys = ("sampler", "settings", "calls", "seconds", "match_rate", "rmse")
     rows = [dict(zip(keys, one, strict=True)) for one in of]
@@ -337,17 +337,17 @@ def test_strips_of_the_first_frame_alone(run):
 def test_speed_at_quality_shows_the_measured_numbers(measured):
     figure = figures.speed_quality(measured)
     left, right = ([t for t in figure.data if t.xaxis == axis] for axis in ("x", "x2"))
-    names = ["ancestral", "ancestral, types assigned", "langevin", "a named setting"]
+    names = ["langevin, types argmax", "renoising, types argmax", "renoising", "a named setting"]
     assert [t.name for t in left] == [t.name for t in right] == names
-    assert list(left[0].x) == list(right[0].x) == [0.125, 0.25]  # in the order of their calls
-    assert list(left[0].y) == [50, 90]
-    assert list(right[0].y) == [0.04, 0.02]
-    assert list(left[0].error_y.array) == [1, 1]
-    assert list(right[0].error_y.array) == [0.001, 0.001]
-    assert list(left[0].text) == ["25", "<b>preview</b><br>50"]
+    assert list(left[2].x) == list(right[2].x) == [0.125, 0.25]  # in the order of their calls
+    assert list(left[2].y) == [50, 90]
+    assert list(right[2].y) == [0.04, 0.02]
+    assert list(left[2].error_y.array) == [1, 1]
+    assert list(right[2].error_y.array) == [0.001, 0.001]
+    assert list(left[2].text) == ["25", "<b>preview</b><br>50"]
     assert list(left[1].text) == ["50"]  # its types are not the named setting's
-    assert list(left[2].text) == ["51", "<b>paper</b><br>5,001"]
-    assert math.isnan(right[2].y[0])
+    assert list(left[0].text) == ["51", "<b>paper</b><br>5,001"]
+    assert math.isnan(right[0].y[0])
     assert list(left[3].x) == [0.25, 30]
     assert list(left[3].text) == ["preview", "paper"]
     assert len({t.marker.symbol for t in left[:3]}) == 3
@@ -366,7 +366,7 @@ def test_speed_at_quality_shows_the_measured_numbers(measured):
 
 def test_speed_at_quality_of_one_setting_without_a_match(measured):
     figure = figures.speed_quality(measured | {"rows": measured["rows"][3:4]})
-    assert [t.name for t in figure.data if t.showlegend is not False] == ["langevin"]
+    assert [t.name for t in figure.data if t.showlegend is not False] == ["langevin, types argmax"]
     assert figure.layout.xaxis.range[0] < math.log10(0.3) < figure.layout.xaxis.range[1]
 
 

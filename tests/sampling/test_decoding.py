@@ -153,7 +153,7 @@ def test_a_run_resumes_from_any_state_alone(model: CDVAE, z: torch.Tensor) -> No
         {"max_attempts": 1},
         {"steps": 4},
         {"sampler": "langevin"},
-        {"types": "assigned", "steps": 3},
+        {"types": "argmax", "steps": 3},
     ],
     ids=lambda given: " ".join(given),
 )

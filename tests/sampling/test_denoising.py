@@ -247,15 +247,17 @@ def test_frames_count_the_calls_of_the_network(model: CDVAE, sampler: str) -> No
     assert (frames[0].score == 0).all()
 
 
-def test_the_default_is_two_hundred_ancestral_steps(model: CDVAE) -> None:
+def test_the_default_is_two_hundred_steps_of_renoising(model: CDVAE) -> None:
     frame = next(denoise(model, n=1))
     assert frame.num_steps == 200
-    assert frame.schedule.name == "ancestral"
+    assert frame.schedule.name == "renoising"
+    assert frame.schedule.keep_composition
+    assert torch.equal(frame.schedule.sigma, choose_schedule(model, "standard").sigma)
     assert frame.seed == 0
 
 
 def test_a_frame_holds_the_score_that_its_step_followed(model: CDVAE) -> None:
-    frames = list(denoise(model, n=3, sampler="probability_flow", steps=6))
+    frames = list(denoise(model, n=3, sampler="probability_flow", steps=6, types="argmax"))
     for before, after in itertools.pairwise(frames):
         sigma = torch.full((3,), after.sigma, dtype=torch.float64)
         p, logits = model.predict_noise(before.crystals, before.z, sigma)
@@ -366,18 +368,19 @@ def test_crystals_are_drawn_from_the_prior_that_is_given(model: CDVAE) -> None:
 @pytest.mark.parametrize(
     ("name", "calls", "same"),
     [
-        ("preview", 50, Schedule.ancestral(PAPER, 50)),
-        ("standard", 501, Schedule.langevin(PAPER, 10)),
+        ("preview", 50, Schedule.renoising(PAPER, 50)),
+        ("standard", 200, Schedule.renoising(PAPER)),
         ("paper", 5001, Schedule.langevin(PAPER)),
     ],
 )
 def test_a_named_setting_is_its_sampler_with_its_settings(model: CDVAE, name: str, calls: int, same: Schedule) -> None:
     schedule = choose_schedule(model, name)
     assert len(schedule) == calls
-    assert (schedule.name, schedule.keep_types, schedule.keep_composition) == (same.name, False, False)
+    assert (schedule.name, schedule.keep_types, schedule.keep_composition) == (same.name, False, name != "paper")
     for part in ("sigma", "drift", "diffusion"):
         assert torch.equal(getattr(schedule, part), getattr(same, part))
     assert choose_schedule(model, name, types="assigned").keep_composition
+    assert not choose_schedule(model, name, types="argmax").keep_composition
     assert next(denoise(model, n=1, sampler=name)).num_steps == calls
 
 
@@ -394,7 +397,7 @@ def test_types_are_the_likeliest_or_the_compositions_of_z(model: CDVAE, sampler:
         types: list(denoise(model, n=20, seed=3, sampler=sampler, **SAMPLERS[sampler], **given))
         for types, given in (("default", {}), ("argmax", {"types": "argmax"}), ("assigned", {"types": "assigned"}))
     }
-    assert_same(runs["default"][-1], runs["argmax"][-1])
+    assert_same(runs["default"][-1], runs["assigned"][-1])
     begun = runs["assigned"][0].crystals.atomic_numbers
     assert torch.equal(begun, runs["argmax"][0].crystals.atomic_numbers)
     for frame in runs["assigned"]:
@@ -409,6 +412,7 @@ def test_types_are_the_likeliest_or_the_compositions_of_z(model: CDVAE, sampler:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_types_stay_where_the_schedule_keeps_them(model: CDVAE, sampler: str) -> None:
     schedule = choose_schedule(model, sampler, **SAMPLERS[sampler])
+    schedule = dataclasses.replace(schedule, keep_composition=False)
     free = list(denoise(model, n=20, seed=3, sampler=schedule))
     kept = list(denoise(model, n=20, seed=3, sampler=dataclasses.replace(schedule, keep_types=True)))
     assert torch.equal(kept[0].crystals.atomic_numbers, free[0].crystals.atomic_numbers)
@@ -622,12 +626,12 @@ def test_crystals_that_the_model_has_no_room_for_are_refused(trained_on_random: 
         ({"n": 1, "sampler": "langevin", "step_size": 2e-4}, "diverges"),
         ({"n": 1, "sampler": "langevin", "step_size": 0.0}, "diverges"),
         ({"n": 1, "sampler": "langevin", "step_size": float("nan")}, "diverges"),
-        ({"n": 1, "sampler": "metropolis"}, "no sampler 'metropolis'; there are langevin, ancestral"),
-        ({"n": 1, "sampler": "metropolis"}, "probability_flow, preview, standard, paper"),
-        ({"n": 1, "steps_per_level": 3}, "ancestral sampler takes steps, not steps_per_level"),
-        ({"n": 1, "sampler": "preview", "steps": 7}, "'preview' is a named setting, .* got steps; give sampler='anc"),
+        ({"n": 1, "sampler": "metropolis"}, "no sampler 'metropolis'; there are renoising, ancestral"),
+        ({"n": 1, "sampler": "metropolis"}, "probability_flow, langevin, preview, standard, paper"),
+        ({"n": 1, "steps_per_level": 3}, "renoising sampler takes levels, steps, not steps_per_level"),
+        ({"n": 1, "sampler": "preview", "steps": 7}, "'preview' is a named setting, .* got steps; give sampler='reno"),
         ({"n": 1, "sampler": "paper", "step_size": 1e-4, "types": "assigned"}, "got step_size; give sampler='lang"),
-        ({"n": 1, "types": "likeliest"}, "types is 'argmax' or 'assigned', not 'likeliest'"),
+        ({"n": 1, "types": "likeliest"}, "types is 'assigned' or 'argmax', not 'likeliest'"),
         ({"n": 1, "sampler": Schedule.ancestral(PAPER, 5), "types": "argmax"}, "takes no further settings"),
         ({"n": 1, "sampler": Schedule.ancestral(PAPER, 5), "steps": 7}, "takes no further settings"),
         ({"z": torch.zeros(2, 7).double()}, r"z must be \(crystals, 8\)"),
@@ -644,12 +648,12 @@ def test_a_frame_refuses_other_settings_and_takes_its_own(model: CDVAE) -> None:
     frames = list(denoise(model, n=1, steps=3, first_number=4))
     with pytest.raises(SettingError, match="last of its 3 steps"):
         denoise(model, frame=frames[-1])
-    message = r"frame carries its own settings, and these differ: sampler \(ancestral \(3"
+    message = r"frame carries its own settings, and these differ: sampler \(renoising \(3"
     for settings in (
         {"steps": 9},
         {"sampler": "langevin"},
-        {"sampler": "ancestral"},
-        {"types": "assigned", "steps": 3},
+        {"sampler": "renoising"},
+        {"types": "argmax", "steps": 3},
     ):
         with pytest.raises(SettingError, match=message):
             denoise(model, frame=frames[1], **settings)
@@ -657,7 +661,7 @@ def test_a_frame_refuses_other_settings_and_takes_its_own(model: CDVAE) -> None:
         denoise(model, frame=frames[1], first_number=2)
     with pytest.raises(SettingError, match="exactly one"):
         denoise(model, n=2, frame=frames[1])
-    own = {"sampler": "ancestral", "steps": 3, "first_number": 4}
+    own = {"sampler": "renoising", "steps": 3, "first_number": 4}
     assert_same(final(denoise(model, frame=frames[1], **own)), frames[-1])
 
 

@@ -236,10 +236,10 @@ class TestCode:
         one.close()
 
     def test_with_named_settings(self, model: lab.CDVAE) -> None:
-        one = TrajectoryPlayer(model, n=1, sampler="preview", types="assigned")
+        one = TrajectoryPlayer(model, n=1, sampler="preview", types="argmax")
         assert [word for _, word in one.state.options("sampler")][-3:] == ["preview", "standard", "paper"]
         one.run(wait=True)
-        assert replayed(one)["frames"][-1].schedule.keep_composition
+        assert not replayed(one)["frames"][-1].schedule.keep_composition
         one.close()
 
     def test_it_is_shown_when_asked_for(self, player: TrajectoryPlayer) -> None:

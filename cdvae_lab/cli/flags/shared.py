@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvae_lab.datasets.catalog import JOINED, SPLITS
-from cdvae_lab.sampling.settings import LEVELS, NAMED, SAMPLERS, TYPES
+from cdvae_lab.sampling.settings import DEFAULT, LEVELS, NAMED, SAMPLERS, TYPES
 
 
 def add_settings(parser: Any, cls: type, texts: Mapping[str, str], prefix: str = "") -> None:
@@ -90,12 +90,13 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         f"{name} is {sampler} with {' and '.join(f'{key} {value}' for key, value in fixed.items())}"
         for name, (sampler, fixed) in NAMED.items()
     ]
-    group.add_argument("--sampler", choices=(*SAMPLERS, *NAMED), default="ancestral", help=(
-        "ancestral (default), langevin as in the paper, or probability_flow, which is deterministic; or by name: "
+    group.add_argument("--sampler", choices=(*SAMPLERS, *NAMED), default=DEFAULT, help=(
+        "renoising (default), ancestral, langevin as in the paper, or probability_flow, which is deterministic; or by "
+        "name: "
         + "; ".join(named).replace("_", " ")
     ))  # fmt: skip
     group.add_argument("--steps", type=int, default=argparse.SUPPRESS, metavar="N", help=(
-        "calls of the network, for ancestral and renoising (default 200) and probability_flow (default 100)"
+        "calls of the network, for renoising and ancestral (default 200) and probability_flow (default 100)"
     ))  # fmt: skip
     group.add_argument("--levels", choices=LEVELS, default=argparse.SUPPRESS, help=(
         "spacing of the noise levels of renoising: dense (default), most of them between 1 and 0.1 Å, or geometric"
@@ -106,9 +107,9 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--step-size", type=float, default=argparse.SUPPRESS, metavar="X", help=(
         "of Langevin dynamics at the last level, Å^2 (default 1e-4)"
     ))  # fmt: skip
-    group.add_argument("--types", choices=TYPES, default=TYPES[0], help=(
-        "elements at every step: argmax, the most likely at every site, as in the paper; assigned, the composition "
-        "predicted from z, assigned to the sites again at every step (default %(default)s)"
+    group.add_argument("--types", choices=TYPES, default=argparse.SUPPRESS, help=(
+        "elements at every step: assigned (default), the composition predicted from z, assigned to the sites again at "
+        "every step; argmax, the most likely at every site, as in the paper"
     ))  # fmt: skip
     group.add_argument("--without-last", action="store_true", help="leave out the last, noise-free step")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")

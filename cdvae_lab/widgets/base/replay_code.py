@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.schedules import Schedule, choose_schedule
+from cdvae_lab.sampling.settings import DEFAULT
 
 PACKAGE = "import cdvae_lab as lab"
 Thing = TypeVar("Thing")
@@ -122,7 +123,7 @@ class Sampler:
     def __init__(self, model: CDVAE, sampler: str | Schedule, settings: Mapping[str, Any]) -> None:
         self.schedule = choose_schedule(model, sampler, **settings)
         ready = isinstance(sampler, Schedule)
-        named = "" if sampler == "ancestral" else f", sampler={sampler!r}"
+        named = "" if sampler == DEFAULT else f", sampler={sampler!r}"
         self.arguments = (", sampler=schedule" if ready else named) + arguments(settings)
         self.setup = {"schedule": "# `schedule` is the one that the view was given"} if ready else {}
 

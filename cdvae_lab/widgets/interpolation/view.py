@@ -15,6 +15,7 @@ from cdvae_lab.explore.interpolation import ENDS, PATHS, LatentPath, decode_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import DEFAULT
 from cdvae_lab.widgets.base.recorded_run import RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode, arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
@@ -75,7 +76,7 @@ class InterpolationView(View):
         n: int = 9,
         seed: int = 0,
         height: int = 300,
-        sampler: str | Schedule = "ancestral",
+        sampler: str | Schedule = DEFAULT,
         **settings: Any,
     ) -> None:
         if not 2 <= n <= MAX_STOPS:

@@ -20,6 +20,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import DEFAULT
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
@@ -81,7 +82,7 @@ class LatentMapView(View):
         selection: Selection | None = None,
         height: int = 560,
         data_folder: str | Path | None = None,
-        sampler: str | Schedule = "ancestral",
+        sampler: str | Schedule = DEFAULT,
         **settings: Any,
     ) -> None:
         if not 200 <= height <= 2000:

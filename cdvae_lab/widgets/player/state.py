@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import traitlets
 
-from cdvae_lab.sampling.settings import NAMED
+from cdvae_lab.sampling.settings import NAMED, SAMPLERS
 from cdvae_lab.widgets.base.state import Choice, ViewState
 
 PACES: dict[str, int | None] = {"25 steps/s": 25, "50 steps/s": 50, "as fast as it goes": None}
-SAMPLERS = ("ancestral", "probability_flow", "langevin", *NAMED)
+CHOICES = (*SAMPLERS, *NAMED)
 GIVEN = "given"  # the sampler that is a Schedule
 SPEEDS = {"½ ×": 160, "1 ×": 80, "2 ×": 40, "4 ×": 20}  # ms a frame
 LARGEST_SEED = 2**31 - 1
@@ -34,7 +34,7 @@ class PlayerState(ViewState):
     n = traitlets.Int(4, min=1, max=64)
     start = Choice([("the prior", "prior"), ("the selected crystal's z", "selection")])
     seed = traitlets.Int(0, min=0, max=LARGEST_SEED)
-    sampler = Choice(SAMPLERS)
+    sampler = Choice(CHOICES)
     pace = Choice(PACES)
     branch_seed = traitlets.Int(1, min=0, max=LARGEST_SEED)
     folder = traitlets.Unicode("out")

@@ -16,6 +16,7 @@ from cdvae_lab.models.latents import encode
 from cdvae_lab.runtime.threads import one_thread
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
+from cdvae_lab.sampling.settings import DEFAULT
 from cdvae_lab.sampling.trajectory import Trajectory
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.recorded_run import Recording, RunStatus, Throttle
@@ -26,7 +27,7 @@ from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 from cdvae_lab.widgets.parts.strips import Course
 from cdvae_lab.widgets.player.controls import PlayerControls
 from cdvae_lab.widgets.player.exports import KINDS, write_run
-from cdvae_lab.widgets.player.state import GIVEN, PACES, SAMPLERS, PlayerState
+from cdvae_lab.widgets.player.state import CHOICES, GIVEN, PACES, PlayerState
 
 MAX_FRAMES = 1000  # that are kept of a run; of a longer one every second, third, ... step
 _SLOW = 0.4  # s between two drawings of slider, strips and text: they cost the browser more than the crystals do
@@ -65,7 +66,7 @@ class TrajectoryPlayer(View):
         *,
         n: int = 4,
         seed: int = 0,
-        sampler: str | Schedule = "ancestral",
+        sampler: str | Schedule = DEFAULT,
         height: int = 400,
         selection: Selection | None = None,
         **settings: Any,
@@ -77,7 +78,7 @@ class TrajectoryPlayer(View):
         if self.model is not None:
             Sampler(self.model, sampler, settings)  # raises errors about settings now rather than later
         if isinstance(sampler, Schedule):
-            self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *SAMPLERS])
+            self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *CHOICES])
         self.state.sampler = sampler if isinstance(sampler, str) else GIVEN
         self._setup: ReplayCode = ReplayCode()  # of the first segment
         self._course: Course | None = None  # of the frames that the strips show

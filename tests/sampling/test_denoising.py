@@ -648,7 +648,7 @@ def test_a_frame_refuses_other_settings_and_takes_its_own(model: CDVAE) -> None:
     frames = list(denoise(model, n=1, steps=3, first_number=4))
     with pytest.raises(SettingError, match="last of its 3 steps"):
         denoise(model, frame=frames[-1])
-    message = r"frame carries its own settings, and these differ: sampler \(renoising \(3"
+    message = r"frame carries its own settings, and these differ: sampler \(renoising \(composition kept, 3"
     for settings in (
         {"steps": 9},
         {"sampler": "langevin"},

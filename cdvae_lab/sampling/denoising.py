@@ -95,9 +95,9 @@ def denoise(
     Start from the prior (`n`), from latents (`z`), or resume from a frame: exactly as the run would have continued at
     the same batching, or with another `seed` on a branch of it.
 
-    A crystal has the same noise in every batch. Its positions then agree between batches, and between a CPU and a GPU,
-    up to rounding that "ancestral" does not amplify (above 99 % of crystals to 1e-3 Å in float32). Langevin dynamics
-    does amplify it: over hundreds of steps rounding can lead to another crystal.
+    A crystal has the same noise in every batch. Positions then differ between batches, and between a CPU and a GPU, by
+    rounding, which "renoising" and "langevin" amplify from step to step, so that single crystals differ and statistics
+    do not. "ancestral" amplifies it little (crystals of few atoms agree to 1e-3 Å in float32).
 
     Args:
         model: a trained model, the name of a bundled one, or the path of a checkpoint.

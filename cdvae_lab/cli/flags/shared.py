@@ -114,6 +114,6 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--without-last", action="store_true", help="leave out the last, noise-free step")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     group.add_argument("--batch-size", type=int, default=64, metavar="N", help=(
-        "crystals at a time (default 64; on a GPU 1024 is faster). Rounding depends on it, noise does not; all samplers "
-        "but ancestral can amplify rounding into another crystal"
+        "crystals at a time (default 64; on a GPU 1024 is faster). Rounding depends on it, noise does not. Samplers "
+        "amplify it, and single crystals then differ; ancestral does so little"
     ))  # fmt: skip

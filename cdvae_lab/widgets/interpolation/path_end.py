@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Pairs of examples that the bundled models reconstruct: only then are both ends of a path meaningful. (None of
 # the other carbon examples is reconstructed: graphite, lonsdaleite and bct-C4 are unlike the crystals of Carbon-24.)
-_DEFAULTS = {"perov_5": ("SrTiO3", "BaTiO3"), "mp_20": ("NaCl", "ZnS"), "carbon_24": ("diamond", "diamond_4H")}
+_DEFAULTS = {"perov_5": ("SrTiO3", "BaTiO3"), "mp_20": ("NaCl", "ZnS"), "carbon_24": ("diamond", "bct_C4")}
 
 
 class PathEnd:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,9 @@ from cdvae_lab.models.checkpoints import read_training_state
 from cdvae_lab.training.loop import TrainingStep
 from cdvae_lab.training.losses import TERMS
 from cdvae_lab.widgets import Selection, TrainingMonitor
+from cdvae_lab.widgets.base.fields import descendants
 from cdvae_lab.widgets.monitor.record import MAX_RECORDS, TrainingRecord, duration
+from cdvae_lab.widgets.parts.plot import Plot
 from tests.small_model import SMALL
 
 OPTIONS = {"steps": 12, "batch_size": 5, "warm_up": 2, "seed": 4}
@@ -251,6 +254,31 @@ class TestWhatIsShown:
         assert len(monitor.controls.film.items) == 3
         assert "crystals of the training set" in monitor.controls.caption.value
 
+    def test_before_the_first_step_it_says_how_to_begin(self, monitor: TrainingMonitor) -> None:
+        def texts() -> str:
+            shown = [one for one in descendants(monitor) if isinstance(one, ipywidgets.HTML)]
+            return " ".join(one.value for one in shown)
+
+        def plots() -> list[Plot]:
+            return [one for one in descendants(monitor) if isinstance(one, Plot)]
+
+        assert "press Run, or Space, to begin" in texts()
+        assert plots() == []  # empty axes tell nothing
+        assert "structures/s" not in texts()
+        monitor.run(wait=True)
+        assert "to begin" not in texts()
+        [plot] = plots()
+        assert len(plot.figure.data) == 3 * len(TERMS) + 1
+        assert "structures/s" in texts()
+        assert "nan" not in texts()  # the speed of the first run was
+
+    def test_close_also_closes_what_is_not_shown(self, monitor: TrainingMonitor) -> None:
+        plot = monitor._curves.plot
+        assert plot.figure.comm is not None
+        monitor.close()
+        assert plot.figure.comm is None
+        assert monitor._curves.empty.comm is None
+
     def test_the_curves_have_a_faint_and_a_smooth_line_and_a_learning_rate(self, monitor: TrainingMonitor) -> None:
         monitor.run(wait=True)
         figure = figures.training_curve(monitor.records)
@@ -326,7 +354,7 @@ class TestErrors:
         self, monitor: TrainingMonitor, uninterrupted: list[TrainingStep], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("cdvae_lab.widgets.monitor.view.reconstruct", lambda *a, **k: itertools.repeat(1 / 0))
+            patch.setattr("cdvae_lab.widgets.monitor.validator.reconstruct", lambda *a, **k: itertools.repeat(1 / 0))
             monitor.run()
             assert monitor.wait(20)
         assert "ZeroDivisionError" in monitor.status_line.value

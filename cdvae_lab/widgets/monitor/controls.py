@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets
 
-from cdvae_lab.figures.style import Theme
 from cdvae_lab.widgets.base.fields import Fields, button, input_field, row
+from cdvae_lab.widgets.monitor.curves import Curves
 from cdvae_lab.widgets.monitor.state import MonitorState
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 from cdvae_lab.widgets.parts.filmstrip import Film
 from cdvae_lab.widgets.parts.keys import Keys
-from cdvae_lab.widgets.parts.plot import Plot
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-_CURVES = (
-    "<div style='color:var(--jp-ui-font-color2,inherit);font-size:12px;line-height:1.4'>Each term of the objective "
-    "over the optimizer's steps, on logarithmic axes. Faint: each batch; strong: its moving average; points: the "
-    "averaged weights on {}.</div>"
-)
 
 
 @runtime_checkable
@@ -47,25 +37,16 @@ class MonitorControls:
     Args:
         state: whose fields they show.
         actions: what the buttons and keys do.
-        figure: draws the curves.
+        curves: of the training.
         crystals: names of the crystals to reconstruct.
-        held_out: they are not trained on.
 
     Attributes:
-        curves: the terms over the steps.
         caption, view, film: originals and reconstructions.
     """
 
-    def __init__(
-        self,
-        state: MonitorState,
-        actions: Actions,
-        figure: Callable[[Theme], Figure],
-        crystals: list[str],
-        held_out: bool,
-    ) -> None:
+    def __init__(self, state: MonitorState, actions: Actions, curves: Curves, crystals: list[str]) -> None:
         W, fields = ipywidgets, Fields(state)
-        self._state, self._fields, self._held_out = state, fields, held_out
+        self._state, self._fields, self._curves = state, fields, curves
         self.steps = fields.make("steps", "steps", "140px")
         self.batch_size = fields.make("batch_size", "crystals a step", "175px")
         self.lr = fields.make("lr", "highest learning rate", "230px", step=1e-3)
@@ -96,17 +77,13 @@ class MonitorControls:
         self.view = CrystalView(height=340)
         self.film = Film()
         fields.bind("validation", self.film, "at")
-        self.curves = Plot(figure)
-        self.curves.figure._config = {"displayModeBar": False, "responsive": True}  # it would lie on the titles
 
     def rows(self) -> list[ipywidgets.Widget]:
         """The widgets from top to bottom."""
-        seen = "crystals that are not trained on" if self._held_out else "crystals of the training set"
         return [
             row(self.run, self.stop, self.resume, self._speed),
             row(self.steps, self.batch_size, self.lr, self.kl, self.validate_every),
-            ipywidgets.HBox([self.curves]),  # the size of a Plot is computed along a row
-            ipywidgets.HTML(_CURVES.format(seen)),
+            self._curves,
             self.caption,
             self.view,
             self.film,

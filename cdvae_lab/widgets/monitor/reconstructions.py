@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cdvae_lab import render
@@ -33,7 +34,7 @@ class Reconstructions:
         self._filmed: tuple[Any, ...] = ()  # of which validations and crystal the filmstrip is
         self._drawn: Validation | None = None
 
-    def draw(self, validations: list[Validation]) -> None:
+    def draw(self, validations: Sequence[Validation]) -> None:
         """Bring filmstrip and crystals up to these validations."""
         k, state, film = self._state.crystal, self._state, self._controls.film
         filmed = tuple((id(one), k) for one in validations)
@@ -50,7 +51,7 @@ class Reconstructions:
                 state.validation = len(validations) - 1
         self.draw_pair(validations)
 
-    def draw_pair(self, validations: list[Validation]) -> None:
+    def draw_pair(self, validations: Sequence[Validation]) -> None:
         """Show the crystals and their reconstructions at the validation that the state names."""
         caption, view, n = self._controls.caption, self._controls.view, len(self._originals)
         if not validations:

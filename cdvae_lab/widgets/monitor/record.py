@@ -98,6 +98,15 @@ class TrainingRecord:
         """Seconds to the end at the speed so far, validations included."""
         return (step.num_steps - step.step) * self.whole / self.done if self.done else math.nan
 
+    def speed(self, step: TrainingStep) -> str:
+        """Loss, speed and time left at a step, in words."""
+        said = [f"loss {step.loss:.3g}"]
+        if math.isfinite(rate := self.rate(step.batch_size)):
+            said.append(f"{rate:,.0f} structures/s")
+        if step.step < step.num_steps:
+            said.append(f"about {duration(self.left(step))} left")
+        return ", ".join(said)
+
 
 def duration(seconds: float | int) -> str:
     """A duration in words: 45 s, 3 min, 2 h 10 min."""

@@ -16,7 +16,7 @@ from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets import App, interpolation, latent_map, monitor, optimizer, player
-from cdvae_lab.widgets import app as app_module
+from cdvae_lab.widgets.app import preparation
 from cdvae_lab.widgets.interpolation import exports as path_exports
 from cdvae_lab.widgets.interpolation import view as interpolation_view  # noqa: F401 - `interpolation.view` is used
 from cdvae_lab.widgets.latent_map import exports as map_exports
@@ -147,7 +147,7 @@ def test_a_map_that_is_stopped_is_not_taken(app: App, slow: Slow, random_dataset
 
 
 def test_a_tab_opens_in_the_background(model: CDVAE, slow: Slow) -> None:
-    gate = slow(app_module, "prepare_figures")
+    gate = slow(preparation, "prepare_figures")
 
     async def notebook() -> None:
         app = App(model)

@@ -51,10 +51,10 @@ class MonitorControls:
         self.batch_size = fields.make("batch_size", "crystals a step", "175px")
         self.lr = fields.make("lr", "highest learning rate", "230px", step=1e-3)
         self.kl = fields.make("kl", "weight of the KL term", "230px", step=1e-3)
-        self.validate_every = fields.make("validate_every", "validate every (steps)", "270px")
-        self.state_path = fields.make("state_path", "state", "260px")
+        self.validate_every = fields.make("validate_every", "validate every (steps)", "225px")
+        self.state_path = fields.make("state_path", "state file", "290px")
         self.new_rate = fields.make("new_rate", "with the learning rate above", "auto")
-        self.model_path = fields.make("model_path", "model", "260px")
+        self.model_path = fields.make("model_path", "model file", "290px")
         self.run = button(actions, "Run", "train from the first step on", actions.run, "primary")
         self.stop = button(actions, "Stop", "after the current step; nothing is lost", actions.stop)
         self.resume = button(actions, "Resume", "exactly as the run would have continued", actions.resume)
@@ -88,8 +88,8 @@ class MonitorControls:
             self.view,
             self.film,
             row(self.crystal, self.select, self.code, self._keys),
-            row(self.save_state, self.load_state, self.new_rate, self.state_path),
-            row(self.save_model, self.model_path),
+            row(self.state_path, self.save_state, self.load_state, self.new_rate),
+            row(self.model_path, self.save_model),
         ]
 
     def show_speed(self, text: str) -> None:

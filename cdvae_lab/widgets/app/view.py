@@ -1,73 +1,34 @@
-"""The whole laboratory on one page: five views as tabs that share a model, a map and the selected crystal."""
+"""The app: five views as tabs that share a model, a map and the selected crystal."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets
-import traitlets
-
-from cdvae_lab import datasets, figures
+from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.errors import CheckpointError, LabError, SettingError
+from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.base.fields import Fields, button, row
-from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
+from cdvae_lab.widgets.app.controls import AppControls
+from cdvae_lab.widgets.app.models import LoadedModel, Models, make_map
+from cdvae_lab.widgets.app.preparation import prepare
+from cdvae_lab.widgets.app.state import TABS, AppState
+from cdvae_lab.widgets.app.tabs import Tabs
+from cdvae_lab.widgets.base.recorded_run import RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.selection import Selection
-from cdvae_lab.widgets.base.state import Choice, ViewState
-from cdvae_lab.widgets.base.view import View, with_code
-from cdvae_lab.widgets.interpolation.path_end import default_ends
+from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.view import InterpolationView
 from cdvae_lab.widgets.latent_map.view import LatentMapView
 from cdvae_lab.widgets.monitor.view import TrainingMonitor
 from cdvae_lab.widgets.optimizer.view import PropertyOptimizer
-from cdvae_lab.widgets.parts import files
-from cdvae_lab.widgets.parts.maps import require_map
-from cdvae_lab.widgets.parts.plot import prepare_figures
-from cdvae_lab.widgets.parts.selection_bar import SelectionBar
 from cdvae_lab.widgets.player.view import TrajectoryPlayer
 
-TABS = {
-    "player": "Denoise",
-    "map": "Latent map",
-    "interpolation": "Interpolate",
-    "optimizer": "Optimize",
-    "monitor": "Train",
-}
 _TAB_OF_USE = {"player": "player", "a": "interpolation", "b": "interpolation", "optimizer": "optimizer", "map": "map"}
-MAPPED = 2000  # crystals of a map that is made here: half a minute on two cores
-
-
-class AppState(ViewState):
-    """Every field of an `App`.
-
-    Attributes:
-        tab: the open tab.
-        model: the model of all tabs but training, by its label.
-        own_checkpoint: path of a checkpoint to take as the model.
-        map_source: data set, or folder of CIFs, to make a map of; empty: what the model was trained on.
-    """
-
-    tab = Choice([(title, name) for name, title in TABS.items()])
-    model = Choice(["perov_5"]).tag(saved=False)
-    own_checkpoint = traitlets.Unicode("").tag(saved=False)
-    map_source = traitlets.Unicode("")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model as the dropdown names it, with its map, if there is one."""
-
-    label: str
-    model: WithCode[CDVAE]
-    map: WithCode[LatentMap] | None
 
 
 class App(View):
@@ -104,26 +65,33 @@ class App(View):
         tab: str = "player",
     ) -> None:
         state = AppState(tab=tab)
-        super().__init__(model, state, selection)
-        self._views: dict[str, Any] = {}
+        models = Models(model, map)
+        super().__init__(models.loaded.model, state, selection)
         self._dataset, self._data_folder = dataset, data_folder
-        self._ready = {"player"}  # tabs whose data are read, and whose modules are imported
         self._when_opened: Callable[[], Any] = lambda: None  # to do with the view of the tab that is being opened
-        self._known: dict[str, CDVAE | WithCode[CDVAE] | str | Path] = {name: name for name in files.bundled_models()}
-        self._made_maps: dict[str, WithCode[LatentMap]] = {}  # by the model's label
-        label = self._label_of(model)
-        self._loaded = LoadedModel(label, self._with_code(), self._find_map(self._with_code(), map))
+        self._models = models
+        self._loading = ("", "")  # label of the model that is being read, and what to say at the end
         self._loader = self.new_run(show=self._show_loading, max_frames=1)
         self._mapper = self.new_run(show=self._show_mapping, max_frames=1)
         self._opener = self.new_run(show=self._show_opening, max_frames=1)
-        self._fields = Fields(state)
-        self._make_controls()
-        self._offer(label, model)
+        self.controls = AppControls(state, self, self.selection)
+        self.bar = self.controls.bar
+        self._tabs = Tabs(
+            state,
+            self.controls.fields,
+            self._opener,
+            lambda name: prepare(name, self._models.loaded, dataset),
+            lambda name: getattr(self, "map_view" if name == "map" else name),
+            {"monitor": self.controls.trained},
+            {"map": self.controls.new_map},
+        )
+        self.show_rows([*self.controls.rows(), self.status_line, self._tabs.widget], self.controls)
+        self._show_model()
         self.add_class("cdvae-app")
-        self.listen(state, "tab", lambda change: self._open_tab())
+        self.listen(state, "tab", lambda change: self._tabs.open())
         self.listen(state, "model", lambda change: self._choose_model(change["new"]))
         self.listen(state, "own_checkpoint", lambda change: self._choose_checkpoint(change["new"]))
-        self._open_tab()
+        self._tabs.open()
 
     # --- what can be done, by buttons and from code -----------------------------------------------------
 
@@ -139,25 +107,25 @@ class App(View):
     @property
     def map(self) -> LatentMap | None:
         """The map of the model; None if there is none."""
-        return None if self._loaded.map is None else self._loaded.map.value
+        return None if self._models.loaded.map is None else self._models.loaded.map.value
 
     @property
     def views(self) -> dict[str, View]:
         """The views that have been made so far, by the names of their tabs."""
-        return dict(self._views)
+        return dict(self._tabs.views)
 
     @property
     def player(self) -> TrajectoryPlayer:
         """Denoising; made if it has not been opened yet, as the other views are."""
-        return self._view("player", lambda: TrajectoryPlayer(self._with_code(), selection=self.selection))
+        return self._tabs.view("player", lambda: TrajectoryPlayer(self._with_code(), selection=self.selection))
 
     @property
     def map_view(self) -> LatentMapView:
         """The map. Raises CheckpointError if there is none of this model; `make_map` makes one."""
-        known = self._loaded.map
+        known = self._models.loaded.map
         if known is None:
-            raise CheckpointError(f"there is no map of {self._loaded.label} yet; make one: make_map()")
-        return self._view(
+            raise CheckpointError(f"there is no map of {self._models.loaded.label} yet; make one: make_map()")
+        return self._tabs.view(
             "map",
             lambda: LatentMapView(
                 self._with_code(), known, selection=self.selection, data_folder=self._data_folder, height=520
@@ -167,7 +135,7 @@ class App(View):
     @property
     def interpolation(self) -> InterpolationView:
         """The path between two crystals, which is also drawn on the map."""
-        return self._view(
+        return self._tabs.view(
             "interpolation",
             lambda: InterpolationView(self._with_code(), map=self._shared_map(), selection=self.selection),
         )
@@ -182,24 +150,25 @@ class App(View):
                 made.start_from_selection()
             return made
 
-        return self._view("optimizer", make)
+        return self._tabs.view("optimizer", make)
 
     @property
     def monitor(self) -> TrainingMonitor:
         """Training of a new model; `use_trained` makes it the model of the other tabs."""
-        return self._view("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
+        return self._tabs.view("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
 
     @property
     def replay_code(self) -> ReplayCode:
         """Python code that repeats the actions in all tabs, one tab after another."""
-        setup = {"model": self._loaded.model.code}
-        if self._loaded.map is not None:
-            setup["known"] = self._loaded.map.code
+        loaded = self._models.loaded
+        setup = {"model": loaded.model.code}
+        if loaded.map is not None:
+            setup["known"] = loaded.map.code
         parts = [ReplayCode(setup=setup)]
         for name, title in TABS.items():
-            if name in self._views:
-                code: ReplayCode = self._views[name].replay_code
-                if code.body and code.as_setup() != self._loaded.model.code:
+            if name in self._tabs.views:
+                code: ReplayCode = self._tabs.views[name].replay_code
+                if code.body and code.as_setup() != loaded.model.code:
                     parts.append(replace(code, title=title))
         return ReplayCode(before=tuple(parts))
 
@@ -209,7 +178,7 @@ class App(View):
             run.stop()
         if self._mapper.running:
             self._mapper.cancel()  # UMAP cannot be interrupted: it ends in the background, and its map is not taken
-            self._enable_map(False)
+            self.controls.enable_map(running=False)
             self.show_message("stopped: no map was made")
 
     def use(self, where: str) -> None:
@@ -262,7 +231,8 @@ class App(View):
         Raises:
             SettingError, CheckpointError: as of the app itself, and then nothing has changed.
         """
-        self._load(self._label_of(model), model, map, wait)
+        label = self._models.label_of(model)
+        self._load(label, lambda: self._models.read(label, model, map), wait)
 
     def use_trained(self, wait: bool = True) -> None:
         """Use the model of the training tab, with the moving average of its weights as they are now, in the other tabs.
@@ -276,13 +246,10 @@ class App(View):
         monitor = self.monitor
         monitor.step  # noqa: B018 - raises if there is none
 
-        def copy() -> Iterator[LoadedModel]:
-            trained, step = monitor.trained()
-            label = f"trained here, step {step:,}"
-            yield LoadedModel(label, trained, self._made_maps.get(label))
+        def copy() -> LoadedModel:
+            return self._models.trained(*monitor.trained())
 
-        self._loading = "that is trained here", None
-        self._loader.start(copy(), wait=wait)
+        self._load("that is trained here", copy, wait, "all tabs now use the model {}")
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:
         """Make a map of this model, of 2,000 crystals of a data set, in the background; it takes half a minute.
@@ -295,7 +262,7 @@ class App(View):
             SettingError: if it is not known what the model was trained on.
             DatasetError: if the data cannot be read or do not fit the model.
         """
-        loaded = self._loaded
+        loaded = self._models.loaded
         trained_on = loaded.model.value.metadata.get("data", {}).get("name")
         source: Any = dataset or trained_on
         if source is None:
@@ -303,32 +270,22 @@ class App(View):
                 "this model's metadata name no training data; give the name of a data set, or a folder of CIFs"
             )
         code = f"data = lab.datasets.load({str(source)!r})"
-        if dataset is None and "monitor" in self._views and self.monitor.dataset.name == trained_on:
+        if dataset is None and "monitor" in self.views and self.monitor.dataset.name == trained_on:
             source, code = self.monitor.dataset, self.monitor.dataset_code
         elif isinstance(source, Dataset):
             code = "# `data` is the data set that the view was given"
-        code += f"\nknown = lab.LatentMap.fit(model, data, limit={MAPPED})"
-
-        def make() -> Iterator[LoadedModel | str]:
-            yield "1 of 2: reading the data"
-            data = source if isinstance(source, Dataset) else datasets.load(source)
-            yield f"2 of 2: encoding and placing {min(MAPPED, len(data)):,} crystals"
-            made = LatentMap.fit(loaded.model.value, data, limit=MAPPED)
-            yield replace(loaded, map=WithCode(made, code))
-
-        self._mapper.start(make(), wait=wait)
+        self._mapper.start(make_map(loaded, source, code), wait=wait)
 
     def close(self) -> None:
         """Stop all runs, and release threads and the browser's WebGL contexts."""
         if self._open:  # Python also calls this as it forgets an app that could not be made
             self._mapper.close(wait=False)  # a map takes half a minute
-            for view in self._views.values():
-                view.close()
+            self._tabs.close()
         super().close()
 
     def picture(self) -> Crystals | None:
         """Return the crystals of the open tab, or the selected one, for a page that cannot run widgets."""
-        view, pick = self._views.get(self.tab), self.selection.pick
+        view, pick = self.views.get(self.tab), self.selection.pick
         shown = None if view is None else view.picture()
         return shown if shown is not None or pick is None else pick.crystal
 
@@ -338,202 +295,85 @@ class App(View):
         assert self.model is not None
         return WithCode(self.model, self.model_code)
 
-    def _view(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._views:
-            self._views[name] = make()
-            self._views[name].add_class(f"cdvae-{name}")
-        return self._views[name]
-
     def _shared_map(self) -> LatentMapView | None:
-        return None if self._loaded.map is None else self.map_view
-
-    def _open_tab(self) -> None:
-        """Create the view of the open tab if it is missing. Hidden tabs are not drawn, which saves WebGL contexts.
-
-        In a notebook the data and modules of the view are first read in the background, so that the page stays
-        responsive; `_show_opening` calls this again. A script waits, except for the data to train on.
-        """
-        name = self.tab
-        box = self._boxes[name]
-        if box.children and box.children[0] is self._views.get(name):
-            return
-        if name not in self._views:
-            box.children = (ipywidgets.HTML("opening …"),)
-            if name not in self._ready and (name == "monitor" or in_event_loop()):
-                self._opener.start(lambda: self._prepared(name))
-                return
-        try:
-            view = getattr(self, "map_view" if name == "map" else name)
-        except LabError as error:
-            text = ipywidgets.HTML(f"<p>{html.escape(str(error))}.</p>")
-            controls = row(self._map_source, self._map_button, self._map_stop)
-            box.children = (text, controls) if name == "map" else (text,)
-            return
-        box.children = (view, row(self._take_trained)) if name == "monitor" else (view,)
-
-    def _prepared(self, name: str) -> Iterator[str]:
-        """Import and read in the worker thread what a view needs: seconds when a tab is first opened."""
-        try:
-            prepare_figures()
-            if self._loaded.map is not None and name != "monitor":
-                figures.latent_map(self._loaded.map.value)
-            if name == "interpolation":
-                default_ends(self._loaded.model.value)
-            elif name == "monitor" and not isinstance(self._dataset, Dataset):
-                datasets.load(self._dataset)
-        except LabError:  # the view raises it again, and the tab shows it
-            pass
-        yield name
+        return None if self._models.loaded.map is None else self.map_view
 
     def _show_opening(self, status: RunStatus) -> None:
         name: str | None = self._opener.newest
         if status.running or name is None:
             return
-        self._ready.add(name)
-        self._open_tab()
+        self._tabs.prepared(name)
         act, self._when_opened = self._when_opened, lambda: None
         self.attempt(act)
-
-    def _forget_views(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            self._boxes[name].children = ()
-            self._ready.discard(name)
-            if name in self._views:
-                self._views.pop(name).discard()
 
     # --- the model --------------------------------------------------------------------------------------
 
     def _choose_model(self, label: str) -> None:
-        if label != self._loaded.label:
-            self.attempt(lambda: self._load(label, self._known[label], None, wait=False))
+        if label != self._models.loaded.label:
+            self._load(label, lambda: self._models.read(label), wait=False)
 
     def _choose_checkpoint(self, path: str) -> None:
         if path.strip():
             self.attempt(lambda: self.use_model(path.strip(), wait=False))
 
-    def _load(
-        self,
-        label: str,
-        source: CDVAE | WithCode[CDVAE] | str | Path,
-        map: LatentMap | str | Path | None,
-        wait: bool,
-    ) -> None:
-        def read() -> Iterator[LoadedModel]:
-            model = with_code(source)
-            assert model is not None
-            yield LoadedModel(label, model, self._find_map(model, self._made_maps.get(label) if map is None else map))
+    def _load(self, label: str, read: Callable[[], LoadedModel], wait: bool, said: str = "") -> None:
+        """Use a model when it has been read.
 
-        self._loading: tuple[str, Any] = label, source
-        self._loader.start(read(), wait=wait)
+        Args:
+            said: at the end, with the label that it then has.
+        """
 
-    def _find_map(
-        self, model: WithCode[CDVAE], map: WithCode[LatentMap] | LatentMap | str | Path | None
-    ) -> WithCode[LatentMap] | None:
-        """The given map, or the bundled one; None if there is none."""
-        try:
-            return require_map(model.value, map)
-        except CheckpointError:
-            if map is not None:
-                raise
-            return None
+        def load() -> Iterator[LoadedModel]:
+            yield read()
+
+        self._loading = label, said
+        self._loader.start(load(), wait=wait)
 
     def _show_loading(self, status: RunStatus) -> None:
-        label, source = self._loading
+        label, said = self._loading
         loaded: LoadedModel | None = self._loader.newest
         if status.running:
             self.show_message(f"reading the model {label}")
         elif status.error is not None:
             self.show_error(status.error, status.traceback)
-            self._offer(self._loaded.label, self._known[self._loaded.label])
+            self._show_model()
         elif loaded is not None:
-            self._take(loaded, loaded.model if source is None else source)
-            self.show_message(f"all tabs now use the model {loaded.label}" if source is None else "")
+            self._use(loaded)
+            self.show_message(said.format(loaded.label))
 
-    def _take(self, loaded: LoadedModel, source: CDVAE | WithCode[CDVAE] | str | Path) -> None:
+    def _use(self, loaded: LoadedModel) -> None:
         """Use a model that has been read in all tabs but training."""
-        self._forget_views(tuple(one for one in TABS if one != "monitor"))
-        self._loaded = loaded
+        self._tabs.forget(one for one in TABS if one != "monitor")
+        self._models.use(loaded)
         self.model, self.model_code = loaded.model.value, loaded.model.code
-        self._offer(loaded.label, source)
+        self._show_model()
         # A latent means something to its own model alone.
         history = tuple(replace(pick, z=None) for pick in self.selection.history)
         with self.selection.hold_trait_notifications():
             self.selection.history = history
             self.selection.pick = history[-1] if history else None
-        self._open_tab()
+        self._tabs.open()
         self.draw_code()
+
+    def _show_model(self) -> None:
+        """Show which model is used, and offer the others."""
+        loaded, labels = self._models.loaded, self._models.labels
+        self.state.offer("model", labels)
+        self.state.model = loaded.label
+        self.controls.show_model(loaded.label, loaded.model.value, len(labels) > 1)
 
     def _show_mapping(self, status: RunStatus) -> None:
         made: LoadedModel | str | None = self._mapper.newest
-        self._enable_map(status.running)
+        self.controls.enable_map(status.running)
         if status.running:
             self.show_message(f"making the map: half a minute; {made or 'starting'}")
         elif status.error is not None:
             self.show_error(status.error, status.traceback)
         elif isinstance(made, LoadedModel) and made.model.value is self.model and made.map is not None:
-            self._forget_views(("map", "interpolation", "optimizer"))
-            self._loaded, self._made_maps[made.label] = made, made.map
-            self._open_tab()
+            self._tabs.forget(("map", "interpolation", "optimizer"))
+            self._models.use_made_map(made, made.map)
+            self._tabs.open()
             self.show_message("the map is made")
-
-    def _enable_map(self, running: bool) -> None:
-        self._map_button.disabled, self._map_stop.disabled = running, not running
-
-    def _label_of(self, model: CDVAE | str | Path) -> str:
-        if not isinstance(model, CDVAE):
-            return str(model)
-        given = {label: one.value if isinstance(one, WithCode) else one for label, one in self._known.items()}
-        same = [label for label, one in given.items() if one is model]
-        number = sum(isinstance(one, CDVAE) for one in given.values())
-        return same[0] if same else f"given model {number + 1}" if number else "given model"
-
-    def _offer(self, label: str, source: CDVAE | WithCode[CDVAE] | str | Path) -> None:
-        """Show which model is used, and keep it among those to choose from."""
-        self._known[label] = source
-        self.state.offer("model", [*self._known])
-        self.state.model = label
-        self._models.layout.display = "" if len(self._known) > 1 else "none"
-        model = self._with_code().value
-        data = model.metadata.get("data", {}).get("name", "unknown data")
-        size = sum(one.numel() for one in model.parameters())
-        shown = "" if len(self._known) > 1 else f"<b>{html.escape(label)}</b>: "
-        self._about.value = (
-            f"<span style='padding:0 8px'>{shown}{size:,} parameters, trained on {html.escape(data)}</span>"
-        )
-
-    # --- the screen -------------------------------------------------------------------------------------
-
-    def _make_controls(self) -> None:
-        W, fields = ipywidgets, self._fields
-        self._models = fields.make("model", "model", "320px")
-        path = fields.make(
-            "own_checkpoint", "own checkpoint", "330px", placeholder="path, then Enter", continuous_update=False
-        )
-        self._about = W.HTML()
-        self.bar = SelectionBar(self.selection, lambda where: self.attempt(lambda: self.use(where)))
-        self._map_source = fields.make(
-            "map_source", "data set, or folder of CIFs", "360px", placeholder="what the model was trained on"
-        )
-        self._map_button = button(
-            self, "Make a map", "half a minute", lambda: self.make_map(self.state.map_source.strip() or None), "primary"
-        )
-        self._map_stop = button(self, "Stop", "make no map", self.stop)
-        self._map_stop.disabled = True
-        self._take_trained = button(
-            self,
-            "Use this model in the other tabs",
-            "with the averaged weights as they are now",
-            lambda: self.use_trained(wait=False),
-            "info",
-        )
-        self._boxes = {name: W.VBox(layout={"min_height": "200px"}) for name in TABS}
-        names = list(TABS)
-        tabs = W.Tab(list(self._boxes.values()), titles=list(TABS.values()), selected_index=names.index(self.tab))
-        tabs.observe(lambda change: setattr(self.state, "tab", names[change["new"] or 0]), "selected_index")
-        fields.observe("tab", lambda change: setattr(tabs, "selected_index", names.index(change["new"])))
-        self.show_rows(
-            [row(self._models, path, self._about, fields.code_button()), self.bar, self.status_line, tabs], fields
-        )
 
 
 def app(model: CDVAE | str | Path = "perov_5", map: LatentMap | str | Path | None = None, **options: Any) -> App:

@@ -34,6 +34,33 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
     return page
 
 
+# Width of the sentence beside that of its box, and its contrast against the page (WCAG; 4.5 is asked of text).
+SENTENCE = """() => {
+  const one = [...document.querySelectorAll('.cdvae-panel b')].find(b => b.innerText.includes('to begin'));
+  const box = one.parentElement, page = one.closest('.jp-Notebook') ?? document.body;
+  const light = (css) => { const [r, g, b] = css.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const [low, high] = [light(getComputedStyle(one).color), light(getComputedStyle(page).backgroundColor)].sort();
+  return {cut: box.scrollWidth > box.clientWidth, contrast: (high + 0.05) / (low + 0.05)};
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 1100])
+@pytest.mark.parametrize("dark", [False, True])
+def test_before_the_first_step_a_sentence_says_how_to_begin(page: LabPage, dark: bool, width: int) -> None:
+    page.page.set_viewport_size({"width": width, "height": 1000})
+    page.dark(dark)
+    page.sleep(1)
+    says(page, "press Run, or Space, to begin")
+    assert page.page.locator(CURVES).count() == 0  # no empty axes
+    sentence = page.js(SENTENCE)
+    assert not sentence["cut"]
+    assert sentence["contrast"] > 4.5
+    page.shot(PANEL, ROOT / "out" / "browser" / f"monitor_empty_{'dark' if dark else 'light'}_{width}.png")
+    page.dark(False)
+    page.page.set_viewport_size({"width": 1300, "height": 1000})
+
+
 def test_it_trains_live_stops_and_goes_on(page: LabPage) -> None:
     press(page, "Run")
     says(page, "running: step")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -199,6 +201,32 @@ def test_a_gif_of_finished_pictures(srtio3, tmp_path):
     with Image.open(gif(iter(made), tmp_path / "a.gif")) as image:
         assert image.n_frames == 3
         assert abs(pixels(image) - pixels(made[0])).mean() < 4
+
+
+def test_other_threads_run_while_a_gif_is_written(srtio3, tmp_path):
+    made = [picture(srtio3, size=320, rotate=(spin, 20)) for spin in range(12)]
+    ticks = [time.monotonic()]
+    done = threading.Event()
+
+    def tick():
+        while not done.wait(0.005):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    gif(made, tmp_path / "a.gif")
+    ticks.append(time.monotonic())
+    done.set()
+    thread.join()
+    longest = max(after - before for before, after in itertools.pairwise(ticks))
+    assert longest < 0.5 * (ticks[-1] - ticks[0])  # it was nine tenths of the time
+
+
+def test_the_background_of_a_gif_is_the_most_frequent_color(srtio3, tmp_path):
+    image = Image.new("RGB", (100, 100), (3, 200, 40))
+    image.paste((250, 1, 2), (0, 0, 40, 100))
+    with Image.open(gif([image], tmp_path / "a.gif")) as written:
+        assert written.convert("RGB").getpixel((99, 99)) == (3, 200, 40)
 
 
 def test_png_bytes_open_as_the_same_picture(srtio3):

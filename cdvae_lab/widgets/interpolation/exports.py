@@ -16,7 +16,7 @@ KINDS = ("cif", "extxyz", "png", "gif")
 
 
 def write_path(crystals: Crystals, texts: Sequence[str], folder: Path, kinds: Sequence[str]) -> Iterator[Writing]:
-    """Write the crystals along a path; yields the progress after each kind.
+    """Write the crystals along a path; yields the progress after each kind, and after each picture of the animation.
 
     Args:
         crystals: of the stops, on the CPU.
@@ -30,7 +30,7 @@ def write_path(crystals: Crystals, texts: Sequence[str], folder: Path, kinds: Se
     """
     placed = render.at_atom(crystals)
     each = [placed[k] for k in range(len(placed))]
-    progress = Writing(0, len(kinds))
+    progress = Writing(0, len(kinds) + (len(each) if "gif" in kinds else 0))
     yield progress
     for kind in kinds:
         if kind == "cif":
@@ -44,6 +44,11 @@ def write_path(crystals: Crystals, texts: Sequence[str], folder: Path, kinds: Se
                 temporary.write_bytes(render.png_bytes(strip))
             written = [folder / "path.png"]
         else:
-            written = [render.gif(each, folder / "path.gif", fps=2, captions=texts)]
+            pictures = []
+            for one, text in zip(each, texts, strict=True):
+                pictures.append(render.picture(one, size=320, caption=text))
+                progress = replace(progress, step=progress.step + 1)
+                yield progress
+            written = [render.gif(pictures, folder / "path.gif", fps=2)]
         progress = replace(progress, step=progress.step + 1, files=(*progress.files, *written))
         yield progress

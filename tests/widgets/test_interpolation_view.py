@@ -98,7 +98,7 @@ class TestEnds:
         with pytest.raises(CrystalError, match=r"end b: big\.cif: has 40 atoms, more than the 5"):
             view.set_end("b", big)
         assert view.wait(60)
-        end, reduce = view.ends["b"], view.controls.ends["b"].reduce
+        reduce = view.controls.ends["b"].reduce
         assert "40 atoms" in caption(view, "b")
         assert "perov_5 (its primitive cell)" in caption(view, "b")
         assert reduce.layout.display == ""
@@ -106,15 +106,15 @@ class TestEnds:
         with pytest.raises(CrystalError, match="40 atoms"):
             view.run()
         reduce.click()
-        assert int(end.crystal.num_atoms) == 5
+        assert int(view.ends["b"].crystal.num_atoms) == 5
         assert view.state.primitive_b
         assert not view.controls.run.disabled
         view.run(wait=True)
         assert torch.equal(run_code(view).frac_coords, view.crystals.frac_coords)
         view.state.primitive_b = False
-        assert end.crystal is None
+        assert view.ends["b"].crystal is None
         view.state.update({"b": str(big), "primitive_b": True})
-        assert int(end.crystal.num_atoms) == 5
+        assert int(view.ends["b"].crystal.num_atoms) == 5
 
     def test_a_cell_that_is_not_primitive_is_said_to_be_so(
         self, random_dataset: lab.Dataset, files: dict[str, Path]

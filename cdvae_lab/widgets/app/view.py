@@ -203,7 +203,7 @@ class App(View):
             if where == "player":
                 self.player.start_from_selection()
             elif where in ("a", "b"):
-                self.interpolation.set_end(where, pick)
+                self.interpolation.set_end(where, pick, wait=not in_event_loop())
             elif where == "optimizer":
                 self.optimizer.start_from_selection()
             else:

@@ -13,6 +13,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import LabError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
+from cdvae_lab.widgets.base.background_task import BackgroundTask
 from cdvae_lab.widgets.base.fields import descendants
 from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
@@ -180,6 +181,14 @@ class View(ipywidgets.VBox):
         run = RecordedRun[Any](draw, self.show_status if show is None else show, self.show_error, **options)
         self._runs.append(run)
         return run
+
+    def new_task(self, doing: str, changed: Callable[[], None] = lambda: None) -> BackgroundTask[Any]:
+        """A `BackgroundTask` that ends with this view, whose status line shows its progress and its errors.
+
+        Args:
+            doing, changed: as for `BackgroundTask`.
+        """
+        return BackgroundTask[Any](self.new_run, self.show_message, self.show_error, changed, doing)
 
     def show_status(self, status: RunStatus) -> None:
         """Show the state of a run in the status line."""

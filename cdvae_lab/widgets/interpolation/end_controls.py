@@ -12,6 +12,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.fields import Attempts, button, input_field, row
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.interpolation.path_end import PathEnd
 from cdvae_lab.widgets.interpolation.state import InterpolationState
 from cdvae_lab.widgets.parts import files
@@ -29,9 +30,9 @@ class EndActions(Attempts, Protocol):
     """Actions of the widgets of an end."""
 
     def attempt_end(self, act: Callable[[], Any]) -> None: ...
-    def set_end(self, letter: str, source: Any) -> None: ...
-    def take_primitive(self, letter: str) -> None: ...
-    def take_selected(self, letter: str) -> None: ...
+    def set_end(self, letter: str, source: Any, wait: bool = ...) -> None: ...
+    def take_primitive(self, letter: str, wait: bool = ...) -> None: ...
+    def take_selected(self, letter: str, wait: bool = ...) -> None: ...
 
 
 class EndControls(ipywidgets.VBox):
@@ -55,20 +56,20 @@ class EndControls(ipywidgets.VBox):
             W.Dropdown, f"{letter}:", "190px", options=[_OTHER, *files.examples()], value=_OTHER
         )
         self._upload = files.upload_button(
-            "CIF", lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0]))
+            "CIF", lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], _wait()))
         )
         self.path = input_field(W.Text, "path", "190px", placeholder="my.cif", continuous_update=False)
         self.take = button(
             actions,
             "take the chosen one",
             "the crystal that was last chosen in any view",
-            lambda: actions.attempt_end(lambda: actions.take_selected(letter)),
+            lambda: actions.attempt_end(lambda: actions.take_selected(letter, _wait())),
         )
         self.reduce = button(
             actions,
             "take the primitive cell",
             "",
-            lambda: actions.attempt_end(lambda: actions.take_primitive(letter)),
+            lambda: actions.attempt_end(lambda: actions.take_primitive(letter, _wait())),
             "info",
         )
         self.reduce.layout.align_self = self.take.layout.align_self = "flex-start"
@@ -136,6 +137,11 @@ class EndControls(ipywidgets.VBox):
     @staticmethod
     def _refusal(end: PathEnd, more: str = "") -> str:
         return _STYLE.format(f"<b style='{_WARN}'>Not usable</b>: {html.escape(str(end.error))}{more}")
+
+
+def _wait() -> bool:
+    """Whether a crystal is read at once: a script has no event loop that would draw the end of a run."""
+    return not in_event_loop()
 
 
 def _about(end: PathEnd) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,110 +22,90 @@ if TYPE_CHECKING:
 _DEFAULTS = {"perov_5": ("SrTiO3", "BaTiO3"), "mp_20": ("NaCl", "ZnS"), "carbon_24": ("diamond", "bct_C4")}
 
 
+@dataclass(frozen=True)
 class PathEnd:
-    """The crystal at one end of a path.
-
-    Args:
-        model: that has to encode it.
-        letter: "a" or "b".
+    """The crystal at one end of a path; `read_end` reads it.
 
     Attributes:
+        letter: "a" or "b".
+        source: what was chosen: the name of an example, a file, an `Upload`, a `Pick`, or what `convert.read` takes;
+            None before anything is.
+        primitive: the primitive cell was taken.
         crystal: as the model takes it; None without one.
-        error: the reason why the last choice cannot be used; None if it can.
+        error: the reason why the choice cannot be used; None if it can.
         name: of the choice, for people.
         size: atoms in the cell that was read.
         primitive_size: atoms in its primitive cell; 0 without a crystal, or for a disordered one.
-        primitive: the primitive cell was taken.
+        structure: the crystal as it was read; None without one.
     """
 
-    def __init__(self, model: CDVAE, letter: str) -> None:
-        self._model, self.letter = model, letter
-        self.crystal: Crystals | None = None
-        self.error: CrystalError | None = None
-        self.name = ""
-        self.size = self.primitive_size = 0
-        self.primitive = False
-        self.structure: Structure | None = None
-        self._source = ""  # a Python expression for the crystal that was read; empty if there is none
-        self._pick: Pick | None = None
+    letter: str
+    source: Any = None
+    primitive: bool = False
+    crystal: Crystals | None = None
+    error: CrystalError | None = None
+    name: str = ""
+    size: int = 0
+    primitive_size: int = 0
+    structure: Structure | None = None
 
-    def read(self, source: Any, primitive: bool = False) -> None:
-        """Take a crystal.
-
-        Args:
-            source: name of an example, a file, an `Upload`, a `Pick`, or what `convert.read` takes.
-            primitive: take its primitive cell.
-
-        Raises:
-            CrystalError: naming this end, if it cannot be read, is not one crystal, or is none that the model takes;
-                `error` is the same.
-        """
-        self.structure, self.crystal, self.error = None, None, None
-        self.size = self.primitive_size = 0
-        self.primitive = primitive
-        self._pick = source if isinstance(source, Pick) else None
-        source = source if self._pick is None else self._pick.crystal
-        is_path = isinstance(source, str | Path) and "\n" not in str(source)
-        self._source = repr(str(source)) if is_path else ""
-        if is_path and str(source) in files.examples():
-            self._source = f"lab.asset_path('examples/{source}.cif')"
-            source = files.examples()[str(source)]
-        try:
-            found = files.named_structures(source)
-            if len(found) != 1:
-                raise CrystalError(f"holds {len(found)} crystals, but a path needs one at each end; choose one")
-            [(self.structure, self.name)] = found
-        except CrystalError as error:
-            self.name = str(source) if is_path else "crystal"
-            self._refuse(error)
-        self.name = self.name if self._pick is None else self._pick.name
-        self._use()
-
-    def take_primitive(self) -> None:
-        """Replace the crystal by its primitive cell. Raises CrystalError if the model does not take that either."""
-        if self.structure is None:
-            raise CrystalError(f"end {self.letter}: there is no crystal yet whose primitive cell could be taken")
-        self.set_primitive(True)
-
-    def set_primitive(self, primitive: bool) -> None:
-        """Take the primitive cell, or the cell that was read. Raises CrystalError if the model does not take it."""
-        self.primitive = primitive
-        self._use()
+    @property
+    def path(self) -> str:
+        """The source as a field shows it: the name of an example or the path of a file; empty for any other."""
+        return str(self.source) if _is_path(self.source) else ""
 
     @property
     def code(self) -> str:
         """An expression of Python for the crystal; the letter if `replay` binds it to that name."""
-        if not self._source:
+        if not self.path:
             return self.letter
-        return f"lab.read({self._source}, primitive=True)" if self.primitive else self._source
+        source = f"lab.asset_path('examples/{self.path}.cif')" if self.path in files.examples() else repr(self.path)
+        return f"lab.read({source}, primitive=True)" if self.primitive else source
 
     @property
     def replay(self) -> ReplayCode:
         """The code that has to run before `code` can be evaluated."""
-        letter = self.letter
-        if self._source:
+        letter, source = self.letter, self.source
+        if self.path:
             return ReplayCode()
         given = ReplayCode(body=(f"# `{letter}` is {self.name}",))
-        if self._pick is not None and (self._pick.replay is not None or self._pick.code):
-            given = self._pick.binding(letter)
+        if isinstance(source, Pick) and (source.replay is not None or source.code):
+            given = source.binding(letter)
         return given.then(f"{letter} = lab.read({letter}, primitive=True)") if self.primitive else given
 
-    def _use(self) -> None:
-        if self.structure is not None:
-            self.size = len(self.structure)
-            # A model takes no disordered crystal, and neither its primitive cell.
-            ordered = self.structure.is_ordered
-            self.primitive_size = len(self.structure.get_primitive_structure()) if ordered else 0
-            self.error, self.crystal = None, None
-            try:
-                self.crystal = files.for_model(self._model, self.structure, self.name, self.primitive)
-            except CrystalError as error:
-                self._refuse(error)
-        if self.error is not None:
-            raise self.error
 
-    def _refuse(self, error: CrystalError) -> None:
-        self.error = CrystalError(f"end {self.letter}: {error}")
+def read_end(model: CDVAE, letter: str, source: Any, primitive: bool = False) -> PathEnd:
+    """Read one end of a path. What cannot be used is an end with an `error`, which names the letter.
+
+    Args:
+        model: that has to encode it.
+        letter, source, primitive: as for `PathEnd`.
+    """
+    end = PathEnd(letter, source, primitive)
+    what = files.examples().get(end.path, source.crystal if isinstance(source, Pick) else source)
+    try:
+        found = files.named_structures(what)
+        if len(found) != 1:
+            raise CrystalError(f"holds {len(found)} crystals, but a path needs one at each end; choose one")
+    except CrystalError as error:
+        return replace(end, name=end.path or "crystal", error=_of_end(letter, error))
+    [(structure, name)] = found
+    name = source.name if isinstance(source, Pick) else name
+    # A model takes no disordered crystal, and neither its primitive cell.
+    primitive_size = len(structure.get_primitive_structure()) if structure.is_ordered else 0
+    end = replace(end, structure=structure, name=name, size=len(structure), primitive_size=primitive_size)
+    try:
+        return replace(end, crystal=files.for_model(model, structure, name, primitive))
+    except CrystalError as error:
+        return replace(end, error=_of_end(letter, error))
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | Path) and "\n" not in str(source)
+
+
+def _of_end(letter: str, error: CrystalError) -> CrystalError:
+    return CrystalError(f"end {letter}: {error}")
 
 
 def default_ends(model: CDVAE) -> list[str]:

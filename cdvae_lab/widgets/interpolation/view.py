@@ -16,14 +16,14 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode, arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.controls import PATH, InterpolationControls
 from cdvae_lab.widgets.interpolation.end_check import EndsChecked, check_ends
 from cdvae_lab.widgets.interpolation.exports import KINDS, write_path
-from cdvae_lab.widgets.interpolation.path_end import PathEnd, default_ends
+from cdvae_lab.widgets.interpolation.path_end import PathEnd, default_ends, read_end
 from cdvae_lab.widgets.interpolation.results import PathResults, path_results, places
 from cdvae_lab.widgets.interpolation.state import KEEP, MAX_STOPS, InterpolationState
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
@@ -89,11 +89,15 @@ class InterpolationView(View):
         self._latents_code = ""  # an expression for the latents of the path
         self._waiting = False
         self._quiet = False  # whether the state is being updated to match an end
+        self._run_when_read = False
         self._live_pictures: list[dict[str, Any]] | None = None  # made in the worker, not shown yet
         canvas = map if isinstance(map, PathCanvas) else None
         known = find_map(self.model, map)
         self._canvas = canvas
-        self.ends = {letter: PathEnd(self.model, letter) for letter in ENDS}
+        self._on_map: LatentPath | None = None  # the path that is drawn on it
+        self.ends = {letter: PathEnd(letter) for letter in ENDS}
+        self._wanted: dict[str, Any] = dict.fromkeys(ENDS)  # sources of the ends, also while they are being read
+        self._readers = {letter: self.new_task(f"reading end {letter}", self._enable) for letter in ENDS}
         self._check = self.new_run(self._draw_check, self._show_check, max_frames=1)
         self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES)
         self._results = self.new_run(self._draw_results, self._show_results, max_frames=1)
@@ -136,7 +140,7 @@ class InterpolationView(View):
     @property
     def replay_code(self) -> ReplayCode:
         """The code that gives `crystals`."""
-        if self._path is None:
+        if not self._call:
             return ReplayCode(setup={"model": self.model_code})
         parts = self.recorded_run.recording.segments
         if len(parts.parts) == 1 and (self.running or self.recorded_run.status.state == "finished"):
@@ -144,43 +148,39 @@ class InterpolationView(View):
         replay = parts.replay()
         return self._setup.then(*replay.body, "crystals = frames[-1].crystals", imports=replay.imports)
 
-    def set_end(self, letter: str, source: Any) -> None:
+    def set_end(self, letter: str, source: Any, wait: bool = True) -> None:
         """Choose an end.
 
         Args:
             letter: "a" or "b".
             source: the name of an example, a file, a pymatgen Structure, ASE Atoms, Crystals of one, or a Pick.
+            wait: False: read it in the background; the error is shown below the picture.
 
         Raises:
             CrystalError: if it cannot be read, is not one crystal, or is none that the model takes. The remedy is also
                 shown below the picture.
             SettingError: for another letter.
         """
-        end = self._end(letter)
-        is_path = isinstance(source, str | Path) and "\n" not in str(source)
-        self._follow({letter: str(source) if is_path else "", f"primitive_{letter}": False})
-        try:
-            end.read(source)
-        finally:
-            self._end_changed(letter)
+        if letter not in ENDS:
+            raise SettingError(f"an end is 'a' or 'b', not {letter!r}")
+        self._read(letter, source, primitive=False, wait=wait)
 
-    def take_primitive(self, letter: str) -> None:
-        """Replace an end by its primitive cell; errors are those of `set_end`."""
-        end = self._end(letter)
-        self._follow({f"primitive_{letter}": True})
-        try:
-            end.take_primitive()
-        finally:
-            self._end_changed(letter)
+    def take_primitive(self, letter: str, wait: bool = True) -> None:
+        """Replace an end by its primitive cell; `wait` and errors are those of `set_end`."""
+        if letter not in ENDS:
+            raise SettingError(f"an end is 'a' or 'b', not {letter!r}")
+        if self.ends[letter].structure is None:
+            raise CrystalError(f"end {letter}: there is no crystal yet whose primitive cell could be taken")
+        self._read(letter, self._wanted[letter], primitive=True, wait=wait)
 
-    def take_selected(self, letter: str) -> None:
-        """Make the selected crystal an end; errors are those of `set_end`, and SettingError if nothing is selected."""
+    def take_selected(self, letter: str, wait: bool = True) -> None:
+        """Make the selected crystal an end; as `set_end`, and raises SettingError if nothing is selected."""
         if self.selection.pick is None:
             raise SettingError("no crystal is chosen yet; choose one in any view")
-        self.set_end(letter, self.selection.pick)
+        self.set_end(letter, self.selection.pick, wait)
 
     def run(self, wait: bool = False) -> None:
-        """Decode the path with the settings of `state`.
+        """Decode the path with the settings of `state`; while an end is being read, as soon as it is.
 
         Args:
             wait: return at the end, and raise what goes wrong.
@@ -189,23 +189,36 @@ class InterpolationView(View):
             CrystalError: if an end is missing or cannot be used.
             SettingError: for settings that do not go together.
         """
+        if self._being_read and not wait:
+            self._run_when_read = True
+            return
+        for one in self._readers.values():
+            one.run.wait()
         crystals = [self._usable(letter) for letter in ENDS]
-        state = self.state
-        path = latent_path(self.model, *crystals, n=state.n, path=state.path)
-        kept: Any = KEEP[state.keep]
-        frames = decode_path(self.model, path, seed=state.seed, sampler=self._sampler.schedule, **kept)
+        state, schedule = self.state, self._sampler.schedule
+        n, shape, seed, kept = state.n, state.path, state.seed, KEEP[state.keep]
+        settings: Any = kept
+
+        def frames() -> Iterator[DenoisingFrame]:  # in the worker thread: encoding the ends takes a while
+            self._path = path = latent_path(self.model, *crystals, n=n, path=shape)
+            yield from self._pictured(decode_path(self.model, path, seed=seed, sampler=schedule, **settings), path)
+
         for one in (self.recorded_run, self._results):
             one.cancel()
-        self._path, self._waiting = path, wait
+        self._path, self._waiting = None, wait
         self._write_code(kept)
         self.controls.clear()
         self._shown.restart()
-        self._draw_path()
-        steps = len(self._sampler.schedule)
-        self.recorded_run.start(self._pictured(frames, path), self._call, num_steps=steps, wait=wait)
+        self.recorded_run.start(frames, self._call, num_steps=len(schedule), wait=wait)
 
     def stop(self) -> None:
-        """End the run, or the export, after the current step; `resume` continues the run."""
+        """End the reading, the run, or the export, after the current step; `resume` continues the run."""
+        for letter, reader in self._readers.items():
+            if reader.running:
+                reader.cancel()
+                self._follow(letter)
+                self.show_message(f"stopped; end {letter} is as it was")
+        self._run_when_read = False
         for one in (self.recorded_run, self._results, self._export):
             one.stop()
 
@@ -261,16 +274,14 @@ class InterpolationView(View):
         def quietly() -> None:
             with contextlib.suppress(CrystalError):
                 act()
-            self.show_message("")
 
         self.attempt(quietly)
 
     # --- the ends -----------------------------------------------------------------------------------------
 
-    def _end(self, letter: str) -> PathEnd:
-        if letter not in ENDS:
-            raise SettingError(f"an end is 'a' or 'b', not {letter!r}")
-        return self.ends[letter]
+    @property
+    def _being_read(self) -> bool:
+        return any(one.running for one in self._readers.values())
 
     def _usable(self, letter: str) -> Crystals:
         end = self.ends[letter]
@@ -278,36 +289,42 @@ class InterpolationView(View):
             raise end.error or CrystalError(f"end {letter}: choose a crystal first")
         return end.crystal
 
-    def _follow(self, values: dict[str, Any]) -> None:
-        """Update the state with the values of an end."""
-        self._quiet = True
-        try:
-            self.state.update(values)
-        finally:
-            self._quiet = False
-
     def _source_set(self, letter: str) -> None:
         """Read an end whose source was set: `state.a` or `state.b`."""
         source = getattr(self.state, letter)
         if source and not self._quiet:
-            primitive = getattr(self.state, f"primitive_{letter}")
-            self.attempt_end(lambda: self._reread(letter, source, primitive))
+            self._reread(letter, source)
 
     def _primitive_set(self, letter: str) -> None:
         """Read an end again after a change of `state.primitive_a` or `state.primitive_b`."""
-        end, primitive = self.ends[letter], getattr(self.state, f"primitive_{letter}")
-        if end.structure is not None and not self._quiet:
-            self.attempt_end(lambda: self._reread(letter, None, primitive))
+        if self._wanted[letter] is not None and not self._quiet:
+            self._reread(letter, self._wanted[letter])
 
-    def _reread(self, letter: str, source: str | None, primitive: bool) -> None:
-        end = self.ends[letter]
-        try:
-            if source is None:
-                end.set_primitive(primitive)
-            else:
-                end.read(source, primitive)
-        finally:
+    def _reread(self, letter: str, source: Any) -> None:
+        primitive = getattr(self.state, f"primitive_{letter}")
+        self.attempt_end(lambda: self._read(letter, source, primitive, wait=not in_event_loop()))
+
+    def _read(self, letter: str, source: Any, primitive: bool, wait: bool) -> None:
+        """Read an end and show it; raises its error if it is waited for."""
+
+        def take(end: PathEnd) -> None:
+            self.ends[letter] = end
             self._end_changed(letter)
+            if wait and end.error is not None:
+                raise end.error
+
+        self._wanted[letter], self._run_when_read = source, False
+        self._readers[letter].start(lambda: [read_end(self.model, letter, source, primitive)], take, wait)
+
+    def _follow(self, letter: str) -> None:
+        """Bring state and fields back to the end that is there."""
+        end = self.ends[letter]
+        self._wanted[letter] = end.source
+        self._quiet = True
+        try:
+            self.state.update({letter: end.path, f"primitive_{letter}": end.primitive})
+        finally:
+            self._quiet = False
 
     def _offer_selected(self) -> None:
         for one in self.controls.ends.values():
@@ -315,6 +332,8 @@ class InterpolationView(View):
 
     def _end_changed(self, letter: str) -> None:
         """Show an end, and begin to reconstruct both."""
+        self._follow(letter)
+        self.show_message("")
         self.controls.ends[letter].show(self.ends[letter])
         usable = [end for end in self.ends.values() if end.crystal is not None]
         if usable and not self.recorded_run.frames:  # until there is a path, its ends
@@ -323,6 +342,9 @@ class InterpolationView(View):
         ends = list(self.ends.values())
         self._check.start(check_ends(self.model, ends, self.state.seed, self._sampler.schedule))
         self._enable()
+        if self._run_when_read and not self._being_read:
+            self._run_when_read = False
+            self.attempt(self.run)
 
     def _draw_check(self, new: Sequence[Any]) -> None:
         checked = new[-1] if new else None
@@ -349,6 +371,8 @@ class InterpolationView(View):
 
     def _draw(self, new: Sequence[DenoisingFrame]) -> None:
         self._shown.add(new)
+        if self._path is not self._on_map:
+            self._draw_path()
         if self._live_pictures is not None:
             self.controls.show_pictures(self._live_pictures)
             self._live_pictures = None
@@ -386,7 +410,7 @@ class InterpolationView(View):
 
     def _draw_path(self, formulas: Sequence[str] = ()) -> None:
         """Draw the path on the map, here or in another view."""
-        path = self.path
+        path = self._on_map = self.path
         texts = list(formulas) or [""] * len(path)
         if self._canvas is not None:
             self._canvas.set_path(PATH, path.z, texts, crystals=self.crystals if formulas else None)
@@ -403,9 +427,9 @@ class InterpolationView(View):
     def _enable(self) -> None:
         frame = self.recorded_run.newest
         self.controls.enable(
-            ready=all(end.crystal is not None for end in self.ends.values()),
+            ready=all(end.crystal is not None for end in self.ends.values()) and not self._being_read,
             running=self.recorded_run.running,
-            busy=self._export.running,
+            busy=self._export.running or self._being_read,
             frames=frame is not None,
             finished=frame is not None and frame.finished,
         )

@@ -14,6 +14,7 @@ from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, row
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.latent_map.lasso_table import lasso_html
 from cdvae_lab.widgets.latent_map.state import LABEL, PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
@@ -28,7 +29,7 @@ class Actions(Attempts, Protocol):
     """Actions of the buttons."""
 
     def generate(self) -> None: ...
-    def add_own(self, source: Any = ...) -> None: ...
+    def add_own(self, source: Any = ..., wait: bool = ...) -> None: ...
     def stop(self) -> None: ...
     def clear(self) -> None: ...
     def export_table(self, path: str | Path | None = None, wait: bool = ...) -> Any: ...
@@ -84,10 +85,12 @@ class LatentMapControls:
         self.folder = fields.make("folder", "into folder", "200px")
         self.progress = W.IntProgress(min=0, max=1, layout={"width": "120px", "display": "none"})
         self.upload = files.upload_button(
-            "own CIFs", lambda uploads: actions.attempt(lambda: actions.add_own(uploads)), multiple=True
+            "own CIFs",
+            lambda uploads: actions.attempt(lambda: actions.add_own(uploads, wait=not in_event_loop())),
+            multiple=True,
         )
         self.generate = button(actions, "Generate", "crystals from the prior, onto the map", actions.generate)
-        self.place = button(actions, "Place", "on the map", actions.add_own)
+        self.place = button(actions, "Place", "on the map", lambda: actions.add_own(wait=not in_event_loop()))
         self.stop = button(actions, "Stop", "after the current step", actions.stop)
         self.csv = button(
             actions, "Table as CSV", "of all crystals in the lasso", lambda: actions.export_table(wait=False)

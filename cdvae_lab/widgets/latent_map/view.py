@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas, to_html
-from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.errors import CrystalError, LabError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.metrics import validity
 from cdvae_lab.models.cdvae import CDVAE
@@ -22,6 +22,7 @@ from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
 from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
@@ -31,11 +32,11 @@ from cdvae_lab.widgets.latent_map.decoder import Decoder
 from cdvae_lab.widgets.latent_map.exports import MapExport, write_table
 from cdvae_lab.widgets.latent_map.lasso_table import lasso_table
 from cdvae_lab.widgets.latent_map.layers import Layers
-from cdvae_lab.widgets.latent_map.own_crystals import OwnCrystals
+from cdvae_lab.widgets.latent_map.own_crystals import Encoding, OwnCrystals, encode_own
 from cdvae_lab.widgets.latent_map.state import PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.map_figure import TRAINING, Hit, MapFigure
-from cdvae_lab.widgets.parts.maps import place, require_map
+from cdvae_lab.widgets.parts.maps import require_map
 from cdvae_lab.widgets.parts.originals import Originals
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class LatentMapView(View):
         self._setup = {"model": self.model_code, "known": known.code, **self._sampler.setup}
         self._code = ReplayCode(setup=self._setup)
         self._originals = Originals(self.model, self.map, data_folder)
-        self._own = OwnCrystals(self.model)
+        self._own = OwnCrystals()
+        self._adding: list[Any] = []  # sources of own crystals that are being read
         self._mine: Pick | None = None
         self.controls = LatentMapControls(self.state, self, self.map, height)
         self.view = self.controls.view
@@ -102,6 +104,9 @@ class LatentMapView(View):
             self.map, height=height, clicked=self._click, hovered=self._hover, lassoed=lambda rows: self.select(rows)
         )
         self._layers = Layers(self.map, self.plot)
+        self._finder = self.new_task("looking for the crystal", self._enable)  # that is to be shown next
+        self._glancer = self.new_task("")  # of the crystal under the mouse
+        self._encoder = self.new_task("reading", self._enable)  # of own crystals
         self._decoder = Decoder(self.controls, self.new_run, self.show_message, self.show_error, self._enable)
         self.recorded_run = self._decoder.run
         self._export = MapExport(
@@ -151,20 +156,29 @@ class LatentMapView(View):
 
         Args:
             index: its number on the map.
-            wait: until it is decoded.
+            wait: until it is shown.
 
         Raises:
             SettingError: for a number that the map does not have.
         """
         if not 0 <= index < len(self.map):
             raise SettingError(f"crystal {index}: the map has {len(self.map)}, from 0 to {len(self.map) - 1}")
-        self.recorded_run.cancel()
+        self._interrupt()
         x, y = self.map.xy[index].tolist()
         self.plot.mark((x, y))
+        if self._originals.file:
+            self._finder.start(
+                lambda: [self._originals.get(index)], lambda found: self._show_chosen(index, found, wait),
+                wait or not in_event_loop(),
+            )  # fmt: skip
+        else:
+            self._show_chosen(index, None, wait)
+
+    def _show_chosen(self, index: int, original: Crystals | None, wait: bool) -> None:
+        """Show a crystal of the map: its original, or else what the model decodes from its latent."""
         z = self.map.latents[[index]].float()
         z_code = f"known.latents[[{index}]].float()"
         title = self.controls.about(index)
-        original = self._originals.get(index)
         if original is not None:
             code = self._originals.code(index)
             lines = (f"crystal = {code}", f"z = {z_code}")
@@ -190,9 +204,15 @@ class LatentMapView(View):
         self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
 
     def stop(self) -> None:
-        """End the decoding or the export after the current step."""
-        self.recorded_run.stop()
-        self._export.run.stop()
+        """End the decoding, the export or the reading of own crystals after the current step."""
+        for run in (self.recorded_run, self._export.run, self._finder.run, self._encoder.run):
+            run.stop()
+
+    def _interrupt(self) -> None:
+        """End what was to be shown, because something else is."""
+        self.recorded_run.cancel()
+        self._finder.cancel()
+        self._glancer.cancel()
 
     def find(self, text: str, wait: bool = False) -> list[int]:
         """Choose the first crystal of this id or formula, and put all into the table; returns their numbers.
@@ -272,17 +292,19 @@ class LatentMapView(View):
             "made, z = frame.crystals, frame.z",
         )
         schedule = self._sampler.schedule
+        self._interrupt()
         self._decoder.start(
             lambda: denoise(self.model, n, seed=seed, sampler=schedule), len(schedule), title,
             lambda last: self._generated(last, title, lines), wait,
         )  # fmt: skip
 
-    def add_own(self, source: Any = None) -> None:
+    def add_own(self, source: Any = None, wait: bool = True) -> None:
         """Place the user's own crystals on the map, which stays as it is, as the layer "own crystals".
 
         Args:
             source: files, or what `convert.read` takes; by default the file of `state`. Of several files those that
                 can be used are placed, before the error of the first that cannot is raised.
+            wait: False: read and encode in the background; the status line shows the error.
 
         Raises:
             CrystalError: naming the file, the problem and the remedy.
@@ -291,23 +313,21 @@ class LatentMapView(View):
             source = self.state.file.strip()
             if not source:
                 raise SettingError("which file? Upload one, or write its path")
-        wrong: list[CrystalError] = []
-        before = len(self._own)
-        for one in source if isinstance(source, list | tuple) else [source]:
-            try:
-                self._own.read(one)
-            except CrystalError as error:
-                wrong.append(error)
-        if len(self._own) > before:
-            crystals = self._own.crystals
-            z = posterior_of(self.model, crystals).mu.cpu()
-            code = self._own.code(self._setup)
-            self._put(OWN, False, z, None, self._own.texts, crystals, code)
+        sources = list(source) if isinstance(source, list | tuple) else [source]
+        self._adding = sources = [*(self._adding if self._encoder.running else []), *sources]
+        self._encoder.start(lambda: encode_own(self.model, self._own, sources), self._put_own, wait)
+
+    def _put_own(self, encoded: Encoding) -> None:
+        """Draw the user's crystals, and show the last. Raises the error of the first source that cannot be used."""
+        if encoded.z is not None:
+            own = self._own = encoded.own
+            crystals, code = own.crystals, own.code(self._setup)
+            self._put(OWN, False, encoded.z, None, own.texts, crystals, code)
             self._did(*code.body, "places = known.place(z)")
-            if not wrong:
-                self._click(Hit(tuple(place(self.map, z[-1:], None)[0].tolist()), OWN, len(crystals) - 1))
-        if wrong:
-            raise wrong[0]
+            if not encoded.wrong:
+                self._click(Hit(tuple(self.plot.places(OWN)[-1].tolist()), OWN, len(crystals) - 1))
+        if encoded.wrong:
+            raise encoded.wrong[0]
 
     # --- what others draw on it -----------------------------------------------------------------------------
 
@@ -354,7 +374,8 @@ class LatentMapView(View):
         """Remove a layer or path; does nothing if there is none of that name."""
         self._layers.remove(name)
         if name == OWN:
-            self._own.clear()
+            self._encoder.cancel()
+            self._own = OwnCrystals()
         self.controls.show_layers([*self.plot.layers])
 
     def _put(
@@ -411,7 +432,7 @@ class LatentMapView(View):
         x, y = places[index].tolist() if xy is None else xy
         title = f"<b>{html.escape(name)}</b>, {index + 1}<br>"
         if layer.crystals is not None:
-            self.recorded_run.cancel()
+            self._interrupt()
             self.plot.mark((x, y))
             crystal = layer.crystals[index].trim()
             z = None if layer.z is None else layer.z[[index]]
@@ -427,36 +448,49 @@ class LatentMapView(View):
 
     def _hover(self, hit: Hit) -> None:
         """Show a small picture, where the crystal is known already: decoding takes longer than a glance."""
-        if self.recorded_run.running or hit.index is None:
+        index = hit.index
+        if self.recorded_run.running or self._finder.running or index is None:
             return
-        if hit.layer is None:
-            # If the data file is on this machine, it has been read by now.
-            original = self._originals.get(hit.index) if self._originals.there else None
-            crystal = original or self._decoder.known.get(hit.index)
-            text = to_html(self.map.formulas[hit.index])
-        else:
+        if hit.layer is not None:
             batch = self._layers[hit.layer].crystals
-            crystal = None if batch is None else batch[hit.index]
-            text = html.escape(hit.layer)
-        self.controls.show_glance(text, crystal)
+            self.controls.show_glance(html.escape(hit.layer), None if batch is None else batch[index])
+            return
+        text, decoded = to_html(self.map.formulas[index]), self._decoder.known.get(index)
+        if self._originals.there:  # if the data file is on this machine, it has been read by now
+            self._glancer.start(
+                lambda: [self._originals.get(index)],
+                lambda original: self.controls.show_glance(text, original or decoded),
+                wait=not in_event_loop(),
+            )
+        else:
+            self.controls.show_glance(text, decoded)
 
     def _chosen_elsewhere(self, pick: Pick | None) -> None:
         """Mark the place of a crystal that was chosen in another view, and show it."""
         if pick is None or pick is self._mine:
             return
+
+        def show(place: tuple[float, float] | LabError) -> None:
+            if isinstance(place, LabError):
+                self.show_error(place, kept="It cannot be placed on this map.")
+                return
+            self.plot.mark(place)
+            self._present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
+
+        self._interrupt()
+        self._finder.start(lambda: [self._place_of(pick)], show, wait=not in_event_loop())
+
+    def _place_of(self, pick: Pick) -> tuple[float, float] | LabError:
+        """The place of a crystal on the map, or the reason why it has none."""
         z = pick.z
         try:
             if z is None:
                 crystal = files.for_model(self.model, pick.crystal.to_structures()[0], pick.name)
-                with torch.no_grad():
-                    z = self.model.encode(crystal).mu
-            [xy] = self.map.place(z.detach().cpu().float()).tolist()
+                z = posterior_of(self.model, crystal).mu
+            [(x, y)] = self.map.place(z.detach().cpu().float()).tolist()
         except (CrystalError, SettingError) as error:
-            self.show_error(error, kept="It cannot be placed on this map.")
-            return
-        self.recorded_run.cancel()
-        self.plot.mark((xy[0], xy[1]))
-        self._present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
+            return error
+        return x, y
 
     def _rows(self) -> list[int]:
         if not self.state.rows:
@@ -494,6 +528,7 @@ class LatentMapView(View):
             self._pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
 
         schedule = self._sampler.schedule
+        self._interrupt()
         self._decoder.start(lambda: denoise(self.model, z=z, sampler=schedule), len(schedule), title, then, wait)
 
     def _generated(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> None:
@@ -551,7 +586,8 @@ class LatentMapView(View):
         )
 
     def _enable(self) -> None:
-        self.controls.enable(running=self.recorded_run.running, writing=self._export.run.running)
+        working = any(one.running for one in (self.recorded_run, self._finder, self._encoder))
+        self.controls.enable(running=working, writing=self._export.run.running)
 
     def picture(self) -> Crystals | None:
         """The crystals that are shown."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import ipywidgets
 
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, input_field, row
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
 from cdvae_lab.widgets.optimizer.state import FILE, PRIOR, OptimizerState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
@@ -37,8 +37,8 @@ class Actions(Attempts, Protocol):
     def back(self) -> None: ...
     def decode(self) -> None: ...
     def choose(self) -> Any: ...
-    def upload(self, upload: files.Upload) -> None: ...
-    def load(self) -> None: ...
+    def upload(self, upload: files.Upload, wait: bool = ...) -> None: ...
+    def load(self, path: str | Path | None = ..., wait: bool = ...) -> None: ...
     def run_or_stop(self) -> None: ...
     def show_decoded(self, place: int) -> None: ...
     def export(self, folder: str | Path | None = None, kinds: Iterable[str] = ..., wait: bool = ...) -> Any: ...
@@ -69,7 +69,9 @@ class OptimizerControls:
         self.file = fields.make(
             "file", "file", "230px", placeholder="a CIF, POSCAR or XYZ file", continuous_update=False
         )
-        self.upload = files.upload_button("upload", lambda uploads: actions.attempt(lambda: actions.upload(uploads[0])))
+        self.upload = files.upload_button(
+            "upload", lambda uploads: actions.attempt(lambda: actions.upload(uploads[0], wait=not in_event_loop()))
+        )
         self.start_error = W.HTML()
         # The name of a property can be long: a list beside it must stay wide enough to be read.
         self.target = fields.make("target", name, f"{_LETTER * len(name) + _DROPDOWN}px")
@@ -113,7 +115,9 @@ class OptimizerControls:
             )
         }
         self.steps_file = fields.make("steps_file", "steps from file", "240px", placeholder="out/search.safetensors")
-        self.load = button(actions, "Load", "show a search that was exported as steps", actions.load)
+        self.load = button(
+            actions, "Load", "show a search that was exported as steps", lambda: actions.load(wait=False)
+        )
         self.code = fields.code_button()
         self.warning, self.caption = W.HTML(), W.HTML()
         self.view = CrystalView(height=300)

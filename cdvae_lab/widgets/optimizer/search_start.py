@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,47 +64,55 @@ class SearchStart:
         self._state.offer("start", options)
 
     def take(self, upload: files.Upload) -> None:
-        """Start from an uploaded file. Raises CrystalError if the model cannot take it."""
+        """Start from an uploaded file."""
         self._uploaded = upload
         self._state.update({"file": upload.name, "start": FILE})
-        self.read()
 
-    def read(self) -> Start:
-        """Read the start.
+    @property
+    def named(self) -> bool:
+        """False before a file is written into its field."""
+        return self._state.start != FILE or bool(self._state.file.strip())
+
+    def reading(self) -> Callable[[], Start]:
+        """A function that reads the start as it is chosen now, for another thread: parsing a file takes a while.
+
+        It raises CrystalError for crystals that the model cannot take.
 
         Raises:
             SettingError: if nothing is chosen yet.
-            CrystalError: for crystals that the model cannot take.
         """
-        kind = self._state.start
+        kind, n, path, upload = self._state.start, self._state.n, self._state.file.strip(), self._uploaded
         if kind == PRIOR:
-            return Start(self._state.n, self._state.n, str(self._state.n))
+            return lambda: Start(n, n, str(n))
         if kind == GIVEN:
-            return self._read_given()
+            return self._read_given
         if kind == SELECTION:
-            return self._read_selection()
+            pick: Pick | None = self._selection.pick
+            if pick is None:
+                raise SettingError("no crystal is chosen yet; choose one in another view, or start from something else")
+            return lambda: self._read_pick(pick)
         if kind != FILE:
-            path = assets.asset_path(f"examples/{kind}.cif")
-            return Start(self._taken(path), 1, f"lab.asset_path('examples/{kind}.cif')")
-        path = self._state.file.strip()
+            example = assets.asset_path(f"examples/{kind}.cif")
+            return lambda: Start(self._taken(example), 1, f"lab.asset_path('examples/{kind}.cif')")
         if not path:
             raise SettingError("which file? Upload one, or write its path")
-        if self._uploaded is not None and path == self._uploaded.name:
-            crystals = self._taken(self._uploaded)
-            given = ReplayCode(body=(f"# `crystals` is the uploaded file {path}",))
-            return Start(crystals, len(crystals), "crystals", given)
-        crystals = self._taken(path)
-        return Start(crystals, len(crystals), repr(path))
+        return lambda: self._read_file(path, upload)
 
-    def problem(self) -> str:
+    def problem(self, reading: Callable[[], Start]) -> str:
         """The reason why the search cannot start; empty if it can."""
-        if self._state.start == FILE and not self._state.file.strip():
-            return ""  # nothing is wrong before something has been written
         try:
-            self.read()
+            reading()
         except LabError as error:
             return str(error)
         return ""
+
+    def _read_file(self, path: str, upload: files.Upload | None) -> Start:
+        if upload is None or path != upload.name:
+            crystals = self._taken(path)
+            return Start(crystals, len(crystals), repr(path))
+        crystals = self._taken(upload)
+        given = ReplayCode(body=(f"# `crystals` is the uploaded file {path}",))
+        return Start(crystals, len(crystals), "crystals", given)
 
     def _read_given(self) -> Start:
         given, comment = self._given, ReplayCode(body=("# `start` is the one that the view was given",))
@@ -115,10 +124,7 @@ class SearchStart:
         crystals = self._taken(given)
         return Start(given if isinstance(given, Crystals) else crystals, len(crystals), "start", comment)
 
-    def _read_selection(self) -> Start:
-        pick: Pick | None = self._selection.pick
-        if pick is None:
-            raise SettingError("no crystal is chosen yet; choose one in another view, or start from something else")
+    def _read_pick(self, pick: Pick) -> Start:
         before = pick.binding("crystal")
         if pick.z is not None and pick.z.shape[-1] == self._model.config.latent_dim:
             return Start(pick.z, 1, "z", before)

@@ -13,7 +13,7 @@ from cdvae_lab.explore.optimization import LatentStep, optimize
 from cdvae_lab.explore.saved_steps import load_steps
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.frames import every
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus, in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode, arguments
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
@@ -24,8 +24,8 @@ from cdvae_lab.widgets.optimizer.display import SearchDisplay
 from cdvae_lab.widgets.optimizer.exports import KINDS, write_search
 from cdvae_lab.widgets.optimizer.latent_search import Decoded, Predictor, Search
 from cdvae_lab.widgets.optimizer.region import Region
-from cdvae_lab.widgets.optimizer.search_start import SearchStart
-from cdvae_lab.widgets.optimizer.state import GIVEN, PACES, OptimizerState
+from cdvae_lab.widgets.optimizer.search_start import SearchStart, Start
+from cdvae_lab.widgets.optimizer.state import GIVEN, PACES, PRIOR, OptimizerState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.labels import label_of
 from cdvae_lab.widgets.parts.maps import MapSource, PathCanvas, find_map
@@ -117,7 +117,9 @@ class PropertyOptimizer(View):
         self._moving = False  # whether the slider is moved by the view itself
         self._start = SearchStart(state, self.model, start, self.selection)
         if state.start == GIVEN:
-            self._start.read()  # raises errors about the start now rather than later
+            self._start.reading()()  # raises errors about the start now rather than later
+        self._checker = self.new_task("")  # of the start
+        self._reader = self.new_task("reading", lambda: self._enable())  # of the start of a new search, or of steps
         self.recorded_run = self.new_run(self._draw, self._show_run, name="steps", fps=4, share=0.25)
         self._decoder = self.new_run(self._draw, self._show_run, max_frames=1)
         self._export = self.new_run(show=self._show_export, max_frames=1)
@@ -186,19 +188,24 @@ class PropertyOptimizer(View):
 
         Raises:
             SettingError: for settings out of range, or without a start.
-            CrystalError: for crystals that the model cannot take.
+            CrystalError: for crystals that the model cannot take; without `wait` the status line shows it.
         """
         self._set(settings)
-        start, options = self._start.read(), self._options()
-        seed = self.state.seed
-        tail = f", seed={seed}" if isinstance(start.source, int) and seed else ""
-        setup = ReplayCode(setup={"model": self.model_code}, before=(start.before,))
-        call = f"lab.optimize(model, {start.code}{arguments(options)}{tail})"
-        self._begin(lambda: optimize(self.model, start.source, seed=seed, **options), call, setup, start.crystals, wait)
+        read, options, seed = self._start.reading(), self._options(), self.state.seed
+
+        def begin(start: Start) -> None:
+            tail = f", seed={seed}" if isinstance(start.source, int) and seed else ""
+            setup = ReplayCode(setup={"model": self.model_code}, before=(start.before,))
+            call = f"lab.optimize(model, {start.code}{arguments(options)}{tail})"
+            self._begin(
+                lambda: optimize(self.model, start.source, seed=seed, **options), call, setup, start.crystals, wait
+            )
+
+        self._reader.start(lambda: [read()], begin, wait or self.state.start == PRIOR)
 
     def stop(self) -> None:
-        """End the search, the decoding or the export after the current step; `resume` continues the search."""
-        for one in (self.recorded_run, self._decoder, self._export):
+        """End what is being done after the current step; `resume` continues the search."""
+        for one in self._work:
             one.stop()
 
     def resume(self, index: int | None = None, wait: bool = False) -> None:
@@ -264,9 +271,19 @@ class PropertyOptimizer(View):
         self.selection.choose(pick)
         return pick
 
-    def upload(self, upload: files.Upload) -> None:
-        """Start the next search from an uploaded file. Raises CrystalError if the model cannot take it."""
+    def upload(self, upload: files.Upload, wait: bool = True) -> None:
+        """Start the next search from an uploaded file.
+
+        Args:
+            wait: False: read it in the background, and show beside its field why the model cannot take it.
+
+        Raises:
+            CrystalError: if the model cannot take it.
+        """
         self._start.take(upload)
+        self._check_start()  # also if a file of the same name was uploaded before
+        if wait:
+            self._start.reading()()
 
     def start_from_selection(self) -> None:
         """Let the next search start from the selected crystal."""
@@ -280,7 +297,7 @@ class PropertyOptimizer(View):
 
     def run_or_stop(self) -> None:
         """Stop the search that runs, resume the one that was stopped, or run a new one."""
-        if self.running:
+        if any(one.running for one in self._work):
             self.stop()
         elif self._search.steps and not self._search.steps[-1].finished:
             self.resume(-1)
@@ -315,21 +332,28 @@ class PropertyOptimizer(View):
         self._export.start(work, wait=wait)
         return list(self._export.newest.files) if wait and self._export.newest is not None else []
 
-    def load(self, path: str | Path | None = None) -> None:
+    def load(self, path: str | Path | None = None, wait: bool = True) -> None:
         """Show a search that was exported as "steps"; it can be resumed from any of its steps.
 
         Args:
             path: by default `state.steps_file`.
+            wait: False: read it in the background; the status line shows the error.
+
+        Raises:
+            LabError: if it cannot be read, or is of another model.
         """
-        self._cancel()
         path = self.state.steps_file if path is None else path
-        steps = load_steps(path, self.model)
-        self._keep_earlier()
-        search = Search(setup=ReplayCode(setup={"model": self.model_code}))
-        search.thin = Search.thinning(steps[-1].num_steps, len(steps[-1].z))
-        search.steps.extend(steps)
-        search.recording.segments.add(f"lab.load_steps({str(path)!r}, model)")
-        self._show_search(search)
+        self._cancel()
+
+        def show(steps: list[LatentStep]) -> None:
+            self._keep_earlier()
+            search = Search(setup=ReplayCode(setup={"model": self.model_code}))
+            search.thin = Search.thinning(steps[-1].num_steps, len(steps[-1].z))
+            search.steps.extend(steps)
+            search.recording.segments.add(f"lab.load_steps({str(path)!r}, model)")
+            self._show_search(search)
+
+        self._reader.start(lambda: [load_steps(path, self.model)], show, wait)
 
     # --- the search -------------------------------------------------------------------------------------
 
@@ -347,9 +371,14 @@ class PropertyOptimizer(View):
             raise SettingError(f"a search has no setting {', '.join(strange)}; there are target, {', '.join(known)}")
         self.state.update(values)
 
+    @property
+    def _work(self) -> tuple[RecordedRun, ...]:
+        """Everything that `stop` ends."""
+        return self._reader.run, self.recorded_run, self._decoder, self._export
+
     def _cancel(self) -> None:
         """Stop all runs before another one starts."""
-        for one in (self.recorded_run, self._decoder, self._export):
+        for one in self._work:
             one.cancel()
 
     def _keep_earlier(self) -> None:
@@ -460,7 +489,7 @@ class PropertyOptimizer(View):
             self.draw_code()
 
     def _enable(self) -> None:
-        search, others = self._search, (self._decoder, self._export)
+        search, others = self._search, (self._reader, self._decoder, self._export)
         self.controls.enable(
             self.recorded_run.status, busy=any(one.running for one in others), steps=len(search.steps),
             decoded=len(search.decoded), earlier=len(self._earlier), startable=not self.controls.start_error.value,
@@ -492,13 +521,25 @@ class PropertyOptimizer(View):
     def _picked(self) -> None:
         """Start the next search from the crystal that was chosen, unless the start was given or a search runs."""
         self._start.offer()
-        if self.selection.pick is not None and self.state.start != GIVEN and not self.running:
+        if self.selection.pick is not None and self.state.start != GIVEN and not any(one.running for one in self._work):
             self.state.start = "selection"
         self._check_start()
 
     def _check_start(self) -> None:
-        """Show beside the field why the search cannot start."""
-        self.controls.show_start_error(self._start.problem())
+        """Find out in the background why the search cannot start, and show it beside the field."""
+        if not self._start.named:  # nothing is wrong before something has been written
+            self._show_problem("")
+            return
+        try:
+            read = self._start.reading()
+        except SettingError as error:
+            self._show_problem(str(error))
+        else:
+            self._checker.start(lambda: [self._start.problem(read)], self._show_problem, not in_event_loop())
+
+    def _show_problem(self, text: str) -> None:
+        self._checker.cancel()
+        self.controls.show_start_error(text)
         self._enable()
 
     def _show_export(self, status: RunStatus) -> None:

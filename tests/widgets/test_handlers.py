@@ -6,21 +6,27 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cdvae_lab as lab
+from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets import App, interpolation, latent_map, monitor, optimizer, player
+from cdvae_lab.widgets import App, Pick, interpolation, latent_map, monitor, optimizer, player
 from cdvae_lab.widgets.app import preparation
 from cdvae_lab.widgets.interpolation import exports as path_exports
 from cdvae_lab.widgets.interpolation import view as interpolation_view  # noqa: F401 - `interpolation.view` is used
 from cdvae_lab.widgets.latent_map import exports as map_exports
+from cdvae_lab.widgets.latent_map import own_crystals
 from cdvae_lab.widgets.optimizer import exports as search_exports
+from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.parts.map_figure import Hit
+from cdvae_lab.widgets.parts.originals import Originals
 
 Slow = Callable[[Any, str], "Gate"]
 
@@ -76,6 +82,31 @@ def returns_before(act: Callable[[], Any], gate: Gate, view: Any) -> None:
     assert view.wait(120)
     assert gate.threads
     assert threading.main_thread() not in gate.threads
+
+
+def leaves_the_loop_free(act: Callable[[], Any], gate: Gate, view: Any) -> None:
+    """Do something where an event loop runs, as in a notebook, and check that its work is done in another thread."""
+    loops: list[threading.Thread] = []
+
+    async def notebook() -> None:
+        loops.append(threading.current_thread())
+        act()  # fails in this thread, after a minute, if the work is done here
+        assert view.running
+        gate.open()
+        while view.running:
+            await asyncio.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:  # a loop may run in this thread
+        pool.submit(lambda: asyncio.run(notebook())).result(120)
+    assert gate.threads
+    assert not {loops[0], threading.main_thread()} & set(gate.threads)
+
+
+def upload(button: Any, path: Path) -> None:
+    """Do what the browser does when a file is chosen."""
+    content = path.read_bytes()
+    file = {"name": path.name, "type": "", "size": len(content), "content": memoryview(content)}
+    button.value = ({**file, "last_modified": datetime.now(UTC)},)
 
 
 def test_denoising(app: App, slow: Slow) -> None:
@@ -162,3 +193,135 @@ def test_a_tab_opens_in_the_background(model: CDVAE, slow: Slow) -> None:
     with ThreadPoolExecutor(1) as pool:  # a loop may run in this thread
         pool.submit(lambda: asyncio.run(notebook())).result(120)
     assert gate.threads
+
+
+def test_own_crystals_on_the_map(app: App, slow: Slow) -> None:
+    view = app.map_view
+    view.state.file = str(lab.asset_path("examples/KTaO3.cif"))
+    leaves_the_loop_free(view.controls.place.click, slow(own_crystals, "posterior_of"), view)
+    assert "KTaO3" in view.selection.pick.name
+    file = lab.asset_path("examples/BaTiO3.cif")
+    leaves_the_loop_free(lambda: upload(view.controls.upload, file), slow(files, "named_structures"), view)
+    assert len(view.plot.places(latent_map.view.OWN)) == 2
+
+
+def test_own_crystals_added_while_others_are_read_are_added_to_them(app: App, slow: Slow) -> None:
+    view = app.map_view
+    gate = slow(files, "named_structures")
+    view.add_own(lab.asset_path("examples/KTaO3.cif"), wait=False)
+    view.add_own(lab.asset_path("examples/BaTiO3.cif"), wait=False)
+    gate.open()
+    assert view.wait(60)
+    assert len(view.plot.places(latent_map.view.OWN)) == 2
+
+
+def test_own_crystals_that_are_stopped_are_not_added(app: App, slow: Slow, tmp_path: Path) -> None:
+    view = app.map_view
+    gate = slow(files, "named_structures")
+    view.add_own([tmp_path / "none.cif", lab.asset_path("examples/KTaO3.cif")], wait=False)
+    assert not view.controls.stop.disabled
+    view.controls.stop.click()
+    gate.open()
+    assert view.wait(60)
+    assert latent_map.view.OWN not in view.plot.layers
+    assert "stopped" in view.status_line.value
+    view.add_own(tmp_path / "none.cif", wait=False)
+    assert view.wait(60)
+    assert "none.cif" in view.status_line.value  # the error
+
+
+def test_a_crystal_chosen_elsewhere_on_the_map(app: App, slow: Slow, srtio3: Crystals) -> None:
+    view = app.map_view
+    gate = slow(latent_map.view, "posterior_of")
+    leaves_the_loop_free(lambda: app.selection.choose(Pick("theirs", srtio3)), gate, view)
+    assert "theirs" in view.controls.caption.value
+    assert view.plot.chosen is not None
+
+
+def test_an_original_of_the_map(app: App, slow: Slow, srtio3: Crystals, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = app.map_view
+    for name, value in {"file": True, "there": True, "code": lambda self, index: "here"}.items():
+        monkeypatch.setattr(Originals, name, value)
+    monkeypatch.setattr(view._originals, "get", lambda index: srtio3)
+    leaves_the_loop_free(lambda: view.choose(3), slow(view._originals, "get"), view)
+    assert "the crystal of the data file" in view.controls.caption.value
+    leaves_the_loop_free(lambda: view._hover(Hit((0.0, 0.0), None, 4)), slow(view._originals, "get"), view)
+    assert "<img" in view.controls.glance.value
+
+
+def test_the_ends_of_a_path(app: App, slow: Slow, srtio3: Crystals) -> None:
+    view = app.interpolation
+    view.wait(60)
+    a, file = view.controls.ends["a"], lab.asset_path("examples/KTaO3.cif")
+    for act, name in (
+        (lambda: setattr(view.state, "a", "BaTiO3"), "BaTiO3.cif"),
+        (lambda: upload(a.uploads, file), "KTaO3.cif"),
+        (a.reduce.click, "KTaO3.cif"),
+        (a.take.click, "theirs"),
+        (lambda: app.use("a"), "theirs"),
+    ):
+        app.selection.choose(Pick("theirs", srtio3))
+        leaves_the_loop_free(act, slow(files, "named_structures"), view)
+        assert view.ends["a"].name == name
+    gate = slow(files, "named_structures")
+    view.set_end("a", file, wait=False)
+    assert view.controls.run.disabled
+    view.controls.stop.click()
+    gate.open()
+    assert view.wait(60)
+    assert view.ends["a"].name == "theirs"
+    view.set_end("a", lab.asset_path("examples/diamond.cif"), wait=False)
+    assert view.wait(60)
+    assert "Not usable" in a.caption.value
+
+
+def test_a_run_that_waits_for_an_end(app: App, slow: Slow) -> None:
+    view = app.interpolation
+    view.wait(60)
+    view.state.n = 2
+    gate = slow(files, "named_structures")
+    view.set_end("a", "KTaO3", wait=False)
+    view.run()
+    assert not view.recorded_run.running
+    gate.open()
+    assert view.wait(120)
+    assert "KTaO3.cif" in view.ends["a"].name
+    assert "examples/KTaO3.cif" in view.code
+    assert len(view.crystals) == 2
+
+
+def test_the_latents_of_a_path(app: App, slow: Slow) -> None:
+    view = app.interpolation
+    view.wait(60)
+    view.state.n = 2
+    returns_before(view.controls.run.click, slow(interpolation.view, "latent_path"), view)
+
+
+def test_the_start_of_a_search(app: App, slow: Slow, srtio3: Crystals) -> None:
+    view, file = app.optimizer, lab.asset_path("examples/KTaO3.cif")
+    view.state.update({"steps": 2, "decode_every": 2, "decode_steps": 2})
+    for act in (
+        lambda: setattr(view.state, "start", "BaTiO3"),
+        lambda: upload(view.controls.upload, file),
+        lambda: app.selection.choose(Pick("theirs", srtio3)),
+        view.controls.run.click,
+    ):
+        leaves_the_loop_free(act, slow(files, "named_structures"), view)
+    assert len(view.steps) == 3
+    assert not view.controls.start_error.value
+    diamond = lab.asset_path("examples/diamond.cif")
+    leaves_the_loop_free(lambda: upload(view.controls.upload, diamond), slow(files, "named_structures"), view)
+    assert "diamond" in view.controls.start_error.value
+
+
+def test_the_steps_of_a_search(app: App, slow: Slow, tmp_path: Path) -> None:
+    view = app.optimizer
+    view.run(wait=True, steps=2)
+    view.export(tmp_path, ["steps"])
+    view.state.steps_file = str(tmp_path / "search.safetensors")
+    returns_before(view.controls.load.click, slow(optimizer.view, "load_steps"), view)
+    assert "load_steps" in view.code
+    view.load(tmp_path / "none", wait=False)
+    assert view.wait(60)
+    assert "no such file" in view.status_line.value
+    assert len(view.steps) == 3

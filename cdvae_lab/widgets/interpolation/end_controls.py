@@ -45,6 +45,7 @@ class EndControls(ipywidgets.VBox):
 
     Attributes:
         caption: text on the crystal, and on its reconstruction.
+        uploads: button that takes a file of the user's.
         take: button that takes the selected crystal.
         reduce: button that takes the primitive cell; shown where there is a smaller one.
     """
@@ -55,7 +56,7 @@ class EndControls(ipywidgets.VBox):
         self.examples = input_field(
             W.Dropdown, f"{letter}:", "190px", options=[_OTHER, *files.examples()], value=_OTHER
         )
-        self._upload = files.upload_button(
+        self.uploads = files.upload_button(
             "CIF", lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], _wait()))
         )
         self.path = input_field(W.Text, "path", "190px", placeholder="my.cif", continuous_update=False)
@@ -77,7 +78,7 @@ class EndControls(ipywidgets.VBox):
         self.examples.observe(lambda change: change["new"] != _OTHER and self._choose(change["new"]), "value")
         self.path.observe(lambda change: change["new"] and self._choose(change["new"]), "value")
         super().__init__(
-            [row(self.examples, self._upload), row(self.path, self.take), self._pictures, self.caption, self.reduce],
+            [row(self.examples, self.uploads), row(self.path, self.take), self._pictures, self.caption, self.reduce],
             layout={"flex": "1 1 320px", "min_width": "0"},
         )
         self.add_class(f"cdvae-end-{letter}")

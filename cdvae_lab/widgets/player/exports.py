@@ -17,7 +17,7 @@ _GIF_FRAMES = 100
 
 def write_run(
     frames: Sequence[DenoisingFrame],
-    trajectory: Trajectory,
+    trajectory: Callable[[], Trajectory],
     shown: Sequence[int],
     crystals_of: Callable[[int], Crystals],
     choice: int | None,
@@ -28,7 +28,7 @@ def write_run(
 
     Args:
         frames: of the run.
-        trajectory: the same, to save.
+        trajectory: gives the same, to save.
         shown: number of the frame that is shown, and number of the frames that are drawn.
         crystals_of: gives the crystals of a frame, placed as they are drawn.
         choice: number of the crystal that is shown alone; None for all. Then CIFs of all are written, the page holds
@@ -53,7 +53,7 @@ def write_run(
             chosen = crystals if choice is None else crystals[choice]
             files += tuple(chosen.write_cif(folder, [f"step_{frames[at].step:04d}_crystal_{k}" for k in numbers]))
         elif kind == "extxyz":
-            files += (trajectory.write_extxyz(folder / f"run_crystal_{which}.xyz", which),)
+            files += (trajectory().write_extxyz(folder / f"run_crystal_{which}.xyz", which),)
         elif kind == "gif":
             pictures = []
             for k in thin:

@@ -126,8 +126,7 @@ class TrajectoryPlayer(View):
     @property
     def trajectory(self) -> Trajectory:
         """Recorded run as a Trajectory, to save or to resume from; after a branch with the seed of the branch."""
-        last = self._last()
-        return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in self.recorded_run.frames)
+        return _trajectory(self.frames, self._last())
 
     @property
     def replay_code(self) -> ReplayCode:
@@ -248,7 +247,10 @@ class TrajectoryPlayer(View):
         self.frame  # noqa: B018 - raises if there is none
         folder = Path(self.state.folder if folder is None else folder)
         shown = self._at, len(self._shown)
-        work = write_run(self.frames, self.trajectory, shown, self._shown.crystals, self.view.choice, folder, kinds)
+        frames, last = self.frames, self._last()
+        work = write_run(
+            frames, lambda: _trajectory(frames, last), shown, self._shown.crystals, self.view.choice, folder, kinds
+        )
         self._export.start(work, wait=wait)
         return list(self._export.newest.files) if wait and self._export.newest is not None else []
 
@@ -393,3 +395,8 @@ class TrajectoryPlayer(View):
             return None
         crystals = self._shown.crystals(min(self._at, len(self._shown) - 1))
         return crystals if self.view.choice is None else crystals[self.view.choice]
+
+
+def _trajectory(frames: Sequence[DenoisingFrame], last: DenoisingFrame) -> Trajectory:
+    """The frames of a run with the seed and the latents of its last frame."""
+    return Trajectory.of(replace(frame, seed=last.seed, z=last.z) for frame in frames)

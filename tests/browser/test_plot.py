@@ -120,3 +120,23 @@ def test_a_second_view_and_a_reloaded_page_show_the_newest_figure(page: LabPage)
     drawn(page, 5, timeout=60)
     page.kernel("one.edit(1)")
     drawn(page, 6)
+
+
+def test_a_widget_that_starts_late_still_hears_the_kernel(page: LabPage) -> None:
+    """anywidget drops all messages to a widget that was not ready in time, here in a millisecond."""
+    page.save()
+    page.reload()  # plotly is not loaded
+    page.js("() => { window.limit = AbortSignal.timeout; AbortSignal.timeout = () => window.limit.call(AbortSignal, 1) }")
+    page.kernel(
+        "from cdvae_lab.widgets.parts.filmstrip import Film\n"
+        "film = Film(items=[]); one = Steps(); one.edit(1); box.children = [one.plot, film]; one.edit(2)"
+    )
+    page.kernel("one.edit(1)")
+    drawn(page, 4)
+    page.kernel("one.edit(1); film.items = [{'image': '', 'title': 'late', 'lines': [], 'warn': False}]")
+    drawn(page, 5)
+    page.wait("() => document.querySelector('[role=listbox]')?.innerText.includes('late')", 20)
+    assert page.errors != []  # anywidget has dropped messages
+    page.js("() => { AbortSignal.timeout = window.limit }")
+    page.errors.clear()
+    page.kernel("box.children = (); one.plot.close(); film.close()")

@@ -7,14 +7,16 @@
 const EDITS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate",
   "removeLayoutProps", "removeTraceProps"].map((name) => `_py2js_${name}`);
 
-export default async () => {
+export default heard(figure());
+
+function figure() {
   let widget = null; // plotly's, of this figure
   let loaded = null;
   let forget = null;
   let listening = []; // what plotly is registering at the moment, as [event, act]
   let replayed = {}; // the edit that plotly is to see instead of the newest
   return {
-    initialize({ model }) {
+    initialize({ model, whole }) {
       const early = [];
       const keep = EDITS.map((name) => [`change:${name}`, () => early.push([name, model.get(name)])]);
       keep.forEach(([event, act]) => model.on(event, act));
@@ -25,6 +27,7 @@ export default async () => {
         on: (event, act) => { listening.push([event, act]); model.on(event, act); },
       };
       forget = (event, act) => model.off(event, act); // only the model that a listener was given to can remove it
+      whole.then((asked) => { if (asked) early.length = 0; }); // the state that was asked for has these edits
       loaded = plotly().then((module) => {
         widget = module.default();
         widget.initialize({ model: seen });
@@ -47,4 +50,4 @@ export default async () => {
       };
     },
   };
-};
+}

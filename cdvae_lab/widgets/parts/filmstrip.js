@@ -56,4 +56,4 @@ function render({ model, el }) {
   draw();
   return () => { model.off("change:items", draw); model.off("change:at", mark); };
 }
-export default { render };
+export default heard({ render });

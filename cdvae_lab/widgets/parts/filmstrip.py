@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -13,12 +12,13 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas, to_html
 from cdvae_lab.metrics import validity
 from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.parts.front_end import widget_code
 
 
 class Film(anywidget.AnyWidget):
     """One row of pictures. `at` is the one that is marked, -1 for none; a click and the arrow keys change it."""
 
-    _esm = Path(__file__).with_name("filmstrip.js")
+    _esm = widget_code("filmstrip.js")
     items = traitlets.List().tag(sync=True)
     at = traitlets.Int(-1).tag(sync=True)
 

@@ -26,4 +26,4 @@ function render({ model, el }) {
     if (home) home.removeEventListener("keydown", key);
   };
 }
-export default { render };
+export default heard({ render });

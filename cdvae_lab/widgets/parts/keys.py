@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import anywidget
+
+from cdvae_lab.widgets.parts.front_end import widget_code
 
 
 class Keys(anywidget.AnyWidget):
@@ -15,7 +16,7 @@ class Keys(anywidget.AnyWidget):
         pressed: called with "space", "left", "right", "home" or "end", and whether shift was held.
     """
 
-    _esm = Path(__file__).with_name("keys.js")
+    _esm = widget_code("keys.js")
 
     def __init__(self, pressed: Callable[[str, bool], None]) -> None:
         super().__init__()

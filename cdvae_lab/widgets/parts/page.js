@@ -43,4 +43,4 @@ function render({ model, el }) {
       (canvas.getContext("webgl") || canvas.getContext("webgl2"))?.getExtension("WEBGL_lose_context")?.loseContext();
   };
 }
-export default { render };
+export default heard({ render });

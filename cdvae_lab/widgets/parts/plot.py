@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -14,6 +13,7 @@ import ipywidgets
 import traitlets
 
 from cdvae_lab.figures import Theme
+from cdvae_lab.widgets.parts.front_end import widget_code
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Page(anywidget.AnyWidget):
     """Tells Python whether the page is dark, and keeps a closed figure from answering pending messages."""
 
-    _esm = Path(__file__).with_name("page.js")
+    _esm = widget_code("page.js")
     dark = traitlets.Bool(False).tag(sync=True)
     figure: Any = traitlets.Instance(ipywidgets.DOMWidget).tag(sync=True, **ipywidgets.widget_serialization)
 
@@ -56,7 +56,7 @@ def _figure_widget() -> type:
         return {**custom_serializers, "to_json": lambda value, figure: send(getattr(figure, name), figure)}
 
     class LabFigure(FigureWidget):
-        _esm = code + Path(__file__).with_name("figure.js").read_text(encoding="utf-8")
+        _esm = code + widget_code("figure.js")
         _widget_layout = traitlets.Dict().tag(sync=True, **current("_layout"))
         _widget_data = traitlets.List().tag(sync=True, **current("_data"))
         _complete = False

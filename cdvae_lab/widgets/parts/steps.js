@@ -18,4 +18,4 @@ async function render({ model, el }) {
     el.appendChild(button);
   }
 }
-export default { render };
+export default heard({ render });

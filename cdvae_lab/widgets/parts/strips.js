@@ -126,4 +126,4 @@ async function render({ model, el }) {
     if (home) home.removeEventListener("keydown", key, true);
   };
 }
-export default { render };
+export default heard({ render });

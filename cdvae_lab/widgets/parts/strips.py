@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -18,6 +17,7 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.metrics import distances, validity
 from cdvae_lab.sampling.denoising import DenoisingFrame
+from cdvae_lab.widgets.parts.front_end import widget_code
 
 _WIDGET: dict[str, Any] = {"sync": True, **ipywidgets.widget_serialization}
 
@@ -28,7 +28,7 @@ class Strips(anywidget.AnyWidget):
     Other widgets' values are read and set in the browser: a link would send a message for each change, twice.
     """
 
-    _esm = Path(__file__).with_name("strips.js")
+    _esm = widget_code("strips.js")
     data = traitlets.Dict().tag(sync=True)
     slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
     play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
@@ -37,7 +37,7 @@ class Strips(anywidget.AnyWidget):
 class StepButtons(anywidget.AnyWidget):
     """Buttons for the previous and the next frame, which work while the kernel is busy, too."""
 
-    _esm = Path(__file__).with_name("steps.js")
+    _esm = widget_code("steps.js")
     slider = traitlets.Instance(ipywidgets.IntSlider).tag(**_WIDGET)
     play = traitlets.Instance(ipywidgets.Play).tag(**_WIDGET)
 

@@ -80,6 +80,26 @@ def test_rows_go_from_top_to_bottom(page: LabPage) -> None:
     page.wait("() => document.querySelector('.cdvae-stage[data-frame]')", 30)
 
 
+def test_several_crystals_leave_room_for_the_legend(page: LabPage) -> None:
+    page.kernel("nine = CrystalView(lab.Crystals.cat([both[1]] * 9), height=300)")
+    page.kernel("nine.layout.width = '500px'; box.children = [nine]")
+    page.wait("() => document.querySelector('.cdvae-stage[data-frame]')", 30)
+    page.sleep(1.5)
+    picture = page.shot(STAGE, ROOT / "out" / "browser" / "view_nine.png")
+    rows, _ = np.nonzero(of_color(picture, "violet"))
+    legend, stage = (
+        page.js("(selector) => document.querySelector(selector).getBoundingClientRect().toJSON()", selector)
+        for selector in (".cdvae-stage .cdvae-legend", STAGE)
+    )
+    assert len(rows) > 1000
+    assert 0 < legend["height"] < 30
+    balls = rows[rows < legend["top"] - stage["top"] - 1]  # the legend has a dot of this color
+    assert len(rows) - len(balls) < 200
+    assert balls.min() >= 2
+    page.kernel("nine.close(); view = CrystalView(both, height=320); box.children = [view]")
+    page.wait("() => document.querySelector('.cdvae-stage[data-frame]')", 30)
+
+
 @pytest.mark.parametrize("height", [300, 340])
 def test_a_cube_is_seen_whole_and_as_pictures_show_it(page: LabPage, height: int) -> None:
     page.kernel(f"view.close(); view = CrystalView(both[0], height={height}); box.children = [view]")

@@ -126,7 +126,8 @@ def test_a_widget_that_starts_late_still_hears_the_kernel(page: LabPage) -> None
     """anywidget drops all messages to a widget that was not ready in time, here in a millisecond."""
     page.save()
     page.reload()  # plotly is not loaded
-    page.js("() => { window.limit = AbortSignal.timeout; AbortSignal.timeout = () => window.limit.call(AbortSignal, 1) }")
+    limit = "AbortSignal.timeout = () => window.limit.call(AbortSignal, 1)"
+    page.js(f"() => {{ window.limit = AbortSignal.timeout; {limit} }}")
     page.kernel(
         "from cdvae_lab.widgets.parts.filmstrip import Film\n"
         "film = Film(items=[]); one = Steps(); one.edit(1); box.children = [one.plot, film]; one.edit(2)"

@@ -184,7 +184,7 @@ class InterpolationControls:
         quantity, results = self._state.quantity, self._results
         name, unit = self._label if quantity == PREDICTED else (quantity, QUANTITIES[quantity])
         if results is None:
-            return along_path([float("nan")] * 2, name, unit, theme=theme)
+            return _no_path(along_path([float("nan")] * 2, name, unit, theme=theme), name)
         lines: Any = dict(results.lines[quantity])
         lines = lines if quantity == PREDICTED else lines[quantity]
         stop = self._state.stop
@@ -194,3 +194,12 @@ class InterpolationControls:
         )  # fmt: skip
         figure.update_shapes(visible=stop >= 0, selector={"name": CURRENT})
         return figure
+
+
+def _no_path(figure: Figure, name: str) -> Figure:
+    """Say in an empty figure what it will show."""
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    text = f"Run decodes the path and shows here how {name} changes along it"
+    figure.add_annotation(text=text, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
+    return figure

@@ -113,6 +113,7 @@ class Plot(ipywidgets.Box):
                 old.update({k: v for k, v in values.items() if k not in ("type", "uid")}, overwrite=True)
             layout = new.layout.to_plotly_json()
             layout.pop("dragmode", None)
+            layout = {"annotations": (), "shapes": ()} | layout  # those of the last drawing do not stay
             shown.update_layout(layout, overwrite=True)
         if not keep:
             shown.data = ()

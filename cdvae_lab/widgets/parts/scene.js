@@ -10,6 +10,7 @@
 
   box.style.width = "100%";
   const legend = document.createElement("div"), hint = document.createElement("div"), style = document.createElement("style");
+  legend.className = "cdvae-legend";
   legend.style.cssText =
     "position:absolute;left:10px;bottom:8px;font:13px var(--jp-ui-font-family,sans-serif);pointer-events:none;" +
     "display:flex;flex-wrap:wrap;gap:3px 12px";
@@ -54,6 +55,8 @@
   const SLOPE = Math.tan((11 * Math.PI) / 180); // half of what the camera sees, at a distance of 1
   const MARGIN = 1.15; // Å around a cell: more than the largest sphere, which the perspective makes larger still
 
+  const LEGEND = 28; // pixels at the bottom that several crystals leave to the legend
+
   // Where each visible crystal stands on the screen, from left to right and from top to bottom, in rows and columns that
   // are as large as they can be; and how far away the camera must be to see them all, as they are seen at first.
   function grid() {
@@ -63,13 +66,14 @@
       return [0, 1, 2].map((i) => r[i] * p[0] + r[3 + i] * p[1] + r[6 + i] * p[2]); // right, up, towards the viewer
     }));
     const [width, height] = [0, 1].map((i) => 2 * (Math.max(...seen.flat().map((p) => Math.abs(p[i]))) + MARGIN));
+    const free = shown.length > 1 ? Math.max(0.5, 1 - (2 * LEGEND) / Math.max(1, box.clientHeight)) : 1;
     let best = null;
     for (let columns = 1; columns <= shown.length; columns++) {
       const rows = Math.ceil(shown.length / columns);
       const places = shown.map((_, n) =>
         [((n % columns) - (columns - 1) / 2) * width, ((rows - 1) / 2 - Math.floor(n / columns)) * height]);
       const distance = Math.max(...seen.flatMap((points, n) => points.map(([x, y, z]) =>
-        z + Math.max((Math.abs(x + places[n][0]) + MARGIN) / aspect, Math.abs(y + places[n][1]) + MARGIN) / SLOPE)));
+        z + Math.max((Math.abs(x + places[n][0]) + MARGIN) / aspect, (Math.abs(y + places[n][1]) + MARGIN) / free) / SLOPE)));
       if (!best || distance < best.distance) best = { distance, places };
     }
     return { places: Object.fromEntries(shown.map((k, n) => [k, best.places[n]])), distance: best.distance };

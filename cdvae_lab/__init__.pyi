@@ -37,6 +37,9 @@ from .errors import (
 from .errors import (
     SettingError as SettingError,
 )
+from .errors import (
+    UnfamiliarCrystalWarning as UnfamiliarCrystalWarning,
+)
 from .evaluation.card import ReportCard as ReportCard
 from .evaluation.run import evaluate as evaluate
 from .evaluation.score_tables import ScoreTable as ScoreTable
@@ -91,6 +94,7 @@ from .models.latents import encode as encode
 from .models.latents import latents_of as latents_of
 from .models.property_model import PropertyModel as PropertyModel
 from .render import picture as picture
+from .sampling.calibration import match_probability as match_probability
 from .sampling.decoding import Decoded as Decoded
 from .sampling.decoding import DecodingSettings as DecodingSettings
 from .sampling.decoding import decode as decode

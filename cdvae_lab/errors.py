@@ -29,3 +29,7 @@ class NonFiniteLossError(LabError, ArithmeticError):
 
 class PriorWarning(UserWarning):
     """A trained model draws latents from N(0, I) for want of a learned prior, or training removes its learned prior."""
+
+
+class UnfamiliarCrystalWarning(UserWarning):
+    """A crystal is far from what a model was trained on: its latent stands for another one."""

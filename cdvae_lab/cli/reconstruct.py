@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import reduced_formulas
+from cdvae_lab.crystals.formulas import element_counts, reduced_formulas
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.reconstructions import FIELDS, read_store, write_store
 from cdvae_lab.metrics.reconstruction import ReconstructionScore
@@ -27,11 +28,13 @@ from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.encodable import read_encodable
 from cdvae_lab.models.latents import latents_of
 from cdvae_lab.runtime.distributed import Processes
+from cdvae_lab.sampling.calibration import SURE, UNLIKELY, calibration_of
 from cdvae_lab.sampling.decoding import Decoded
 from cdvae_lab.sampling.decoding import decode as decode_again
 from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.frames import progress
 from cdvae_lab.sampling.reconstruction import reconstruct as decode_frames
+from cdvae_lab.sampling.refinement import latent_distance
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import RESTART_SIGMAS
 from cdvae_lab.training.checks import check_fits
@@ -76,12 +79,14 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     if args.reject_above is not None:
         about |= {"reject_above": args.reject_above}
     parts: list[Crystals] = []
+    distances: list[float | None] = []
     seconds = 0.0
     if store.is_file():
         _, before, there = read_store(store)
         if other := [name for name, value in about.items() if there.get(name) != value]:
             raise SettingError(f"{store}: holds crystals decoded with another {', '.join(other)}; choose another file")
         parts, seconds = [before], there["seconds"]
+        distances = there.get("latent_distance", [None] * len(before))  # files of 0.1 have none
     done = sum(map(len, parts))
     size = batch_size(len(truth) - done, args.batch_size, processes.size)
     # In every round each process decodes a batch; at the end some may have none left.
@@ -95,14 +100,17 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         frames = progress(frames, runs=len(rounds))
     started = time.monotonic()
     for batches in rounds:
-        decoded = next(f.crystals.to("cpu") for f in frames if f.finished) if batches[processes.rank] else truth[:0]
+        frame = next(f for f in frames if f.finished) if batches[processes.rank] else None
+        decoded = truth[:0] if frame is None else frame.crystals.to("cpu")
         parts += _of_all(decoded, batches, model.config.max_atoms, processes)
+        distances += _distances(model, frame, batches, processes)
         if not processes.first:
             continue
         predicted = Crystals.cat(parts)
         parts = [predicted]
         seconds_so_far = round(seconds + time.monotonic() - started, 2)
-        write_store(store, truth, predicted, about | {"seconds": seconds_so_far, "device": device_name(model.device)})
+        about |= {"seconds": seconds_so_far, "device": device_name(model.device), "latent_distance": distances}
+        write_store(store, truth, predicted, about)
 
 
 def checks(args: argparse.Namespace) -> bool:
@@ -125,6 +133,22 @@ def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Process
     fields = zip(*map(processes.gather, padded), strict=True)
     of_all = [Crystals(*(x[: len(batch)] for x in both)) for both, batch in zip(fields, batches, strict=True)]
     return [crystals.trim() for crystals in of_all if len(crystals)]
+
+
+def _distances(
+    model: CDVAE, frame: DenoisingFrame | Decoded | None, batches: list[range], processes: Processes
+) -> list[float | None]:
+    """Gather the latent distances of the crystals that every process decoded, in order; None for infinite ones."""
+    if frame is None:
+        mine = torch.zeros(0)
+    elif isinstance(frame, Decoded):
+        mine = frame.distance.cpu()
+    else:
+        mine = latent_distance(model, frame.crystals, frame.z).cpu()
+    if processes.size > 1:
+        of_all = processes.gather(torch.cat([mine.float(), torch.zeros(len(batches[0]) - len(mine))]))
+        mine = torch.cat([row[: len(batch)] for row, batch in zip(of_all, batches, strict=True)])
+    return [value if math.isfinite(value) else None for value in mine.tolist()]
 
 
 def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
@@ -210,19 +234,26 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
         structure_validity(predicted).tolist(),
         composition_validity(predicted).tolist(),
     ]
+    distances = about.get("latent_distance", [None] * len(predicted))
+    expected = probabilities(truth, predicted, about)
     rms: list[float | None] = []
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["id", "formula", "decoded", "structure_valid", "composition_valid", "matched", "rms"])
+        table.writerow([
+            "id", "formula", "decoded", "structure_valid", "composition_valid", "matched", "rms", "latent_distance",
+            "match_probability",
+        ])  # fmt: skip
         matches = metric.match(truth, predicted, jobs=jobs)
         for i, value in tqdm(matches, total=len(predicted), unit="crystal", desc="comparing", dynamic_ncols=True):
-            table.writerow([*(c[i] for c in columns), value is not None, "" if value is None else f"{value:.5f}"])
+            found = ["" if one is None else f"{one:.5f}" for one in (value, distances[i], expected[i])]
+            table.writerow([*(c[i] for c in columns), value is not None, *found])
             file.flush()
             rms.append(value)
+    announce(about["ids"][: len(expected)], expected)
     scored = metric.score(truth, predicted, rms)
     if as_json:
-        settings = {name: about[name] for name in about if name != "ids"}
+        settings = {name: about[name] for name in about if name not in ("ids", "latent_distance")}
         print(json.dumps({"settings": settings, **summary(scored)}, indent=2))
         return 0
     z, sampler = "sampled z" if about["sampled"] else "posterior mean", about["sampler"]
@@ -235,6 +266,29 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
     )
     print(scored.table())
     return 0
+
+
+def probabilities(truth: Crystals, predicted: Crystals, about: dict[str, Any]) -> list[float | None]:
+    """Estimate from the latent distances how likely each crystal matches; None where the model has no curve for it."""
+    curve = calibration_of(about["model"], refined=about.get("refine", 0) > 0)
+    if curve is None or about["sampled"]:
+        return [None] * len(predicted)
+    distances = about.get("latent_distance", [None] * len(predicted))
+    known = torch.tensor([math.inf if value is None else value for value in distances])
+    kept = (element_counts(truth.atomic_numbers) == element_counts(predicted.atomic_numbers)).all(1)
+    return (curve(known) * kept).tolist()  # another composition never matches
+
+
+def announce(ids: Sequence[str], expected: Sequence[float | None]) -> None:
+    """Say which crystals the model itself does not expect to come back, and of which it is not sure."""
+    for text, least, below in (
+        ("far from what the model knows, so that a match is unlikely", 0.0, UNLIKELY),
+        ("a match is uncertain", UNLIKELY, SURE),
+    ):
+        found = [one for one, value in zip(ids, expected, strict=True) if value is not None and least <= value < below]
+        if found:
+            few = ", ".join(found[:5]) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
+            print(f"{text} (match_probability below {below:g}): {few}", file=sys.stderr)
 
 
 def summary(scored: ReconstructionScore) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from cdvae_lab.models.cdvae import CDVAE, Posterior
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.encodable import check_encodable, read_encodable
+from cdvae_lab.models.familiarity import warn_if_unfamiliar
 from cdvae_lab.models.given_formula import GivenFormula
 from cdvae_lab.models.latent_prior import LatentPrior, StandardNormal, default_prior
 from cdvae_lab.models.noise import Stream
@@ -49,12 +50,15 @@ def latents_of(
         seed: seed of the draws from the posterior or the prior.
         first_number: number of the first crystal; crystals of other numbers have other noise.
         prior: what a number of crystals is drawn from; by default `prior_of(model)`.
-        allow_unseen: let Crystals pass with elements that the model never saw, so that one of them does not end the
-            evaluation of a whole test set; the model cannot reconstruct them.
+        allow_unseen: let Crystals pass with elements that the model never saw, and do not warn, so that one of them
+            does not end the evaluation of a whole test set; the model cannot reconstruct them.
 
     Raises:
         CrystalError: naming the crystal, for what the model cannot encode.
         SettingError: for a number below 1, latents of another size, or a seed or first number out of range.
+
+    Warns:
+        UnfamiliarCrystalWarning: of crystals whose composition the model does not predict from their latents.
     """
     model = as_model(model)
     if isinstance(source, int):
@@ -64,6 +68,8 @@ def latents_of(
         return source.detach().to(model.device, model.lattice_mean.dtype)
     crystals = crystals_of(model, source, allow_unseen=allow_unseen)
     posterior = posterior_of(model, crystals)
+    if not allow_unseen:
+        warn_if_unfamiliar(model, crystals, posterior.mu)
     if not sampled:
         return posterior.mu
     numbers = crystal_numbers(model, len(crystals), seed, first_number)
@@ -86,6 +92,10 @@ def encode(model: ModelOrName, source: Any) -> Float[Tensor, "crystals latent"]:
 
     Raises:
         CrystalError: naming the crystal, for what the model cannot encode.
+
+    Warns:
+        UnfamiliarCrystalWarning: of crystals that are far from what the model was trained on, naming a bundled model
+            that represents them. See `match_probability` for what a reconstruction tells.
 
     Examples:
         >>> import cdvae_lab as lab

@@ -31,6 +31,7 @@ from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.crystals.size_groups import size_groups
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models import noise
+from cdvae_lab.models.atom_types import assign_types, predicted_types
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import ModelOrName, as_model
 from cdvae_lab.models.latent_prior import LatentPrior
@@ -39,7 +40,6 @@ from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.seeds import check_seed
 from cdvae_lab.runtime.cuda_graphs import Graphed
 from cdvae_lab.runtime.threads import fast_matmul, one_thread
-from cdvae_lab.sampling.atom_types import assign_types, initial_types
 from cdvae_lab.sampling.frames import Frame, last, refuse_contradictions
 from cdvae_lab.sampling.schedules import Schedule, choose_schedule
 from cdvae_lab.sampling.settings import DEFAULT, SamplerSettings
@@ -202,11 +202,7 @@ def initial_frame(
     sites = int(num_atoms.max())
     exists = torch.arange(sites, device=z.device) < num_atoms[:, None]
     frac = noise.uniform(seed, Stream.START, numbers, 0, (sites, 3), z.dtype) * exists[..., None]
-    if atomic_numbers is not None:
-        types = atomic_numbers[:, :sites]
-    else:
-        composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
-        types = initial_types(composition, num_atoms, sites) * exists
+    types = predicted_types(model, aggregates, num_atoms) if atomic_numbers is None else atomic_numbers[:, :sites]
     crystals = Crystals(frac, types, model.predict_lattice(aggregates, num_atoms))
     return DenoisingFrame(0, float(schedule.sigma[0]), crystals, torch.zeros_like(frac), z, numbers, seed, schedule)
 

@@ -13,12 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
-from pymatgen.core import Element
+from pymatgen.core import Element, Lattice, Structure
 from safetensors.torch import load_file
 
+import cdvae_lab as lab
 from cdvae_lab import cli, datasets
 from cdvae_lab.cli import train
 from cdvae_lab.cli.flags.property_model import state_of
@@ -607,6 +609,34 @@ def test_reconstruction_is_scored_like_the_metric(
         table = list(csv.DictReader(file))
     assert [row["id"] for row in table] == list(truth.ids)
     assert {row["matched"] for row in table} <= {"True", "False"}
+    distance = latent_distance(model, predicted, latents_of(model, truth.crystals, allow_unseen=True))
+    assert [float(row["latent_distance"]) for row in table] == pytest.approx(distance.tolist(), rel=1e-3, abs=1e-4)
+    assert {row["match_probability"] for row in table} == {""}  # this model has no curve
+
+
+def test_what_is_far_from_the_model_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fluoride = Structure(Lattice.cubic(4.05), ["K", "Zn", *"FFF"], [[0] * 3, [0.5] * 3, *(1 - np.eye(3)) / 2])
+    fluoride.to(filename=str(tmp_path / "fluoride.cif"))
+    files = [str(tmp_path / "fluoride.cif"), str(assets.asset_path("examples/SrTiO3.cif"))]
+    out = tmp_path / "table.csv"
+    for extra in ([], ["--refine", "1"], ["--sampled"]):
+        command = ["reconstruct", "perov_5", *files, "--steps", "50", "--batch-size", "1", *extra]
+        assert cli.main([*command, "--out", str(out), "--jobs", "1"]) == 0
+        table = list(csv.DictReader(out.read_text().splitlines()))
+        far = "far from what the model knows, so that a match is unlikely (match_probability below 0.5): fluoride.cif"
+        assert (far in capsys.readouterr().err) == (not extra)
+        expected = [row["match_probability"] for row in table]
+        assert all(row["latent_distance"] for row in table)
+        if extra:  # perov_5 has no curve for refined crystals, and there is none for samples
+            assert expected == ["", ""]
+        else:
+            assert [float(one) > 0.9 for one in expected] == [False, True]
+            assert float(expected[0]) == 0  # another composition
+            known = float(table[1]["latent_distance"])
+            assert float(expected[1]) == pytest.approx(
+                lab.match_probability("perov_5", torch.tensor([known])).item(), abs=1e-4
+            )
+        out.with_suffix(".safetensors").unlink()
 
 
 def test_decoding_resumes_where_it_was_interrupted(
@@ -631,6 +661,9 @@ def test_decoding_resumes_where_it_was_interrupted(
     assert len(reconstructions.read_store(cut)[1]) == 2
     assert cli.main([*command, "--decode-only", str(cut)]) == 0
     assert torch.equal(reconstructions.read_store(cut)[1].frac_coords, reconstructions.read_store(whole)[1].frac_coords)
+    distances = [reconstructions.read_store(path)[2]["latent_distance"] for path in (cut, whole)]
+    assert distances[0] == distances[1]
+    assert len(distances[0]) == 5
     assert cli.main([*command, "--decode-only", str(cut), "--seed", "5"]) == 2
     assert "another seed" in capsys.readouterr().err
 

@@ -16,12 +16,12 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.models.atom_types import assign_types, initial_types
 from cdvae_lab.models.cdvae import CDVAE, Aggregates
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode
 from cdvae_lab.models.noise import dense_levels, geometric_levels
-from cdvae_lab.sampling.atom_types import assign_types, initial_types
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise, generate, initial_frame
 from cdvae_lab.sampling.reconstruction import reconstruct
 from cdvae_lab.sampling.schedules import Schedule, choose_schedule

@@ -12,6 +12,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.explore.interpolation import PATHS, LatentPath, decode_path
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.familiarity import models_that_keep
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets.interpolation.path_end import PathEnd
 from cdvae_lab.widgets.parts import files
@@ -24,10 +25,12 @@ class EndsChecked:
     Attributes:
         decoded: the reconstruction of an end and its distance (None: no match), by letter.
         models: bundled models that take an end, by letter.
+        known_by: bundled models that represent an end that does not match, by letter.
     """
 
     decoded: dict[str, tuple[Crystals, float | None]]
     models: dict[str, list[str]]
+    known_by: dict[str, list[str]]
 
 
 def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Schedule) -> Iterator[Any]:
@@ -46,7 +49,7 @@ def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Sched
             for name in files.bundled_models():
                 models[end.letter] += filter(None, [files.taken_by(name, end.structure)])
                 yield end
-    yield EndsChecked({}, models)
+    yield EndsChecked({}, models, {})
     usable = [end for end in ends if end.crystal is not None]
     if not usable:
         return
@@ -63,4 +66,7 @@ def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Sched
     decoded: dict[str, tuple[Crystals, float | None]] = {}
     for k, rms in reconstruction.match(crystals.to("cpu"), found, jobs=1):
         decoded[usable[k].letter] = (found[k].trim(), rms)
-    yield EndsChecked(decoded, models)
+    yield EndsChecked(decoded, models, {})
+    lost = {usable[k].letter: crystals[k].trim() for k in range(len(usable)) if decoded[usable[k].letter][1] is None}
+    if lost:
+        yield EndsChecked(decoded, models, {letter: models_that_keep(one) for letter, one in lost.items()})

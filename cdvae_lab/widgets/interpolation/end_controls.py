@@ -105,12 +105,15 @@ class EndControls(ipywidgets.VBox):
             end, f"<br>Bundled models that take it: {html.escape(', '.join(models) or 'none')}."
         )
 
-    def show_reconstruction(self, end: PathEnd, decoded: Crystals, rms: float | None) -> None:
+    def show_reconstruction(
+        self, end: PathEnd, decoded: Crystals, rms: float | None, known_by: Sequence[str] = ()
+    ) -> None:
         """Show the reconstruction of a crystal.
 
         Args:
             decoded: the reconstruction.
             rms: of `metrics.reconstruction.match`; None if it does not match.
+            known_by: bundled models that represent a crystal that does not match.
         """
         assert end.crystal is not None
         pair = [(f"{html.escape(end.name)}", end.crystal), ("reconstruction", decoded)]
@@ -125,6 +128,8 @@ class EndControls(ipywidgets.VBox):
                 f"{to_html(captions.formula(decoded))} instead. The model does not represent this crystal, "
                 "and the stops near it are not similar to it."
             )
+            if known_by:
+                text += f" Bundled models that represent it: {html.escape(', '.join(known_by))}."
         elif rms > ROUGH:
             text = f"<b style='{_WARN}'>Reconstructed roughly</b>: atoms are off by {rms:.3f} {_LENGTH}."
         else:

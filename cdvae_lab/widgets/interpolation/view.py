@@ -352,7 +352,8 @@ class InterpolationView(View):
             for letter, models in checked.models.items():
                 self.controls.ends[letter].show_models(self.ends[letter], models)
             for letter, (decoded, rms) in checked.decoded.items():
-                self.controls.ends[letter].show_reconstruction(self.ends[letter], decoded, rms)
+                known_by = checked.known_by.get(letter, ())
+                self.controls.ends[letter].show_reconstruction(self.ends[letter], decoded, rms, known_by)
 
     def _show_check(self, status: RunStatus) -> None:
         if status.error is not None:

@@ -6,6 +6,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cdvae_lab.models.cdvae import CDVAE, Aggregates
+
+
+def predicted_types(
+    model: CDVAE, aggregates: Aggregates, num_atoms: Int[Tensor, " crystals"] | None = None
+) -> Int[Tensor, "crystals sites"]:
+    """Choose the elements that a decoding starts with, among those that the model knows; 0 for no atom, at the end.
+
+    Args:
+        aggregates: what the model predicts from z.
+        num_atoms: number of atoms, instead of the predicted one.
+    """
+    num_atoms = aggregates.num_atoms if num_atoms is None else num_atoms
+    sites = int(num_atoms.max())
+    composition = aggregates.composition_logits.masked_fill(~model.elements[1:], -torch.inf).softmax(-1)
+    exists = torch.arange(sites, device=num_atoms.device) < num_atoms[:, None]
+    return initial_types(composition, num_atoms, sites) * exists
+
 
 def initial_types(
     composition: Float[Tensor, "crystals elements"], num_atoms: Int[Tensor, " crystals"], sites: int

@@ -1,0 +1,94 @@
+"""Whether a model represents a crystal: what can be told from its latent, without decoding it.
+
+A decoding starts with the elements that the model predicts from z. If these are not the crystal's, z stands for another
+crystal, and neither its reconstruction nor a path or a search that starts from it has to do with the crystal.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.crystals.formulas import cell_formulas, element_counts
+from cdvae_lab.errors import CrystalError, UnfamiliarCrystalWarning
+from cdvae_lab.io import assets
+from cdvae_lab.models.atom_types import predicted_types
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.checkpoints import load
+from cdvae_lab.models.encodable import check_encodable
+
+_NAMED = 3  # crystals that a warning names
+
+
+@torch.no_grad()
+def keeps_composition(
+    model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"]
+) -> Bool[Tensor, " crystals"]:
+    """Tell which crystals have the number of atoms and the elements that the model predicts from their latents.
+
+    Args:
+        z: latents of the crystals, by the same model.
+    """
+    predicted = predicted_types(model, model.aggregates(z.to(model.device)))
+    return (element_counts(predicted) == element_counts(crystals.atomic_numbers.to(model.device))).all(1)
+
+
+def models_that_keep(crystal: Crystals) -> list[str]:
+    """List the bundled models that can encode a crystal and predict its composition from its latent.
+
+    It loads all of them, which takes a second or two.
+    """
+    found = []
+    for name in assets.models():
+        model = load(name)
+        try:
+            check_encodable(model, crystal)
+        except CrystalError:
+            continue
+        inside = crystal.to(model.device, model.lattice_mean.dtype)
+        if bool(keeps_composition(model, inside, model.encode(inside).mu).all()):
+            found.append(name)
+    return found
+
+
+def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"]) -> None:
+    """Warn of crystals whose composition a trained model does not predict from their latents.
+
+    Warns:
+        UnfamiliarCrystalWarning: naming the crystals, what the model takes them for, and the bundled models that
+            represent the first of them.
+    """
+    if not model.metadata.get("steps"):  # not trained: it represents nothing yet
+        return
+    kept = keeps_composition(model, crystals, z)
+    lost = (~kept).nonzero()[:, 0].tolist()
+    if not lost:
+        return
+    predicted = predicted_types(model, model.aggregates(z[lost]))
+    formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted), strict=True)
+    few = [f"crystal {n} is {known}, and its latent stands for {taken}" for n, known, taken in formulas][:_NAMED]
+    more = f", and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    others = models_that_keep(crystals[lost[:1]].trim())
+    remedy = (
+        f"the bundled model {' or '.join(others)} represents {'it' if len(lost) == 1 else 'the first'}"
+        if others
+        else "no bundled model represents it; train one on such crystals"
+    )
+    warnings.warn(
+        f"the model does not represent {len(lost)} of {len(crystals)} crystals: {'; '.join(few)}{more}. Such a crystal "
+        f"is far from its training data and does not come back when it is decoded; {remedy}",
+        UnfamiliarCrystalWarning,
+        stacklevel=4,
+    )
+
+
+def _formulas(atomic_numbers: Int[Tensor, "crystals sites"]) -> list[str]:
+    """Spell the atoms of whole cells; positions and cells do not matter."""
+    nowhere = torch.zeros(*atomic_numbers.shape, 3, device=atomic_numbers.device)
+    return cell_formulas(Crystals(nowhere, atomic_numbers, torch.eye(3).expand(len(nowhere), 3, 3).to(nowhere)))

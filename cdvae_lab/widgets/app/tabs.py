@@ -58,7 +58,7 @@ class Tabs:
             self.views[name].add_class(f"cdvae-{name}")
         return self.views[name]
 
-    def open(self) -> None:
+    def open_chosen(self) -> None:
         """Show the view of the open tab, or the reason why there is none.
 
         In a notebook the data and modules of the view are first read in the background, so that the page stays
@@ -82,7 +82,7 @@ class Tabs:
     def prepared(self, name: str) -> None:
         """Open the tab that is open, now that what a view needs has been read."""
         self._ready.add(name)
-        self.open()
+        self.open_chosen()
 
     def forget(self, names: Iterable[str]) -> None:
         """Close views; those of open tabs are made again by `open`."""

@@ -88,10 +88,10 @@ class App(View):
         self.show_rows([*self.controls.rows(), self.status_line, self._tabs.widget], self.controls)
         self._show_model()
         self.add_class("cdvae-app")
-        self.listen(state, "tab", lambda change: self._tabs.open())
+        self.listen(state, "tab", lambda change: self._tabs.open_chosen())
         self.listen(state, "model", lambda change: self._choose_model(change["new"]))
         self.listen(state, "own_checkpoint", lambda change: self._choose_checkpoint(change["new"]))
-        self._tabs.open()
+        self._tabs.open_chosen()
 
     # --- what can be done, by buttons and from code -----------------------------------------------------
 
@@ -352,7 +352,7 @@ class App(View):
         with self.selection.hold_trait_notifications():
             self.selection.history = history
             self.selection.pick = history[-1] if history else None
-        self._tabs.open()
+        self._tabs.open_chosen()
         self.draw_code()
 
     def _show_model(self) -> None:
@@ -372,7 +372,7 @@ class App(View):
         elif isinstance(made, LoadedModel) and made.model.value is self.model and made.map is not None:
             self._tabs.forget(("map", "interpolation", "optimizer"))
             self._models.use_made_map(made, made.map)
-            self._tabs.open()
+            self._tabs.open_chosen()
             self.show_message("the map is made")
 
 

@@ -200,6 +200,6 @@ def _no_path(figure: Figure, name: str) -> Figure:
     """Say in an empty figure what it will show."""
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    text = f"Run decodes the path and shows here how {name} changes along it"
+    text = f"Run decodes the path and shows here<br>how {name} changes along it"
     figure.add_annotation(text=text, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
     return figure

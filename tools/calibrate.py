@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 
 import cdvae_lab as lab
+from cdvae_lab.io import assets
+from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.checkpoints import fingerprint
+from cdvae_lab.sampling import calibration
 
-FILE = Path(__file__).resolve().parent.parent / "assets" / "match_calibration.json"
+FILE = assets.folder() / calibration.FILE
 
 
 def fit(distance: np.ndarray, matched: np.ndarray) -> tuple[float, float]:
@@ -58,7 +61,8 @@ def main() -> None:
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     model = known.get(args.model, {}) | {"fingerprint": fingerprint(lab.load(args.model))}
     known[args.model] = model | {"refined" if args.refined else "decoded": curve}
-    FILE.write_text(json.dumps(dict(sorted(known.items())), indent=2) + "\n", encoding="utf-8")
+    with atomic_path(FILE, "the curves") as temporary:
+        temporary.write_text(json.dumps(dict(sorted(known.items())), indent=2) + "\n", encoding="utf-8")
     print(f"{args.model}: {curve}")
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cdvae_lab import datasets
 from cdvae_lab.cli import arguments
 from cdvae_lab.cli.generate import batch_size, coefficients
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import element_counts, reduced_formulas
+from cdvae_lab.crystals.formulas import reduced_formulas, same_atoms
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.reconstructions import FIELDS, read_store, write_store
 from cdvae_lab.metrics.reconstruction import ReconstructionScore
@@ -86,7 +87,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
         if other := [name for name, value in about.items() if there.get(name) != value]:
             raise SettingError(f"{store}: holds crystals decoded with another {', '.join(other)}; choose another file")
         parts, seconds = [before], there["seconds"]
-        distances = there.get("latent_distance", [None] * len(before))  # files of 0.1 have none
+        distances = latent_distances(there, len(before))
     done = sum(map(len, parts))
     size = batch_size(len(truth) - done, args.batch_size, processes.size)
     # In every round each process decodes a batch; at the end some may have none left.
@@ -102,7 +103,7 @@ def decode(args: argparse.Namespace, store: Path, processes: Processes) -> None:
     for batches in rounds:
         frame = next(f for f in frames if f.finished) if batches[processes.rank] else None
         decoded = truth[:0] if frame is None else frame.crystals.to("cpu")
-        parts += _of_all(decoded, batches, model.config.max_atoms, processes)
+        parts.append(_of_all(decoded, batches, model.config.max_atoms, processes))
         distances += _distances(model, frame, batches, processes)
         if not processes.first:
             continue
@@ -123,16 +124,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Processes) -> list[Crystals]:
+def _of_all(mine: Crystals, batches: list[range], sites: int, processes: Processes) -> Crystals:
     """Gather the crystals that every process decoded of its batch, in order."""
     if processes.size == 1:
-        return [mine]
-    rows = len(batches[0]) - len(mine)
-    padded = [getattr(mine.pad(sites), name) for name in FIELDS]
-    padded = [torch.cat([x, x.new_zeros(rows, *x.shape[1:])]) for x in padded]
-    fields = zip(*map(processes.gather, padded), strict=True)
-    of_all = [Crystals(*(x[: len(batch)] for x in both)) for both, batch in zip(fields, batches, strict=True)]
-    return [crystals.trim() for crystals in of_all if len(crystals)]
+        return mine
+    padded = mine.pad(sites)
+    return Crystals(*(_gathered(getattr(padded, name), batches, processes) for name in FIELDS)).trim()
 
 
 def _distances(
@@ -140,15 +137,21 @@ def _distances(
 ) -> list[float | None]:
     """Gather the latent distances of the crystals that every process decoded, in order; None for infinite ones."""
     if frame is None:
-        mine = torch.zeros(0)
+        mine = torch.zeros(0, dtype=model.lattice_mean.dtype)
     elif isinstance(frame, Decoded):
         mine = frame.distance.cpu()
     else:
         mine = latent_distance(model, frame.crystals, frame.z).cpu()
-    if processes.size > 1:
-        of_all = processes.gather(torch.cat([mine.float(), torch.zeros(len(batches[0]) - len(mine))]))
-        mine = torch.cat([row[: len(batch)] for row, batch in zip(of_all, batches, strict=True)])
-    return [value if math.isfinite(value) else None for value in mine.tolist()]
+    found = _gathered(mine, batches, processes).tolist()
+    return [value if math.isfinite(value) else None for value in found]
+
+
+def _gathered(mine: Tensor, batches: list[range], processes: Processes) -> Tensor:
+    """Gather the rows that every process has of its batch, in order; rows are padded to be sent."""
+    if processes.size == 1:
+        return mine
+    of_all = processes.gather(torch.cat([mine, mine.new_zeros(len(batches[0]) - len(mine), *mine.shape[1:])]))
+    return torch.cat([rows[: len(batch)] for rows, batch in zip(of_all, batches, strict=True)])
 
 
 def read_crystals(args: argparse.Namespace, model: CDVAE, processes: Processes) -> tuple[Crystals, list[str], str]:
@@ -234,8 +237,8 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
         structure_validity(predicted).tolist(),
         composition_validity(predicted).tolist(),
     ]
-    distances = about.get("latent_distance", [None] * len(predicted))
-    expected = probabilities(truth, predicted, about)
+    distances = latent_distances(about, len(predicted))
+    expected = probabilities(truth, predicted, distances, about)
     rms: list[float | None] = []
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
@@ -268,15 +271,21 @@ def score(store: Path, out: Path, jobs: int, as_json: bool = False) -> int:
     return 0
 
 
-def probabilities(truth: Crystals, predicted: Crystals, about: dict[str, Any]) -> list[float | None]:
+def probabilities(
+    truth: Crystals, predicted: Crystals, distances: Sequence[float | None], about: dict[str, Any]
+) -> list[float | None]:
     """Estimate from the latent distances how likely each crystal matches; None where the model has no curve for it."""
     curve = calibration_of(about["model"], refined=about.get("refine", 0) > 0)
     if curve is None or about["sampled"]:
         return [None] * len(predicted)
-    distances = about.get("latent_distance", [None] * len(predicted))
     known = torch.tensor([math.inf if value is None else value for value in distances])
-    kept = (element_counts(truth.atomic_numbers) == element_counts(predicted.atomic_numbers)).all(1)
-    return (curve(known) * kept).tolist()  # another composition never matches
+    kept = same_atoms(truth.atomic_numbers, predicted.atomic_numbers)  # another composition never matches
+    return (curve(known) * kept).tolist()
+
+
+def latent_distances(about: dict[str, Any], n: int) -> list[float | None]:
+    """Read the latent distances of n stored crystals; None for infinite ones, and in files of 0.1, which have none."""
+    return about.get("latent_distance", [None] * n)
 
 
 def announce(ids: Sequence[str], expected: Sequence[float | None]) -> None:

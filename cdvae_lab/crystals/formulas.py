@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals import lattice as lat
@@ -71,6 +71,13 @@ def element_counts(atomic_numbers: Int[Tensor, "crystals sites"]) -> Int[Tensor,
     """Count the atoms of the elements Z = 1..100 in each crystal; atomic number 0 marks a site without an atom."""
     counts = torch.zeros(len(atomic_numbers), NUM_ELEMENTS + 1, dtype=torch.int64, device=atomic_numbers.device)
     return counts.scatter_add_(1, atomic_numbers.long(), torch.ones_like(atomic_numbers, dtype=torch.int64))[:, 1:]
+
+
+def same_atoms(
+    one: Int[Tensor, "crystals sites"], other: Int[Tensor, "crystals other_sites"]
+) -> Bool[Tensor, " crystals"]:
+    """Tell which crystals of two batches have the same number of atoms of every element."""
+    return (element_counts(one) == element_counts(other)).all(1)
 
 
 def atoms_from_counts(counts: Int[Tensor, "crystals elements"]) -> Int[Tensor, "crystals sites"]:

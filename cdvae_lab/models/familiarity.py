@@ -1,4 +1,4 @@
-"""Whether a model represents a crystal: what can be told from its latent, without decoding it.
+"""Whether a model represents a crystal: what its latent shows, without decoding it.
 
 A decoding starts with the elements that the model predicts from z. If these are not the crystal's, z stands for another
 crystal, and neither its reconstruction nor a path or a search that starts from it has to do with the crystal.
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import cell_formulas, element_counts
+from cdvae_lab.crystals.formulas import cell_formulas, same_atoms
 from cdvae_lab.errors import CrystalError, UnfamiliarCrystalWarning
 from cdvae_lab.io import assets
 from cdvae_lab.models.atom_types import predicted_types
@@ -33,10 +33,10 @@ def keeps_composition(
     """Tell which crystals have the number of atoms and the elements that the model predicts from their latents.
 
     Args:
+        crystals: on the model's device.
         z: latents of the crystals, by the same model.
     """
-    predicted = predicted_types(model, model.aggregates(z.to(model.device)))
-    return (element_counts(predicted) == element_counts(crystals.atomic_numbers.to(model.device))).all(1)
+    return same_atoms(predicted_types(model, model.aggregates(z)), crystals.atomic_numbers)
 
 
 def models_that_keep(crystal: Crystals) -> list[str]:
@@ -66,12 +66,11 @@ def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "cryst
     """
     if not model.metadata.get("steps"):  # not trained: it represents nothing yet
         return
-    kept = keeps_composition(model, crystals, z)
-    lost = (~kept).nonzero()[:, 0].tolist()
+    predicted = predicted_types(model, model.aggregates(z))
+    lost = (~same_atoms(predicted, crystals.atomic_numbers)).nonzero()[:, 0].tolist()
     if not lost:
         return
-    predicted = predicted_types(model, model.aggregates(z[lost]))
-    formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted), strict=True)
+    formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted[lost]), strict=True)
     few = [f"crystal {n} is {known}, and its latent stands for {taken}" for n, known, taken in formulas][:_NAMED]
     more = f", and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
     others = models_that_keep(crystals[lost[:1]].trim())

@@ -10,10 +10,10 @@ from cdvae_lab import datasets
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CheckpointError
 from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.base.replay_code import WithCode
 from cdvae_lab.widgets.base.view import with_code
-from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.maps import require_map
 
 Source = CDVAE | WithCode[CDVAE] | str | Path
@@ -51,7 +51,7 @@ class Models:
     """
 
     def __init__(self, source: CDVAE | str | Path, map: MapSource = None) -> None:
-        self._sources: dict[str, Source] = {name: name for name in files.bundled_models()}
+        self._sources: dict[str, Source] = {name: name for name in assets.models()}
         self._made_maps: dict[str, WithCode[LatentMap]] = {}
         self.use(self.read(self.label_of(source), source, map))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.explore.interpolation import PATHS, LatentPath, decode_path
+from cdvae_lab.io import assets
 from cdvae_lab.metrics import reconstruction
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.familiarity import models_that_keep
@@ -30,7 +31,7 @@ class EndsChecked:
 
     decoded: dict[str, tuple[Crystals, float | None]]
     models: dict[str, list[str]]
-    known_by: dict[str, list[str]]
+    known_by: dict[str, list[str]] = field(default_factory=dict)
 
 
 def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Schedule) -> Iterator[Any]:
@@ -46,10 +47,10 @@ def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Sched
     for end in ends:
         if end.error is not None and end.structure is not None and end.primitive_size:
             models[end.letter] = []
-            for name in files.bundled_models():
+            for name in assets.models():
                 models[end.letter] += filter(None, [files.taken_by(name, end.structure)])
                 yield end
-    yield EndsChecked({}, models, {})
+    yield EndsChecked({}, models)
     usable = [end for end in ends if end.crystal is not None]
     if not usable:
         return
@@ -66,7 +67,7 @@ def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Sched
     decoded: dict[str, tuple[Crystals, float | None]] = {}
     for k, rms in reconstruction.match(crystals.to("cpu"), found, jobs=1):
         decoded[usable[k].letter] = (found[k].trim(), rms)
-    yield EndsChecked(decoded, models, {})
-    lost = {usable[k].letter: crystals[k].trim() for k in range(len(usable)) if decoded[usable[k].letter][1] is None}
+    yield EndsChecked(decoded, models)
+    lost = {end.letter: end.crystal for end in usable if end.crystal is not None and decoded[end.letter][1] is None}
     if lost:
         yield EndsChecked(decoded, models, {letter: models_that_keep(one) for letter, one in lost.items()})

@@ -57,20 +57,21 @@ class EndControls(ipywidgets.VBox):
             W.Dropdown, f"{letter}:", "190px", options=[_OTHER, *files.examples()], value=_OTHER
         )
         self.uploads = files.upload_button(
-            "CIF", lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], _wait()))
+            "CIF",
+            lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], wait=not in_event_loop())),
         )
         self.path = input_field(W.Text, "path", "190px", placeholder="my.cif", continuous_update=False)
         self.take = button(
             actions,
             "take the chosen one",
             "the crystal that was last chosen in any view",
-            lambda: actions.attempt_end(lambda: actions.take_selected(letter, _wait())),
+            lambda: actions.attempt_end(lambda: actions.take_selected(letter, wait=not in_event_loop())),
         )
         self.reduce = button(
             actions,
             "take the primitive cell",
             "",
-            lambda: actions.attempt_end(lambda: actions.take_primitive(letter, _wait())),
+            lambda: actions.attempt_end(lambda: actions.take_primitive(letter, wait=not in_event_loop())),
             "info",
         )
         self.reduce.layout.align_self = self.take.layout.align_self = "flex-start"
@@ -143,11 +144,6 @@ class EndControls(ipywidgets.VBox):
     @staticmethod
     def _refusal(end: PathEnd, more: str = "") -> str:
         return _STYLE.format(f"<b style='{_WARN}'>Not usable</b>: {html.escape(str(end.error))}{more}")
-
-
-def _wait() -> bool:
-    """Whether a crystal is read at once: a script has no event loop that would draw the end of a run."""
-    return not in_event_loop()
 
 
 def _about(end: PathEnd) -> str:

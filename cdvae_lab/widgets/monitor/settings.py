@@ -1,4 +1,4 @@
-"""The model that every run of the monitor makes anew, and the settings of `fit`; both also as code."""
+"""The model that every run of the monitor makes again, and the settings of `fit`; both also as code."""
 
 from __future__ import annotations
 

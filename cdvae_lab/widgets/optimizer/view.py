@@ -297,7 +297,7 @@ class PropertyOptimizer(View):
 
     def run_or_stop(self) -> None:
         """Stop the search that runs, resume the one that was stopped, or run a new one."""
-        if any(one.running for one in self._work):
+        if self._working:
             self.stop()
         elif self._search.steps and not self._search.steps[-1].finished:
             self.resume(-1)
@@ -375,6 +375,10 @@ class PropertyOptimizer(View):
     def _work(self) -> tuple[RecordedRun, ...]:
         """Everything that `stop` ends."""
         return self._reader.run, self.recorded_run, self._decoder, self._export
+
+    @property
+    def _working(self) -> bool:
+        return any(one.running for one in self._work)
 
     def _cancel(self) -> None:
         """Stop all runs before another one starts."""
@@ -521,7 +525,7 @@ class PropertyOptimizer(View):
     def _picked(self) -> None:
         """Start the next search from the crystal that was chosen, unless the start was given or a search runs."""
         self._start.offer()
-        if self.selection.pick is not None and self.state.start != GIVEN and not any(one.running for one in self._work):
+        if self.selection.pick is not None and self.state.start != GIVEN and not self._working:
             self.state.start = "selection"
         self._check_start()
 

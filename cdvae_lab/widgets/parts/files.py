@@ -77,12 +77,6 @@ def for_model(model: CDVAE, structure: Structure, name: str, primitive: bool = F
     ).to(model.device)
 
 
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    names = [file.removesuffix(".safetensors") for file in assets.names("*.safetensors")]
-    return [name for name in names if not name.endswith(("_map", "_property"))]
-
-
 def taken_by(name: str, structure: Structure) -> str:
     """The name of a bundled model if it can encode a structure, with a note if it needs the primitive cell; else empty.
 

@@ -20,7 +20,7 @@ from cdvae_lab.errors import CrystalError, UnfamiliarCrystalWarning
 from cdvae_lab.io import assets
 from cdvae_lab.models.atom_types import predicted_types
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.checkpoints import load
+from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.encodable import check_encodable
 
 _NAMED = 3  # crystals that a warning names
@@ -39,14 +39,19 @@ def keeps_composition(
     return same_atoms(predicted_types(model, model.aggregates(z)), crystals.atomic_numbers)
 
 
-def models_that_keep(crystal: Crystals) -> list[str]:
+def models_that_keep(crystal: Crystals, other_than: CDVAE) -> list[str]:
     """List the bundled models that can encode a crystal and predict its composition from its latent.
 
     It loads all of them, which takes a second or two.
+
+    Args:
+        other_than: a model that is not listed.
     """
-    found = []
+    found, left_out = [], fingerprint(other_than)
     for name in assets.models():
         model = load(name)
+        if fingerprint(model) == left_out:
+            continue
         try:
             check_encodable(model, crystal)
         except CrystalError:
@@ -73,7 +78,7 @@ def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "cryst
     formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted[lost]), strict=True)
     few = [f"crystal {n} is {known}, and its latent stands for {taken}" for n, known, taken in formulas][:_NAMED]
     more = f", and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    others = models_that_keep(crystals[lost[:1]].trim())
+    others = models_that_keep(crystals[lost[:1]].trim(), model)
     remedy = (
         f"the bundled model {' or '.join(others)} represents {'it' if len(lost) == 1 else 'the first'}"
         if others

@@ -279,6 +279,7 @@ def test_two_processes_reconstruct_the_crystals_of_one(tmp_path: Path) -> None:
     assert len(one) == len(truth) == 5
     assert about["ids"] == other["ids"]
     assert_alike(two, one)
+    assert other["latent_distance"] == pytest.approx(about["latent_distance"], rel=1e-2)
     with (tmp_path / "two.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == about["ids"]
 

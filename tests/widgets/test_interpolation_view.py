@@ -89,9 +89,9 @@ class TestEnds:
         controls.show_reconstruction(end, srtio3, None)
         assert "Not reconstructed" in caption(view, "a")
         assert "SrTiO<sub>3</sub>" in caption(view, "a")
-        assert "Bundled models" not in caption(view, "a")
+        assert "bundled models" not in caption(view, "a")
         controls.show_reconstruction(end, srtio3, None, ["inorganic", "mp_20"])
-        assert "Bundled models that represent it: inorganic, mp_20." in caption(view, "a")
+        assert "Other bundled models that keep its composition: inorganic, mp_20." in caption(view, "a")
         controls.show_reconstruction(end, srtio3, 0.2)
         assert "roughly" in caption(view, "a")
 

@@ -26,7 +26,7 @@ class EndsChecked:
     Attributes:
         decoded: the reconstruction of an end and its distance (None: no match), by letter.
         models: bundled models that take an end, by letter.
-        known_by: bundled models that represent an end that does not match, by letter.
+        known_by: other bundled models that keep the composition of an end that does not match, by letter.
     """
 
     decoded: dict[str, tuple[Crystals, float | None]]
@@ -70,4 +70,4 @@ def check_ends(model: CDVAE, ends: Sequence[PathEnd], seed: int, schedule: Sched
     yield EndsChecked(decoded, models)
     lost = {end.letter: end.crystal for end in usable if end.crystal is not None and decoded[end.letter][1] is None}
     if lost:
-        yield EndsChecked(decoded, models, {letter: models_that_keep(one) for letter, one in lost.items()})
+        yield EndsChecked(decoded, models, {letter: models_that_keep(one, model) for letter, one in lost.items()})

@@ -114,7 +114,7 @@ class EndControls(ipywidgets.VBox):
         Args:
             decoded: the reconstruction.
             rms: of `metrics.reconstruction.match`; None if it does not match.
-            known_by: bundled models that represent a crystal that does not match.
+            known_by: other bundled models that keep the composition of a crystal that does not match.
         """
         assert end.crystal is not None
         pair = [(f"{html.escape(end.name)}", end.crystal), ("reconstruction", decoded)]
@@ -130,7 +130,7 @@ class EndControls(ipywidgets.VBox):
                 "and the stops near it are not similar to it."
             )
             if known_by:
-                text += f" Bundled models that represent it: {html.escape(', '.join(known_by))}."
+                text += f" Other bundled models that keep its composition: {html.escape(', '.join(known_by))}."
         elif rms > ROUGH:
             text = f"<b style='{_WARN}'>Reconstructed roughly</b>: atoms are off by {rms:.3f} {_LENGTH}."
         else:

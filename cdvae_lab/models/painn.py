@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import Neighbors, nearest_neighbors
+from cdvae_lab.models import gpu_kernels
 
 # Messages are sums over about 20 neighbors of independent sign; this factor keeps their variance near one.
 MESSAGE_SCALE = 0.25
@@ -91,9 +92,9 @@ def pair_basis_all_images(
 ) -> PairBasis:
     """Compute the pair basis over all periodic images within a cutoff, without a limit on the number of neighbors.
 
-    On a GPU it should be compiled: the sum over images then stays in registers, and no tensor of the size
-    (pairs, images) is stored. On a CPU, and where gradients with respect to the positions are needed (a GPU would
-    store such tensors for them), only the images within the cutoff are used, about one in ten.
+    On a GPU `gpu_kernels` sums over the images without storing a tensor of the size (pairs, images); where they cannot
+    be used, compiling this function has the same effect. On a CPU, and where gradients with respect to the positions
+    are needed (a GPU would store such tensors for them), only the images within the cutoff are used, about one in ten.
 
     Args:
         images: periodic images as `periodic_images` lists them, for at least this cutoff.
@@ -108,6 +109,9 @@ def pair_basis_all_images(
     itself = torch.eye(delta.shape[1], dtype=torch.bool, device=delta.device)
     first = torch.arange(shift.shape[1], device=delta.device) == 0  # the zero translation takes an atom to itself
     width = centers[1] - centers[0]
+
+    if gpu_kernels.usable(delta) and not _needs_gradients(crystals):
+        return PairBasis(*gpu_kernels.pair_basis(delta, shift, exists, centers, cutoff, MESSAGE_SCALE, SOFT_LENGTH))
 
     def shells(vector: Float[Tensor, "*n 3"], counts: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
         squared = (vector * vector).sum(-1)
@@ -172,6 +176,7 @@ class Block(nn.Module):
         basis: PairBasis,
         condition: Float[Tensor, "crystals condition"] | None,
         keep: Float[Tensor, "crystals 2 hidden"] | None = None,
+        kernels: bool = False,
     ) -> tuple[Float[Tensor, "crystals sites hidden"], Float[Tensor, "crystals sites 3 hidden"]]:
         hidden = s.shape[-1]
         h = self.norm(s)
@@ -180,9 +185,14 @@ class Block(nn.Module):
             h = h * (1 + scale) + shift
 
         sent = _perceptron(self.features, h, None if keep is None else keep[:, 0])
-        carried = None if self.first else sent[:, :, None, 2 * hidden :] * v
-        messages = self._messages if s.shape[1] < MANY_SITES else self._messages_of_many
-        of_scalars, of_vectors = messages(basis, sent[..., :hidden], sent[..., hidden : 2 * hidden], carried)
+        if kernels:
+            of_scalars, of_vectors = gpu_kernels.messages(
+                basis.radial, basis.directional, sent, v, self.radial_filter.weight, self.directional_filter.weight
+            )
+        else:
+            carried = None if self.first else sent[:, :, None, 2 * hidden :] * v
+            messages = self._messages if s.shape[1] < MANY_SITES else self._messages_of_many
+            of_scalars, of_vectors = messages(basis, sent[..., :hidden], sent[..., hidden : 2 * hidden], carried)
         s = s + of_scalars
         v = v + of_vectors
 
@@ -303,6 +313,7 @@ class PaiNN(nn.Module):
             # With gradients the basis uses a list whose length differs between calls, which would recompile every time.
             eager = (
                 _needs_gradients(crystals)
+                or gpu_kernels.usable(crystals.lattice)  # nothing is left to compile
                 or pairs * images.shape[1] * len(self.centers) > MAX_COMPILED_SIZE  # one very thin cell suffices
             )
             basis = pair_basis_all_images if eager else self.basis_all_images
@@ -327,7 +338,8 @@ class PaiNN(nn.Module):
         """
         s = scalars
         v = s.new_zeros(*s.shape[:-1], 3, s.shape[-1])
+        kernels = gpu_kernels.usable(s) and not torch.is_grad_enabled()
         for number, block in enumerate(self.blocks):
-            s, v = block(s, v, basis, condition, None if keep is None else keep[:, number])
+            s, v = block(s, v, basis, condition, None if keep is None else keep[:, number], kernels)
         exists = mask[..., None].to(s.dtype)
         return self.norm(s) * exists, v * exists[..., None]

@@ -39,7 +39,13 @@ def _supported(device: torch.device) -> bool:
     )
 
 
-@torch.library.custom_op("cdvae_lab::pair_basis", mutates_args=())
+# Schemas are written out: torch cannot infer them where the tests check every function's arguments.
+@torch.library.custom_op(
+    "cdvae_lab::pair_basis",
+    mutates_args=(),
+    schema="(Tensor delta, Tensor shift, Tensor exists, Tensor centers, float cutoff, float scale, float soft_length)"
+    " -> (Tensor, Tensor)",
+)
 def pair_basis(
     delta: Tensor, shift: Tensor, exists: Tensor, centers: Tensor, cutoff: float, scale: float, soft_length: float
 ) -> tuple[Tensor, Tensor]:
@@ -78,7 +84,12 @@ def _(delta, shift, exists, centers, cutoff, scale, soft_length):
     return delta.new_empty(n, sites, sites, len(centers)), delta.new_empty(n, sites, sites, 3, len(centers))
 
 
-@torch.library.custom_op("cdvae_lab::messages", mutates_args=())
+@torch.library.custom_op(
+    "cdvae_lab::messages",
+    mutates_args=(),
+    schema="(Tensor radial, Tensor directional, Tensor sent, Tensor vectors, Tensor radial_filter, "
+    "Tensor directional_filter) -> (Tensor, Tensor)",
+)
 def messages(
     radial: Tensor,
     directional: Tensor,

@@ -120,7 +120,7 @@ def test_the_files_of_a_run(app: App, slow: Slow) -> None:
 
 def test_generating_onto_the_map(app: App, slow: Slow) -> None:
     app.map_view.state.n = 1
-    returns_before(app.map_view.controls.generate.click, slow(latent_map.view, "denoise"), app.map_view)
+    returns_before(app.map_view.controls.generate.click, slow(latent_map.decoder, "denoise"), app.map_view)
 
 
 def test_the_table_of_the_map(app: App, slow: Slow, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_own_crystals_that_are_stopped_are_not_added(app: App, slow: Slow, tmp_p
 
 def test_a_crystal_chosen_elsewhere_on_the_map(app: App, slow: Slow, srtio3: Crystals) -> None:
     view = app.map_view
-    gate = slow(latent_map.view, "posterior_of")
+    gate = slow(latent_map.foreign_picks, "posterior_of")
     leaves_the_loop_free(lambda: app.selection.choose(Pick("theirs", srtio3)), gate, view)
     assert "theirs" in view.controls.caption.value
     assert view.plot.chosen is not None
@@ -245,7 +245,7 @@ def test_an_original_of_the_map(app: App, slow: Slow, srtio3: Crystals, monkeypa
     monkeypatch.setattr(view._originals, "get", lambda index: srtio3)
     leaves_the_loop_free(lambda: view.choose(3), slow(view._originals, "get"), view)
     assert "the crystal of the data file" in view.controls.caption.value
-    leaves_the_loop_free(lambda: view._hover(Hit((0.0, 0.0), None, 4)), slow(view._originals, "get"), view)
+    leaves_the_loop_free(lambda: view._glance.show(Hit((0.0, 0.0), None, 4)), slow(view._originals, "get"), view)
     assert "<img" in view.controls.glance.value
 
 

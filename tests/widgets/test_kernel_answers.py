@@ -91,7 +91,8 @@ ACTIONS = {
         "map", "upload(map.controls.upload, example)", "widgets.latent_map.own_crystals", "posterior_of",
     ),
     "a crystal chosen elsewhere": (
-        "map", "app.selection.choose(Pick('theirs', lab.read(example)))", "widgets.latent_map.view", "posterior_of",
+        "map", "app.selection.choose(Pick('theirs', lab.read(example)))",
+        "widgets.latent_map.foreign_picks", "posterior_of",
     ),
     "an end that is uploaded": (
         "path", "upload(path.controls.ends['a'].uploads, example)", "widgets.parts.files", "named_structures",

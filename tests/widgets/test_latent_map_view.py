@@ -148,7 +148,7 @@ class TestClicks:
             yield from list(lab.denoise(view.model, n=1, steps=4))[:2]
             raise RuntimeError("the <network> is on fire")
 
-        monkeypatch.setattr("cdvae_lab.widgets.latent_map.view.denoise", fails)
+        monkeypatch.setattr("cdvae_lab.widgets.latent_map.decoder.denoise", fails)
         view.choose(2)
         assert view.wait(10)
         assert "the &lt;network&gt; is on fire" in view.status_line.value

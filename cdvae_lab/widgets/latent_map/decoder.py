@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.sampling.denoising import DenoisingFrame
+from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.replay_code import Sampler
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
+from cdvae_lab.widgets.latent_map.record import Record
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
 
 MAX_FRAMES = 60  # kept frames of a run; the slider could not resolve more
@@ -19,7 +29,11 @@ class Decoder:
     """One run of `denoise` at a time.
 
     Args:
+        model: that decodes.
+        map: with the name and unit of the property that the model predicts.
+        sampler: of every run.
         controls: with the crystals and the caption.
+        record: of what is decoded.
         new_run: makes the run, given what draws its frames and what shows its status.
         say: function that shows a text.
         fail: shows an error and its traceback.
@@ -32,31 +46,71 @@ class Decoder:
 
     def __init__(
         self,
+        model: CDVAE,
+        map: LatentMap,
+        sampler: Sampler,
         controls: LatentMapControls,
+        record: Record,
         new_run: Callable[..., RecordedRun[DenoisingFrame]],
         say: Callable[[str], None],
         fail: Callable[[BaseException, str], None],
         enable: Callable[[], None],
     ) -> None:
-        self._controls, self._say, self._fail, self._enable = controls, say, fail, enable
+        self._model, self._map, self._sampler = model, map, sampler
+        self._controls, self._record = controls, record
+        self._say, self._fail, self._enable = say, fail, enable
         self._shown = CrystalFrames(controls.view)
         self._then: Callable[[DenoisingFrame], Any] = lambda frame: None
         self.known: dict[int, Crystals] = {}
         self.run = new_run(self._shown.add, self._show, max_frames=MAX_FRAMES)
 
+    def decode(
+        self, z: Float[Tensor, "1 latent"], z_code: str, title: str, name: str, wait: bool, index: int | None = None
+    ) -> None:
+        """Decode one latent, and pick its crystal.
+
+        Args:
+            z_code: an expression of Python for it.
+            title: HTML, for the caption.
+            name: of the crystal, after its formula.
+            wait: until it is decoded.
+            index: number on the map of the crystal whose latent it is.
+        """
+        call = f"lab.last(lab.denoise(model, z={{}}{self._sampler.arguments})).crystals"
+        lines = (f"z = {z_code}", f"crystal = {call.format('z')}")
+        imports = ("import torch",) if "torch." in z_code else ()
+        expression = "" if imports else call.format(z_code)
+
+        def then(last: DenoisingFrame) -> None:
+            crystal = last.crystals.to("cpu")
+            if index is not None:
+                self._remember(index, crystal)
+            self._controls.show_caption(title + self._prediction(z), crystal)
+            self._record.add(*lines, imports=imports)
+            code = self._record.alone(*lines, imports=imports)
+            self._record.pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
+
+        self.start(lambda: self.frames(z), title, then, wait)
+
+    def frames(self, z: Float[Tensor, "crystals latent"]) -> Iterator[DenoisingFrame]:
+        """The frames of decoding latents."""
+        return denoise(self._model, z=z, sampler=self._sampler.schedule)
+
+    def generated(self, n: int, seed: int) -> Iterator[DenoisingFrame]:
+        """The frames of generating n crystals from the prior."""
+        return denoise(self._model, n, seed=seed, sampler=self._sampler.schedule)
+
     def start(
         self,
         frames: Callable[[], Iterator[DenoisingFrame]],
-        num_steps: int,
         title: str,
         then: Callable[[DenoisingFrame], Any],
         wait: bool,
     ) -> None:
-        """Decode.
+        """Show a run of the sampler.
 
         Args:
             frames: makes the generator, in the worker thread.
-            num_steps: of the run.
             title: HTML, for the caption.
             then: called with the last frame, if it comes to that.
             wait: until it has.
@@ -66,13 +120,28 @@ class Decoder:
         self._shown.restart()
         self._controls.show_glance("", None)
         self._controls.show_caption(title, None)
-        self.run.start(frames, num_steps=num_steps, wait=wait)
+        self.run.start(frames, num_steps=len(self._sampler.schedule), wait=wait)
 
-    def remember(self, index: int, crystal: Crystals) -> None:
+    def cancel(self) -> None:
+        """End the run without showing its end."""
+        if self.run.running:
+            self.run.cancel()
+            self._enable()
+
+    def _remember(self, index: int, crystal: Crystals) -> None:
         """Keep the decoded crystal of a number on the map; the oldest is forgotten when there are too many."""
         self.known[index] = crystal
         while len(self.known) > MAX_DECODED:
             self.known.pop(next(iter(self.known)))
+
+    def _prediction(self, z: Float[Tensor, "1 latent"]) -> str:
+        """The property that the model predicts from a latent, as HTML."""
+        name = self._map.label_name
+        if not name:
+            return ""
+        with torch.no_grad():
+            value = float(self._model.predict_property(z.to(self._model.device)))
+        return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self._map.label_unit}"
 
     def _show(self, status: RunStatus) -> None:
         self._enable()

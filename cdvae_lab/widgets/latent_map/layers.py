@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.errors import SettingError
 from cdvae_lab.widgets.base.replay_code import ReplayCode
-from cdvae_lab.widgets.parts.map_figure import MapFigure
+from cdvae_lab.widgets.latent_map.controls import LatentMapControls
+from cdvae_lab.widgets.latent_map.state import LatentMapState
+from cdvae_lab.widgets.parts.map_figure import TRAINING, MapFigure
 from cdvae_lab.widgets.parts.maps import place
 
 
@@ -38,16 +40,18 @@ class Layer:
 
 
 class Layers:
-    """Layers and paths by their names.
+    """Layers and paths by their names, each with a box to tick.
 
     Args:
-        map: whose places they have.
-        plot: where they are drawn.
+        plot: where they are drawn, at the places of its map.
+        controls: with the boxes.
+        state: with the names of those that are hidden.
     """
 
-    def __init__(self, map: LatentMap, plot: MapFigure) -> None:
-        self._map, self._plot = map, plot
+    def __init__(self, plot: MapFigure, controls: LatentMapControls, state: LatentMapState) -> None:
+        self._plot, self._controls, self._state = plot, controls, state
         self._layers: dict[str, Layer] = {}
+        self._controls.show_layers([*plot.layers])
 
     def __getitem__(self, name: str) -> Layer:
         return self._layers[name]
@@ -61,8 +65,8 @@ class Layers:
         texts: Sequence[str],
         crystals: Crystals | None,
         code: ReplayCode | None = None,
-    ) -> bool:
-        """Draw a layer or a path, new or instead of the one of that name; True if it is new.
+    ) -> None:
+        """Draw a layer or a path, new or instead of the one of that name.
 
         Args:
             joined: it is a path.
@@ -70,11 +74,30 @@ class Layers:
             code: as for `Layer`.
         """
         new = name not in self._plot.layers
-        self._plot.put(name, joined, place(self._map, z, xy), texts)
+        self._plot.put(name, joined, place(self._plot.map, z, xy), texts)
         self._layers[name] = Layer(None if z is None else z.detach().cpu().float(), crystals, code)
-        return new
+        if new:
+            self._controls.show_layers([*self._plot.layers])
+            self.show_ticked()
 
     def remove(self, name: str) -> None:
         """Remove a layer or path; does nothing if there is none of that name."""
         self._plot.drop(name)
         self._layers.pop(name, None)
+        self._controls.show_layers([*self._plot.layers])
+
+    def show_ticked(self) -> None:
+        """Show and hide layers according to the state."""
+        for name, shown in self._plot.layers.items():
+            if shown != (name not in self._state.hidden):
+                self._plot.show_layer(name, not shown)
+
+    def place_of(self, name: str, index: int) -> tuple[float, float]:
+        """The place of a point of a layer or path. Raises SettingError if there is no such layer or point."""
+        if name not in self._plot.layers or name == TRAINING:
+            raise SettingError(f"there is no layer {name!r}; there are {', '.join(self._plot.layers)}")
+        places = self._plot.places(name)
+        if not 0 <= index < len(places):
+            raise SettingError(f"point {index}: the layer {name!r} has {len(places)}")
+        x, y = places[index].tolist()
+        return x, y

@@ -15,7 +15,6 @@ from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.latents import posterior_of
-from cdvae_lab.widgets.base.replay_code import ReplayCode
 from cdvae_lab.widgets.parts import files
 
 
@@ -71,14 +70,10 @@ class OwnCrystals:
         """Formula and source of each crystal."""
         return [f"{f} ({name})" for f, name in zip(reduced_formulas(self.crystals), self.names, strict=True)]
 
-    def code(self, setup: dict[str, str]) -> ReplayCode:
-        """Code that binds `made` to the crystals and `z` to their latents.
-
-        Args:
-            setup: that binds `model`.
-        """
-        read = f"made = lab.read([{', '.join(self.sources)}])"
-        return ReplayCode(setup=setup, body=(*self.given, read, "z = lab.encode(model, made)"))
+    @property
+    def code_lines(self) -> tuple[str, ...]:
+        """Lines of Python that bind `made` to the crystals and `z` to their latents."""
+        return (*self.given, f"made = lab.read([{', '.join(self.sources)}])", "z = lab.encode(model, made)")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import reduced_formulas, to_html
-from cdvae_lab.errors import CrystalError, LabError, SettingError
+from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.latent_map import LatentMap
-from cdvae_lab.metrics import validity
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.latents import posterior_of
-from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
+from cdvae_lab.sampling.denoising import DenoisingFrame
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
-from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
@@ -30,19 +24,21 @@ from cdvae_lab.widgets.latent_map.cifs import cifs_code, write_cifs
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls, predicted_name
 from cdvae_lab.widgets.latent_map.decoder import Decoder
 from cdvae_lab.widgets.latent_map.exports import MapExport, write_table
+from cdvae_lab.widgets.latent_map.foreign_picks import ForeignPicks
+from cdvae_lab.widgets.latent_map.generated_layer import GeneratedLayer
+from cdvae_lab.widgets.latent_map.glance import Glance
 from cdvae_lab.widgets.latent_map.lasso_table import lasso_table
 from cdvae_lab.widgets.latent_map.layers import Layers
-from cdvae_lab.widgets.latent_map.own_crystals import Encoding, OwnCrystals, encode_own
+from cdvae_lab.widgets.latent_map.own_layer import OWN, OwnLayer
+from cdvae_lab.widgets.latent_map.record import Record
+from cdvae_lab.widgets.latent_map.shown_crystal import ShownCrystal
 from cdvae_lab.widgets.latent_map.state import PREDICTED, LatentMapState
-from cdvae_lab.widgets.parts import files
-from cdvae_lab.widgets.parts.map_figure import TRAINING, Hit, MapFigure
+from cdvae_lab.widgets.parts.map_figure import Hit, MapFigure
 from cdvae_lab.widgets.parts.maps import require_map
 from cdvae_lab.widgets.parts.originals import Originals
 
 if TYPE_CHECKING:
     import pandas as pd
-
-GENERATED, OWN = "generated", "own crystals"
 
 
 class LatentMapView(View):
@@ -89,26 +85,42 @@ class LatentMapView(View):
         if not 200 <= height <= 2000:
             raise SettingError(f"height is {height} pixels; choose 200 to 2000")
         super().__init__(model, LatentMapState(), selection)
-        self._sampler = Sampler(self.model, sampler, settings)
         known = require_map(self.model, map)
         self.map = known.value
-        self._setup = {"model": self.model_code, "known": known.code, **self._sampler.setup}
-        self._code = ReplayCode(setup=self._setup)
+        self._sampler = Sampler(self.model, sampler, settings)
+        setup = {"model": self.model_code, "known": known.code, **self._sampler.setup}
+        self._record = Record(setup, self.selection, self.draw_code)
         self._originals = Originals(self.model, self.map, data_folder)
-        self._own = OwnCrystals()
-        self._adding: list[Any] = []  # sources of own crystals that are being read
-        self._mine: Pick | None = None
         self.controls = LatentMapControls(self.state, self, self.map, height)
         self.view = self.controls.view
         self.plot = MapFigure(
-            self.map, height=height, clicked=self._click, hovered=self._hover, lassoed=lambda rows: self.select(rows)
-        )
-        self._layers = Layers(self.map, self.plot)
-        self._finder = self.new_task("looking for the crystal", self._enable)  # that is to be shown next
-        self._glancer = self.new_task("")  # of the crystal under the mouse
-        self._encoder = self.new_task("reading", self._enable)  # of own crystals
-        self._decoder = Decoder(self.controls, self.new_run, self.show_message, self.show_error, self._enable)
+            self.map, height=height, clicked=lambda hit: self.attempt(lambda: self._click(hit)),
+            hovered=lambda hit: self._glance.show(hit), lassoed=lambda rows: self.select(rows),
+        )  # fmt: skip
+        self._layers = Layers(self.plot, self.controls, self.state)
+        self._decoder = Decoder(
+            self.model, self.map, self._sampler, self.controls, self._record, self.new_run, self.show_message,
+            self.show_error, self._enable,
+        )  # fmt: skip
         self.recorded_run = self._decoder.run
+        self._finder = self.new_task("looking for the crystal", self._enable)  # that is to be shown next
+        self._glance = Glance(
+            self.map, self._layers, self._originals, self._decoder, self.controls, self.new_task(""),
+            lambda: self.recorded_run.running or self._finder.running,
+        )  # fmt: skip
+        self._shown = ShownCrystal(
+            self.plot, self._layers, self._originals, self.controls, self._record, self._decoder, self._glance,
+            self._finder, self.show_message,
+        )  # fmt: skip
+        self._foreign = ForeignPicks(self.model, self.plot, self._shown, self._finder, self.show_error)
+        self._generated = GeneratedLayer(
+            self._layers, self._decoder, self._sampler.arguments, self.controls, self._record
+        )
+        self._encoder = self.new_task("reading", self._enable)
+        self._own = OwnLayer(
+            self.model, self._layers, self._record, self._encoder,
+            lambda index: self.attempt(lambda: self.choose_in(OWN, index)),
+        )  # fmt: skip
         self._export = MapExport(
             self.controls, lambda show: self.new_run(show=show, max_frames=1), self.show_message, self.show_error,
             self._enable,
@@ -116,25 +128,24 @@ class LatentMapView(View):
         self._reader = self.new_run(show=lambda status: None, max_frames=1)
         if self._originals.file:  # a table of thousands of texts, which the first click need not wait for
             self._reader.start(self._originals.get(i) for i in range(1))
-        self.controls.show_layers([*self.plot.layers])
         self.show_rows(self.controls.rows(self.plot), self.controls)
         self.add_class("cdvae-map")
         self.listen(self.state, "color", lambda change: self.attempt(lambda: self._recolor(change["new"])))
         self.listen(self.state, "mouse", lambda change: self.plot.figure.update_layout(dragmode=change["new"]))
         self.listen(self.state, "find", lambda change: change["new"] and self.attempt(lambda: self.find(change["new"])))
-        self.listen(self.state, "hidden", lambda change: self._show_layers())
+        self.listen(self.state, "hidden", lambda change: self._layers.show_ticked())
         self.listen(self.state, "rows", lambda change: self._rows_changed())
-        self.when_picked(self._chosen_elsewhere)
+        self.when_picked(self._picked)
         self._enable()
         self.show_message("click on a crystal to see it, on an empty place to decode the latent there")
-        self._chosen_elsewhere(self.selection.pick)
+        self._picked(self.selection.pick)
 
     # --- what can be done, by the mouse and from code -----------------------------------------------------
 
     @property
     def replay_code(self) -> ReplayCode:
         """Python code that repeats the actions in this view, in order."""
-        return self._code
+        return self._record.code
 
     @property
     def color(self) -> str | tuple[str, str, Tensor]:
@@ -145,7 +156,7 @@ class LatentMapView(View):
     def color(self, value: str | tuple[str, str, Tensor]) -> None:
         if not isinstance(value, str):
             self.plot.color = value
-            self._did(f"figure = lab.figures.latent_map(known, ({value[0]!r}, {value[1]!r}, values))")
+            self._record.add(f"figure = lab.figures.latent_map(known, ({value[0]!r}, {value[1]!r}, values))")
         elif value == self.state.color:
             self._recolor(value)
         else:
@@ -161,33 +172,7 @@ class LatentMapView(View):
         Raises:
             SettingError: for a number that the map does not have.
         """
-        if not 0 <= index < len(self.map):
-            raise SettingError(f"crystal {index}: the map has {len(self.map)}, from 0 to {len(self.map) - 1}")
-        self._interrupt()
-        x, y = self.map.xy[index].tolist()
-        self.plot.mark((x, y))
-        if self._originals.file:
-            self._finder.start(
-                lambda: [self._originals.get(index)], lambda found: self._show_chosen(index, found, wait),
-                wait or not in_event_loop(),
-            )  # fmt: skip
-        else:
-            self._show_chosen(index, None, wait)
-
-    def _show_chosen(self, index: int, original: Crystals | None, wait: bool) -> None:
-        """Show a crystal of the map: its original, or else what the model decodes from its latent."""
-        z = self.map.latents[[index]].float()
-        z_code = f"known.latents[[{index}]].float()"
-        title = self.controls.about(index)
-        if original is not None:
-            code = self._originals.code(index)
-            lines = (f"crystal = {code}", f"z = {z_code}")
-            self._did(*lines)
-            self._present(title + "Shown: the crystal of the data file.", original)
-            self._pick(self.map.formulas[index], original, z, code, ReplayCode(setup=self._setup, body=lines))
-            return
-        title += "Shown: the crystal that the model <b>decodes from its latent</b>; the original is in the data file."
-        self._decode(z, z_code, title, f"{self.map.formulas[index]}, decoded", wait, index)
+        self._shown.show_crystal(index, wait)
 
     def decode_at(self, x: float | int, y: float | int, wait: bool = False) -> None:
         """Decode a place of the map: the mean latent of the crystals nearest to it, weighted by distance.
@@ -196,23 +181,12 @@ class LatentMapView(View):
             x, y: the place.
             wait: until it is decoded.
         """
-        xy = torch.tensor([[float(x), float(y)]])
-        self.plot.mark((float(x), float(y)))
-        near = [self.map.formulas[i] for i in self.map.nearest(xy, k=3)[0][0].tolist()]
-        title = f"<b>An empty place</b>, between {', '.join(map(to_html, near))}"
-        code = f"known.latent_at(torch.tensor({xy.tolist()}))"
-        self._decode(self.map.latent_at(xy), code, title, "decoded from an empty place", wait)
+        self._shown.show_place(float(x), float(y), wait)
 
     def stop(self) -> None:
         """End the decoding, the export or the reading of own crystals after the current step."""
         for run in (self.recorded_run, self._export.run, self._finder.run, self._encoder.run):
             run.stop()
-
-    def _interrupt(self) -> None:
-        """End what was to be shown, because something else is."""
-        self.recorded_run.cancel()
-        self._finder.cancel()
-        self._glancer.cancel()
 
     def find(self, text: str, wait: bool = False) -> list[int]:
         """Choose the first crystal of this id or formula, and put all into the table; returns their numbers.
@@ -271,9 +245,9 @@ class LatentMapView(View):
         rows = self._rows()
         folder = Path(self.state.folder) / "map" if folder is None else Path(folder)
         self._export.start(
-            write_cifs(self.map, rows, folder, self._originals, self._decoding),
+            write_cifs(self.map, rows, folder, self._originals, self._decode_rows),
             len(rows),
-            lambda: self._did(f"rows = {rows}", *cifs_code(rows, folder, self._sampler.arguments)),
+            lambda: self._record.add(f"rows = {rows}", *cifs_code(rows, folder, self._sampler.arguments)),
             wait,
         )
 
@@ -286,17 +260,8 @@ class LatentMapView(View):
         """
         n = self.state.n if n is None else n
         seed = self.state.seed if seed is None else seed
-        title = f"<b>{n} crystals from the prior</b>, seed {seed}<br>"
-        lines = (
-            f"frame = lab.last(lab.denoise(model, n={n}, seed={seed}{self._sampler.arguments}))",
-            "made, z = frame.crystals, frame.z",
-        )
-        schedule = self._sampler.schedule
-        self._interrupt()
-        self._decoder.start(
-            lambda: denoise(self.model, n, seed=seed, sampler=schedule), len(schedule), title,
-            lambda last: self._generated(last, title, lines), wait,
-        )  # fmt: skip
+        self._shown.interrupt()
+        self._generated.generate(n, seed, wait)
 
     def add_own(self, source: Any = None, wait: bool = True) -> None:
         """Place the user's own crystals on the map, which stays as it is, as the layer "own crystals".
@@ -313,21 +278,7 @@ class LatentMapView(View):
             source = self.state.file.strip()
             if not source:
                 raise SettingError("which file? Upload one, or write its path")
-        sources = list(source) if isinstance(source, list | tuple) else [source]
-        self._adding = sources = [*(self._adding if self._encoder.running else []), *sources]
-        self._encoder.start(lambda: encode_own(self.model, self._own, sources), self._put_own, wait)
-
-    def _put_own(self, encoded: Encoding) -> None:
-        """Draw the user's crystals, and show the last. Raises the error of the first source that cannot be used."""
-        if encoded.z is not None:
-            own = self._own = encoded.own
-            crystals, code = own.crystals, own.code(self._setup)
-            self._put(OWN, False, encoded.z, None, own.texts, crystals, code)
-            self._did(*code.body, "places = known.place(z)")
-            if not encoded.wrong:
-                self._click(Hit(tuple(self.plot.places(OWN)[-1].tolist()), OWN, len(crystals) - 1))
-        if encoded.wrong:
-            raise encoded.wrong[0]
+        self._own.add(list(source) if isinstance(source, list | tuple) else [source], wait)
 
     # --- what others draw on it -----------------------------------------------------------------------------
 
@@ -353,7 +304,7 @@ class LatentMapView(View):
             SettingError: for both or neither of z and xy, latents of another model's size, or a name that the map
                 itself uses.
         """
-        self._put(name, False, z, xy, texts, crystals)
+        self._layers.put(name, False, z, xy, texts, crystals)
 
     def set_path(
         self,
@@ -368,48 +319,13 @@ class LatentMapView(View):
 
         Called again with the same name, it redraws only that line, which is cheap enough for every step of a run.
         """
-        self._put(name, True, z, xy, texts, crystals)
+        self._layers.put(name, True, z, xy, texts, crystals)
 
     def remove(self, name: str) -> None:
         """Remove a layer or path; does nothing if there is none of that name."""
         self._layers.remove(name)
         if name == OWN:
-            self._encoder.cancel()
-            self._own = OwnCrystals()
-        self.controls.show_layers([*self.plot.layers])
-
-    def _put(
-        self,
-        name: str,
-        joined: bool,
-        z: Tensor | None,
-        xy: Any,
-        texts: Sequence[str],
-        crystals: Crystals | None,
-        code: ReplayCode | None = None,
-    ) -> None:
-        if self._layers.put(name, joined, z, xy, texts, crystals, code):
-            self.controls.show_layers([*self.plot.layers])
-            self._show_layers()
-
-    def _show_layers(self) -> None:
-        """Show and hide layers according to the state."""
-        for name, shown in self.plot.layers.items():
-            if shown != (name not in self.state.hidden):
-                self.plot.show_layer(name, not shown)
-
-    # --- the mouse --------------------------------------------------------------------------------------------
-
-    def _click(self, hit: Hit) -> None:
-        self.attempt(lambda: self._click_on(hit))
-
-    def _click_on(self, hit: Hit) -> None:
-        if hit.index is None:
-            self.decode_at(*hit.xy)
-        elif hit.layer is None:
-            self.choose(hit.index)
-        else:
-            self.choose_in(hit.layer, hit.index, hit.xy)
+            self._own.forget()
 
     def choose_in(self, name: str, index: int, xy: tuple[float, float] | None = None, wait: bool = False) -> None:
         """Show a point of a layer or path: its crystal, or else its decoded latent or place.
@@ -423,74 +339,21 @@ class LatentMapView(View):
         Raises:
             SettingError: if there is no such layer or point.
         """
-        if name not in self.plot.layers or name == TRAINING:
-            raise SettingError(f"there is no layer {name!r}; there are {', '.join(self.plot.layers)}")
-        places = self.plot.places(name)
-        if not 0 <= index < len(places):
-            raise SettingError(f"point {index}: the layer {name!r} has {len(places)}")
-        layer = self._layers[name]
-        x, y = places[index].tolist() if xy is None else xy
-        title = f"<b>{html.escape(name)}</b>, {index + 1}<br>"
-        if layer.crystals is not None:
-            self._interrupt()
-            self.plot.mark((x, y))
-            crystal = layer.crystals[index].trim()
-            z = None if layer.z is None else layer.z[[index]]
-            self._present(title + ("Shown: your crystal, as it was read." if name == OWN else ""), crystal)
-            self._pick(f"{captions.formula(crystal)} ({name})", crystal, z, "", layer.crystal_code(index))
-        elif layer.z is None:
-            self.decode_at(x, y, wait)
+        self._shown.show_point(name, index, xy, wait)
+
+    # --- what is heard ----------------------------------------------------------------------------------------
+
+    def _click(self, hit: Hit) -> None:
+        if hit.index is None:
+            self.decode_at(*hit.xy)
+        elif hit.layer is None:
+            self.choose(hit.index)
         else:
-            self.plot.mark((x, y))
-            z = layer.z[[index]]
-            title += "Shown: decoded from its latent."
-            self._decode(z, f"torch.tensor({z.tolist()})", title, f"{name}, {index + 1}", wait)
+            self.choose_in(hit.layer, hit.index, hit.xy)
 
-    def _hover(self, hit: Hit) -> None:
-        """Show a small picture, where the crystal is known already: decoding takes longer than a glance."""
-        index = hit.index
-        if self.recorded_run.running or self._finder.running or index is None:
-            return
-        if hit.layer is not None:
-            batch = self._layers[hit.layer].crystals
-            self.controls.show_glance(html.escape(hit.layer), None if batch is None else batch[index])
-            return
-        text, decoded = to_html(self.map.formulas[index]), self._decoder.known.get(index)
-        if self._originals.there:  # if the data file is on this machine, it has been read by now
-            self._glancer.start(
-                lambda: [self._originals.get(index)],
-                lambda original: self.controls.show_glance(text, original or decoded),
-                wait=not in_event_loop(),
-            )
-        else:
-            self.controls.show_glance(text, decoded)
-
-    def _chosen_elsewhere(self, pick: Pick | None) -> None:
-        """Mark the place of a crystal that was chosen in another view, and show it."""
-        if pick is None or pick is self._mine:
-            return
-
-        def show(place: tuple[float, float] | LabError) -> None:
-            if isinstance(place, LabError):
-                self.show_error(place, kept="It cannot be placed on this map.")
-                return
-            self.plot.mark(place)
-            self._present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
-
-        self._interrupt()
-        self._finder.start(lambda: [self._place_of(pick)], show, wait=not in_event_loop())
-
-    def _place_of(self, pick: Pick) -> tuple[float, float] | LabError:
-        """The place of a crystal on the map, or the reason why it has none."""
-        z = pick.z
-        try:
-            if z is None:
-                crystal = files.for_model(self.model, pick.crystal.to_structures()[0], pick.name)
-                z = posterior_of(self.model, crystal).mu
-            [(x, y)] = self.map.place(z.detach().cpu().float()).tolist()
-        except (CrystalError, SettingError) as error:
-            return error
-        return x, y
+    def _picked(self, pick: Pick | None) -> None:
+        if pick is not None and not self._record.made(pick):
+            self._foreign.show(pick)
 
     def _rows(self) -> list[int]:
         if not self.state.rows:
@@ -499,88 +362,22 @@ class LatentMapView(View):
 
     def _rows_changed(self) -> None:
         if self.state.rows:
-            self._did(f"rows = {self.state.rows}")
+            self._record.add(f"rows = {self.state.rows}")
         self._enable()
 
-    # --- the runs ---------------------------------------------------------------------------------------------
-
-    def _decode(self, z: Tensor, z_code: str, title: str, name: str, wait: bool, index: int | None = None) -> None:
-        """Decode one latent.
-
-        Args:
-            z_code: an expression for it.
-            title: HTML, for the caption.
-            name: of the crystal, after its formula.
-            index: number on the map of the crystal whose latent it is.
-        """
-        call = f"lab.last(lab.denoise(model, z={{}}{self._sampler.arguments})).crystals"
-        lines = (f"z = {z_code}", f"crystal = {call.format('z')}")
-        imports = ("import torch",) if "torch." in z_code else ()
-        expression = "" if imports else call.format(z_code)
-
-        def then(last: DenoisingFrame) -> None:
-            crystal = last.crystals.to("cpu")
-            if index is not None:
-                self._decoder.remember(index, crystal)
-            self.controls.show_caption(title + self._prediction(z), crystal)
-            self._did(*lines, imports=imports)
-            code = ReplayCode(imports, self._setup, lines)
-            self._pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
-
-        schedule = self._sampler.schedule
-        self._interrupt()
-        self._decoder.start(lambda: denoise(self.model, z=z, sampler=schedule), len(schedule), title, then, wait)
-
-    def _generated(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> None:
-        crystals = last.crystals.to("cpu")
-        code = ReplayCode(setup=self._setup, body=lines)
-        self._put(GENERATED, False, last.z, None, reduced_formulas(crystals), crystals, code)
-        self._did(*lines, "places = known.place(z)")
-        valid = sum(reason is None for reason in validity.invalid_reasons(crystals))
-        text = f"{title}{valid} of {len(crystals)} valid; click on one on the map to see it alone."
-        self.controls.show_caption(text, None)
-
-    def _decoding(self, rows: list[int]) -> Iterator[DenoisingFrame]:
-        return denoise(self.model, z=self.map.latents[rows].float(), sampler=self._sampler.schedule)
-
-    # --- text -------------------------------------------------------------------------------------------------
-
-    def _prediction(self, z: Tensor) -> str:
-        """The property that the model predicts from a latent, as HTML."""
-        name = self.map.label_name
-        if not name:
-            return ""
-        with torch.no_grad():
-            value = float(self.model.predict_property(z.to(self.model.device)))
-        return f"<br>{html.escape(name)} predicted from z: {value:.3g} {self.map.label_unit}"
-
-    def _pick(self, name: str, crystal: Crystals, z: Tensor | None, code: str, replay: ReplayCode | None) -> None:
-        self._mine = Pick(name, crystal.to("cpu"), z, code, replay)
-        self.selection.choose(self._mine)
-
-    def _did(self, *lines: str, imports: Sequence[str] = ()) -> None:
-        """Add lines to the code; the same twice in a row only once."""
-        if self._code.body[-len(lines) :] != lines:
-            self._code = self._code.then(*lines, imports=imports)
-        self.draw_code()
-
-    def _present(self, title: str, crystal: Crystals) -> None:
-        self.view.show_all([crystal], origin=crystal)
-        self.controls.show_glance("", None)
-        self.controls.show_caption(title, crystal)
-        self.show_message("")
-        self._enable()
+    def _decode_rows(self, rows: list[int]) -> Iterator[DenoisingFrame]:
+        return self._decoder.frames(self.map.latents[rows].float())
 
     def _recolor(self, value: str) -> None:
         if value != PREDICTED:
             self.plot.color = value
-            self._did(f"figure = lab.figures.latent_map(known, {value!r})")
+            self._record.add(f"figure = lab.figures.latent_map(known, {value!r})")
             return
         with torch.no_grad():
             values = self.model.predict_property(self.map.latents.float().to(self.model.device)).cpu()
         name, unit = predicted_name(self.map.label_name), self.map.label_unit
         self.plot.color = (name, unit, values)
-        self._did(
+        self._record.add(
             "values = model.predict_property(known.latents.float())",
             f"figure = lab.figures.latent_map(known, ({name!r}, {unit!r}, values))",
         )

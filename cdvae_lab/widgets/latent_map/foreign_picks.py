@@ -1,0 +1,63 @@
+"""Crystals that were chosen in another view, placed on the map."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+from cdvae_lab.errors import CrystalError, LabError, SettingError
+from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import posterior_of
+from cdvae_lab.widgets.base.background_task import BackgroundTask
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
+from cdvae_lab.widgets.base.selection import Pick
+from cdvae_lab.widgets.latent_map.shown_crystal import ShownCrystal
+from cdvae_lab.widgets.parts import files
+from cdvae_lab.widgets.parts.map_figure import MapFigure
+
+
+class ForeignPicks:
+    """Marks the places of crystals that are chosen in other views, and shows them.
+
+    Args:
+        model: that encodes them.
+        plot: the map.
+        shown: shows them.
+        finder: task that encodes one.
+        fail: shows the reason why one has no place, and a sentence about it.
+    """
+
+    def __init__(
+        self,
+        model: CDVAE,
+        plot: MapFigure,
+        shown: ShownCrystal,
+        finder: BackgroundTask,
+        fail: Callable[..., None],
+    ) -> None:
+        self._model, self._plot, self._shown, self._finder, self._fail = model, plot, shown, finder, fail
+
+    def show(self, pick: Pick) -> None:
+        """Place a crystal, in the background, and show it."""
+
+        def show(place: tuple[float, float] | LabError) -> None:
+            if isinstance(place, LabError):
+                self._fail(place, kept="It cannot be placed on this map.")
+                return
+            self._plot.mark(place)
+            self._shown.present(f"<b>{html.escape(pick.name)}</b><br>chosen in another view", pick.crystal)
+
+        self._shown.interrupt()
+        self._finder.start(lambda: [self._place_of(pick)], show, wait=not in_event_loop())
+
+    def _place_of(self, pick: Pick) -> tuple[float, float] | LabError:
+        """The place of a crystal on the map, or the reason why it has none."""
+        z = pick.z
+        try:
+            if z is None:
+                crystal = files.for_model(self._model, pick.crystal.to_structures()[0], pick.name)
+                z = posterior_of(self._model, crystal).mu
+            [(x, y)] = self._plot.map.place(z.detach().cpu().float()).tolist()
+        except (CrystalError, SettingError) as error:
+            return error
+        return x, y

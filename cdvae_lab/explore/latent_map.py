@@ -1,11 +1,7 @@
 """A map of the latent space: UMAP of a data set's latents, kept as plain arrays.
 
-The map is fitted once (`LatentMap.fit`; the only place that imports UMAP) and only read afterwards. Further
-latents are placed among its points, and an empty place is decoded from the points around it, both by inverse
-distance weighting (Shepard, ACM National Conference 1968): a mean over the k nearest with weights 1 / distance^2,
-which gives a point's own value at the point itself.
-
-McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projection" (arXiv 1802.03426).
+The map is fitted once (`LatentMap.fit`) and only read afterwards. Further latents are placed among its points, and an
+empty place is decoded from the points around it, both by a mean over the nearest (`inverse_distance`).
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,8 +22,10 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import ATOMIC_NUMBERS, symbol_of
 from cdvae_lab.crystals.formulas import density, parse, respell
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.errors import CheckpointError, DatasetError, SettingError
+from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.explore.chemiscope import chemiscope_map
+from cdvae_lab.explore.inverse_distance import mean_of_nearest, nearest_points
+from cdvae_lab.explore.map_fitting import check_settings, crystals_of_map, umap_places
 from cdvae_lab.io import assets
 from cdvae_lab.io.storage import atomic_path, read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE
@@ -38,11 +35,9 @@ from cdvae_lab.models.latents import posterior_of
 
 FORMAT_VERSION = 1
 NEIGHBORS = 5  # points that a place, or the latent at a place, is a mean over
-FEWEST = 8  # crystals; UMAP needs at least these
 # Dimensions that spread less than this share of the widest are collapsed: the KL term has removed their information,
 # and a latent from the prior holds noise there.
 COLLAPSED_BELOW = 0.1
-PLACED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,23 +118,15 @@ class LatentMap:
             DatasetError: with too few crystals to make a map of.
             CrystalError: for crystals that the model has no room for.
         """
-        if seed < 0 or n_neighbors < 2 or not 0 <= min_dist <= 1 or (limit is not None and limit < FEWEST):
-            raise SettingError(
-                f"a map needs seed >= 0, n_neighbors >= 2, min_dist from 0 to 1 and limit >= {FEWEST} or None, not "
-                f"{seed}, {n_neighbors}, {min_dist:g} and {limit}"
-            )
-        if len(dataset) < FEWEST:
-            raise DatasetError(f"{dataset.name}: has {len(dataset)} crystals; a map needs at least {FEWEST}")
-        if limit is not None and limit < len(dataset):
-            chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), limit, replace=False))
-            dataset = dataset[torch.from_numpy(chosen)]
+        check_settings(seed, n_neighbors, min_dist, limit)
+        dataset = crystals_of_map(dataset, seed, limit)
         crystals = dataset.crystals.to("cpu")
         check_encodable(model, crystals)
         # Half precision before the fit, so that the map is one of just those latents that it holds.
         latents = posterior_of(model, dataset.crystals).mu.cpu().half()
         n_neighbors = min(n_neighbors, len(dataset) - 1)
         return cls(
-            _umap(latents.float(), seed, n_neighbors, min_dist),
+            umap_places(latents.float(), seed, n_neighbors, min_dist),
             latents,
             dataset.labels.cpu().float(),
             crystals.num_atoms,
@@ -260,17 +247,7 @@ class LatentMap:
         else:
             self._check_size(z)
             points, queries = self.latents.float()[:, self.informative], z.cpu().float()[:, self.informative]
-        k = min(k, len(self))
-        rows, distances = [], []
-        for part in queries.split(PLACED_AT_ONCE):
-            found = torch.cdist(part, points).topk(k, largest=False).indices
-            # Exactly: the fast formula, |a|^2 - 2ab + |b|^2, does not distinguish points at distance 0 from near ones.
-            exact, order = (points[found] - part[:, None]).norm(dim=-1).sort(-1)
-            rows.append(found.gather(-1, order))
-            distances.append(exact)
-        if not rows:
-            return torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k)
-        return torch.cat(rows), torch.cat(distances)
+        return nearest_points(points, queries, k)
 
     def place(self, z: Float[Tensor, "queries latent"], k: int = NEIGHBORS) -> Float[Tensor, "queries 2"]:
         """Place latents on the map without changing it: at the mean place of their k nearest neighbors.
@@ -282,7 +259,7 @@ class LatentMap:
             SettingError: for latents of another model's size, or k < 1.
         """
         rows, distances = self.nearest(z=z, k=k)
-        return (self.xy[rows] * _weights(distances)).sum(1)
+        return mean_of_nearest(self.xy, rows, distances)
 
     def latent_at(self, xy: Float[Tensor, "queries 2"], k: int = NEIGHBORS) -> Float[Tensor, "queries latent"]:
         """Return the latent of any place on the map: the mean of the k nearest points' latents, to be decoded.
@@ -294,7 +271,7 @@ class LatentMap:
             SettingError: for k < 1.
         """
         rows, distances = self.nearest(xy, k=k)
-        return (self.latents[rows].float() * _weights(distances)).sum(1)
+        return mean_of_nearest(self.latents, rows, distances)
 
     def share(self, element: str) -> Float[Tensor, " points"]:
         """Compute the share of an element, given by its symbol, among the atoms of each crystal.
@@ -369,19 +346,3 @@ def map_of(model: CDVAE) -> LatentMap | None:
         if (found := LatentMap.load(assets.asset_path(name))).model == mine:
             return found
     return None
-
-
-def _umap(latents: Float[Tensor, "points latent"], seed: int, n_neighbors: int, min_dist: float) -> Tensor:
-    from umap import UMAP
-
-    # A spectral start needs more points than a handful, and principal components are as good a start.
-    fitted = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, init="pca", random_state=seed, n_jobs=1)
-    return torch.from_numpy(np.asarray(fitted.fit_transform(latents.numpy()), dtype=np.float32))
-
-
-def _weights(distances: Float[Tensor, "queries k"]) -> Float[Tensor, "queries k 1"]:
-    """Compute weights 1 / distance^2 that add up to 1; points at distance 0 share the whole weight."""
-    # Relative to the nearest, so that no square leaves the range of a float.
-    nearest = distances.amin(-1, keepdim=True)
-    weights = torch.where(nearest > 0, (nearest / distances) ** 2, (distances == 0).to(distances.dtype))
-    return (weights / weights.sum(-1, keepdim=True))[..., None]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import DatasetError, SettingError
+from cdvae_lab.runtime.threads import threads_kept
 
 FEWEST = 8  # crystals; UMAP needs at least these
 
@@ -47,4 +48,5 @@ def umap_places(
 
     # A spectral start needs more points than a handful, and principal components are as good a start.
     fitted = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, init="pca", random_state=seed, n_jobs=1)
-    return torch.from_numpy(np.asarray(fitted.fit_transform(latents.numpy()), dtype=np.float32))
+    with threads_kept():
+        return torch.from_numpy(np.asarray(fitted.fit_transform(latents.numpy()), dtype=np.float32))

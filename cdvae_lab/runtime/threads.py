@@ -44,6 +44,21 @@ def one_thread(alone: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """Set the calling thread's number of CPU threads back after the block, in which another library may change it.
+
+    numba, which UMAP computes with, sets it at its first parallel loop. Sums that torch computes afterwards would have
+    another rounding than before.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before and (library := _openmp()) is not None:
+            library.omp_set_num_threads(before)
+
+
+@contextlib.contextmanager
 def fast_matmul(device: torch.device) -> Iterator[None]:
     """Multiply float32 matrices in TF32 within the block, on GPUs that have it; nothing changes on a CPU.
 

@@ -25,6 +25,7 @@ from cdvae_lab.io.storage import read_tensors, write_tensors
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.latents import encode
+from cdvae_lab.runtime import threads
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"hidden_dim": 16, "encoder_blocks": 1, "decoder_blocks": 1, "head_dim": 32, "latent_dim": 12}
@@ -94,6 +95,23 @@ def test_fit_is_reproducible_and_keeps_the_data_set_s_fields(model, random_datas
     assert len(part) == len(part.formulas) == 12
     assert set(part.ids) < set(random_dataset.ids)
     assert part.metadata["umap"]["n_neighbors"] == 11
+
+
+def test_fit_leaves_the_number_of_threads_as_it_is(model, random_dataset, monkeypatch):
+    # What numba does at the first fit of a process, which may have been that of another test.
+    from umap import UMAP
+
+    fit_transform = UMAP.fit_transform
+
+    def with_two_threads(self, *args):
+        places = fit_transform(self, *args)
+        threads._openmp().omp_set_num_threads(2)
+        return places
+
+    monkeypatch.setattr(UMAP, "fit_transform", with_two_threads)
+    assert torch.get_num_threads() == 1
+    LatentMap.fit(model, random_dataset)
+    assert torch.get_num_threads() == 1
 
 
 def test_fit_refuses_invalid_settings_and_data(model, random_dataset):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdvae_lab.runtime.threads import fast_matmul, one_thread
+from cdvae_lab.runtime.threads import fast_matmul, one_thread, threads_kept
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda")  # a name; no GPU is needed
@@ -96,6 +96,21 @@ def test_results_equal_those_of_set_num_threads() -> None:
 
 
 @pytest.mark.usefixtures("precision")
+def test_another_library_s_setting_ends_with_the_block() -> None:
+    code = """
+import torch
+from cdvae_lab.runtime import threads
+
+with threads.threads_kept():
+    threads._openmp().omp_set_num_threads(1)
+    inside = torch.get_num_threads()
+print(inside, torch.get_num_threads())
+"""
+    assert run_in_two_threads(code) == ["1", "2"]
+    with pytest.raises(KeyError), threads_kept():
+        raise KeyError
+
+
 def test_the_last_of_overlapping_blocks_restores_the_precision() -> None:
     first, second = fast_matmul(GPU), fast_matmul(GPU)
     first.__enter__()

@@ -11,9 +11,20 @@ from cdvae_lab.explore.saved_steps import save_steps
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.optimizer.latent_search import Search
-from cdvae_lab.widgets.parts.writing import Writing
+from cdvae_lab.widgets.parts.writing import Writing, check_kinds
 
 KINDS = ("cif", "csv", "steps")
+
+
+def check_export(search: Search, index: int, kinds: Sequence[str]) -> None:
+    """Refuse what cannot be written; arguments are those of `write_search`.
+
+    Raises:
+        SettingError: for another kind, or if nothing is decoded for the step whose crystals are to be written.
+    """
+    check_kinds(kinds, KINDS)
+    if "cif" in kinds and search.at(index) is None:
+        raise SettingError("nothing is decoded yet at this step; decode it first")
 
 
 def write_search(
@@ -28,17 +39,17 @@ def write_search(
         kinds: of `KINDS`.
 
     Raises:
-        SettingError: if nothing is decoded at that step.
+        SettingError: as `check_export`.
         CrystalError: if a crystal cannot be exported.
         LabError: if a file cannot be written.
     """
+    check_export(search, index, kinds)
     progress = Writing(0, len(kinds))
     yield progress
     for kind in kinds:
         if kind == "cif":
             place = search.at(index)
-            if place is None:
-                raise SettingError("nothing is decoded yet at this step; decode it first")
+            assert place is not None
             one = search.decoded[place]
             names = [f"step_{one.step:04d}_crystal_{k}" for k in range(len(one.crystals))]
             written = one.crystals.write_cif(folder, names)

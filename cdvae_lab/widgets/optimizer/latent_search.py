@@ -70,6 +70,10 @@ class Search:
         """Compute the interval of the kept steps from the number of steps and of crystals."""
         return max(-(-steps // MOST_STEPS), -(-steps * crystals // MOST_LATENTS))
 
+    def kept(self, steps: int) -> int:
+        """Compute how many steps are kept of a run, without the first."""
+        return -(-steps // self.thin)
+
     @property
     def steps(self) -> list[LatentStep]:
         """The kept steps, in order."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.errors import CrystalError, LabError, SettingError
+from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.io import assets
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.base.replay_code import ReplayCode
@@ -98,14 +97,6 @@ class SearchStart:
             raise SettingError("which file? Upload one, or write its path")
         return lambda: self._read_file(path, upload)
 
-    def problem(self, reading: Callable[[], Start]) -> str:
-        """The reason why the search cannot start; empty if it can."""
-        try:
-            reading()
-        except LabError as error:
-            return str(error)
-        return ""
-
     def _read_file(self, path: str, upload: files.Upload | None) -> Start:
         if upload is None or path != upload.name:
             crystals = self._taken(path)
@@ -116,7 +107,7 @@ class SearchStart:
 
     def _read_given(self) -> Start:
         given, comment = self._given, ReplayCode(body=("# `start` is the one that the view was given",))
-        if isinstance(given, str | Path) and "\n" not in str(given):
+        if files.is_path(given):
             crystals = self._taken(given)
             return Start(crystals, len(crystals), repr(str(given)))
         if isinstance(given, Tensor):

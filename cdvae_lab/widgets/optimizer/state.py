@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypedDict
+
 import traitlets
 
+from cdvae_lab.errors import SettingError
 from cdvae_lab.widgets.base.state import Choice, ViewState
 
 PACES: dict[str, int | None] = {"40 steps/s": 40, "100 steps/s": 100, "as fast as it goes": None}
@@ -12,6 +15,15 @@ GIVEN, PRIOR, SELECTION, FILE = "given", "prior", "selection", "file"
 LARGEST_SEED = 2**31 - 1
 MAX_CRYSTALS = 32
 MAX_STEPS = 100_000
+
+
+class SearchSettings(TypedDict, total=False):
+    """The settings of `optimize` that `run` and `restart` take."""
+
+    target: str | float | int
+    steps: int
+    lr: float
+    prior_weight: float | int
 
 
 class OptimizerState(ViewState):
@@ -57,6 +69,21 @@ class OptimizerState(ViewState):
     def goal(self) -> str | float:
         """The target as `optimize` takes it."""
         return self.value if self.target == "value" else self.target
+
+    @property
+    def search_settings(self) -> dict[str, Any]:
+        """The settings of the next search as `optimize` takes them."""
+        return {"target": self.goal, "steps": self.steps, "lr": self.lr, "prior_weight": self.prior_weight}
+
+    def take(self, settings: SearchSettings) -> None:
+        """Set settings as `optimize` takes them. Raises SettingError for others, and for values that it refuses."""
+        values: dict[str, Any] = dict(settings)
+        if "target" in values:
+            self.aim(values.pop("target"))
+        known = ("steps", "lr", "prior_weight")
+        if strange := sorted(set(values) - set(known)):
+            raise SettingError(f"a search has no setting {', '.join(strange)}; there are target, {', '.join(known)}")
+        self.update(values)
 
     def aim(self, target: str | float | int) -> None:
         """Set the target as `optimize` takes it. Raises SettingError for one that it does not take."""

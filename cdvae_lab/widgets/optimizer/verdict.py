@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.recorded_run import RunStatus
 from cdvae_lab.widgets.optimizer.latent_search import Decoded, Search
 from cdvae_lab.widgets.parts.filmstrip import film_picture
 
@@ -45,6 +46,22 @@ def position(search: Search, index: int, crystal: int, unit: str) -> str:
         where = "" if one.step == step.step else f" at step {one.step}"
         text += f", log p(z) {float(one.log_prob[crystal]):.0f} nats{where}"
     return html.escape(text)
+
+
+def progress(search: Search, status: RunStatus) -> str:
+    """Text of the status line: how far a search has come."""
+    if not search.steps:
+        return "starting" if status.running else "press Run (or Space)"
+    last = search.steps[-1]
+    state = status.state if status.running else "finished" if last.finished else "stopped"
+    return f"{state}: step {last.step} of {last.num_steps}, decodings: {len(search.decoded)}"
+
+
+def kept(search: Search) -> str:
+    """Sentence on what an error leaves; empty if that is nothing."""
+    if not search.steps:
+        return ""
+    return f"The {len(search.steps)} steps and {len(search.decoded)} decodings so far are kept."
 
 
 def pick_name(one: Decoded, crystal: int) -> str:

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
-from cdvae_lab.explore.optimization import LatentStep, optimize
+from cdvae_lab.explore.optimization import LatentStep
 from cdvae_lab.explore.saved_steps import load_steps
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.sampling.frames import every
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus, in_event_loop
-from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode, arguments
+from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.optimizer import verdict
 from cdvae_lab.widgets.optimizer.controls import OptimizerControls
-from cdvae_lab.widgets.optimizer.decoding import decode_step
+from cdvae_lab.widgets.optimizer.cursor import Cursor
+from cdvae_lab.widgets.optimizer.decoding import Decoder
 from cdvae_lab.widgets.optimizer.display import SearchDisplay
-from cdvae_lab.widgets.optimizer.exports import KINDS, write_search
+from cdvae_lab.widgets.optimizer.exports import KINDS, check_export, write_search
 from cdvae_lab.widgets.optimizer.latent_search import Decoded, Predictor, Search
 from cdvae_lab.widgets.optimizer.region import Region
+from cdvae_lab.widgets.optimizer.search_run import SearchRun
 from cdvae_lab.widgets.optimizer.search_start import SearchStart, Start
-from cdvae_lab.widgets.optimizer.state import GIVEN, PACES, PRIOR, OptimizerState
+from cdvae_lab.widgets.optimizer.start_check import StartCheck
+from cdvae_lab.widgets.optimizer.state import GIVEN, PRIOR, SELECTION, OptimizerState, SearchSettings
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.labels import label_of
 from cdvae_lab.widgets.parts.maps import MapSource, PathCanvas, find_map
-
-_REMEMBERED = 5  # searches before this one
-
-
-class SearchSettings(TypedDict, total=False):
-    """The settings of `optimize` that `run` and `restart` take."""
-
-    target: str | float | int
-    steps: int
-    lr: float
-    prior_weight: float | int
 
 
 class PropertyOptimizer(View):
@@ -105,23 +95,24 @@ class PropertyOptimizer(View):
         )  # fmt: skip
         state.aim(target)
         super().__init__(model, state, selection)
-        self.predictor = predictor
         canvas = map if isinstance(map, PathCanvas) else None
         known = find_map(self.model, map)
         self.region = Region.of(known)
         name, self.property_unit = label_of(self.model, known)
         self.property_name = name or "property"
         label = (self.property_name, self.property_unit)
-        self._search, self._earlier = Search(), list[Search]()
-        self._following = True  # whether the newest step is shown
-        self._moving = False  # whether the slider is moved by the view itself
         self._start = SearchStart(state, self.model, start, self.selection)
         if state.start == GIVEN:
             self._start.reading()()  # raises errors about the start now rather than later
-        self._checker = self.new_task("")  # of the start
+        self._check = StartCheck(self._start, self.new_task(""), self._show_problem)
         self._reader = self.new_task("reading", lambda: self._enable())  # of the start of a new search, or of steps
-        self.recorded_run = self.new_run(self._draw, self._show_run, name="steps", fps=4, share=0.25)
-        self._decoder = self.new_run(self._draw, self._show_run, max_frames=1)
+        self._cursor = Cursor(state)
+        self._decoder = Decoder(self.model, predictor, state, self.property_unit)
+        self._searches = SearchRun(
+            self.model, self.model_code, state, self._decoder, self._cursor,
+            lambda **options: self.new_run(self._draw, self._show_run, **options),
+        )  # fmt: skip
+        self.recorded_run = self._searches.recorded_run
         self._export = self.new_run(show=self._show_export, max_frames=1)
         self.controls = OptimizerControls(state, self, label)
         self.view = self.controls.view
@@ -134,12 +125,21 @@ class PropertyOptimizer(View):
         self.listen(state, "index", lambda change: self._moved())
         self.listen(state, "crystal", lambda change: self._another_crystal())
         for trait in ("start", "file", "n"):
-            self.listen(state, trait, lambda change: self._check_start())
+            self.listen(state, trait, lambda change: self._check.begin())
         self.when_picked(lambda pick: self._picked())
-        self._check_start()
+        self._check.begin()
         self._refresh(self.recorded_run.status)
 
     # --- what can be done, by buttons and from code ---------------------------------------------------
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """Predicts the property of decoded crystals independently of the model; None for none."""
+        return self._decoder.predictor
+
+    @predictor.setter
+    def predictor(self, predictor: Predictor | None) -> None:
+        self._decoder.predictor = predictor
 
     @property
     def steps(self) -> tuple[LatentStep, ...]:
@@ -170,14 +170,7 @@ class PropertyOptimizer(View):
     @property
     def replay_code(self) -> ReplayCode:
         """The code that gives `steps`, and `decoded`: the crystals by the number of their step."""
-        code = self._search.replay_code
-        if not code.setup and not code.before:
-            code = replace(code, setup={"model": self.model_code})
-        if not self._search.decoded:
-            return code
-        wanted = sorted({one.step for one in self._search.decoded})
-        call = f"lab.last({self._denoise_call('s.z')}).crystals"
-        return code.then(f"decoded = {{s.step: {call} for s in steps if s.step in {wanted}}}")
+        return self._decoder.replay_code(self._search)
 
     def run(self, wait: bool = False, **settings: Unpack[SearchSettings]) -> None:
         """Begin a new search with the settings of `state`.
@@ -190,16 +183,12 @@ class PropertyOptimizer(View):
             SettingError: for settings out of range, or without a start.
             CrystalError: for crystals that the model cannot take; without `wait` the status line shows it.
         """
-        self._set(settings)
-        read, options, seed = self._start.reading(), self._options(), self.state.seed
+        self.state.take(settings)
+        read, options, seed = self._start.reading(), self.state.search_settings, self.state.seed
 
         def begin(start: Start) -> None:
-            tail = f", seed={seed}" if isinstance(start.source, int) and seed else ""
-            setup = ReplayCode(setup={"model": self.model_code}, before=(start.before,))
-            call = f"lab.optimize(model, {start.code}{arguments(options)}{tail})"
-            self._begin(
-                lambda: optimize(self.model, start.source, seed=seed, **options), call, setup, start.crystals, wait
-            )
+            self._cancel()
+            self._searches.begin(start, options, seed, wait)
 
         self._reader.start(lambda: [read()], begin, wait or self.state.start == PRIOR)
 
@@ -218,34 +207,21 @@ class PropertyOptimizer(View):
             wait: return at the end, and raise what goes wrong.
         """
         self._cancel()
-        index = self.index if index is None else range(len(self._search.steps))[index]
-        step = self.step and self._search.steps[index]
-        more = step.step + self.state.steps if step.finished else None
-        items = optimize(self.model, step=step, steps=more)
-        self._search.forget_after(index)
-        self._following = True
-        call = self._search.thinned(f"lab.optimize(model, step=steps[-1]{f', steps={more}' if more else ''})")
-        self._make_room(step.num_steps if more is None else more)
-        searched = self._searched(every(items, self._search.thin), self._search)
-        self.recorded_run.resume(searched, call, keep=index + 1, pace=PACES[self.state.pace], wait=wait)
+        self.step  # noqa: B018 - raises if there is none
+        self._searches.resume(self.index if index is None else range(len(self._search.steps))[index], wait)
 
     def restart(self, wait: bool = False, **settings: Unpack[SearchSettings]) -> None:
         """Start a new search from the latents that are shown, with the settings of `state`; arguments as for `run`."""
         self._cancel()
-        self._set(settings)
-        z, options = self.step.z, self._options()
-        setup = ReplayCode(
-            setup={"model": self.model_code}, before=(self._search.replay_code.then(f"z = steps[{self.index}].z"),)
-        )
-        call = f"lab.optimize(model, z{arguments(options)})"
-        self._begin(lambda: optimize(self.model, z, **options), call, setup, len(z), wait)
+        self.state.take(settings)
+        z, code = self.step.z, self._search.replay_code.then(f"z = steps[{self.index}].z")
+        self._searches.begin(Start(z, len(z), "z", code), self.state.search_settings, 0, wait)
 
     def back(self) -> None:
         """Return to the search before this one. Raises SettingError if there was none."""
         self._cancel()
-        if not self._earlier:
-            raise SettingError("there was no search before this one")
-        self._show_search(self._earlier.pop())
+        self._searches.back()
+        self._show_search()
 
     def decode(self, wait: bool = False) -> None:
         """Decode the step that is shown.
@@ -255,19 +231,11 @@ class PropertyOptimizer(View):
         """
         step = self.step
         self._cancel()
-        self._decoder.start(self._decoding(step, self._search), wait=wait)
+        self._searches.decode(step, wait)
 
     def choose(self) -> Pick:
         """Make the crystal that is shown the selected one. Raises SettingError if nothing is decoded yet."""
-        place = self._search.at(self.index)
-        if place is None:
-            raise SettingError("nothing is decoded yet; press Run, or decode this step")
-        one, k = self._search.decoded[place], self.state.crystal
-        index = self._search.index(one.step)
-        expression = f"lab.last({self._denoise_call(f'steps[{index}].z')}).crystals[{k}]"
-        code = self._search.replay_code.then(f"crystal, z = {expression}, steps[{index}].z[{k}:{k + 1}]")
-        z = self._search.steps[index].z[k][None]
-        pick = Pick(verdict.pick_name(one, k), one.crystals[k], z, expression, code)
+        pick = self._decoder.pick(self._search, self.index, self.state.crystal)
         self.selection.choose(pick)
         return pick
 
@@ -281,14 +249,14 @@ class PropertyOptimizer(View):
             CrystalError: if the model cannot take it.
         """
         self._start.take(upload)
-        self._check_start()  # also if a file of the same name was uploaded before
+        self._check.begin()  # also if a file of the same name was uploaded before
         if wait:
             self._start.reading()()
 
     def start_from_selection(self) -> None:
         """Let the next search start from the selected crystal."""
         self._start.offer()
-        self.state.start = "selection"
+        self.state.start = SELECTION
 
     def show_decoded(self, place: int) -> None:
         """Show the step of a decoding, by its number among `decoded`."""
@@ -323,10 +291,7 @@ class PropertyOptimizer(View):
         """
         self.step  # noqa: B018 - raises if there is none
         kinds = list(kinds)
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
-        if "cif" in kinds and self._search.at(self.index) is None:
-            raise SettingError("nothing is decoded yet at this step; decode it first")
+        check_export(self._search, self.index, kinds)
         folder = Path(self.state.folder if folder is None else folder)
         work = write_search(self.model, self._search, self.index, self.property_unit, folder, kinds)
         self._export.start(work, wait=wait)
@@ -346,35 +311,26 @@ class PropertyOptimizer(View):
         self._cancel()
 
         def show(steps: list[LatentStep]) -> None:
-            self._keep_earlier()
-            search = Search(setup=ReplayCode(setup={"model": self.model_code}))
-            search.thin = Search.thinning(steps[-1].num_steps, len(steps[-1].z))
-            search.steps.extend(steps)
-            search.recording.segments.add(f"lab.load_steps({str(path)!r}, model)")
-            self._show_search(search)
+            self._searches.load(steps, f"lab.load_steps({str(path)!r}, model)")
+            self._show_search()
 
         self._reader.start(lambda: [load_steps(path, self.model)], show, wait)
 
-    # --- the search -------------------------------------------------------------------------------------
+    def picture(self) -> Crystals | None:
+        """The crystals that are shown."""
+        return self.view.current() if self._search.decoded else None
 
-    def _options(self) -> dict[str, Any]:
-        """The settings of `optimize`."""
-        state = self.state
-        return {"target": state.goal, "steps": state.steps, "lr": state.lr, "prior_weight": state.prior_weight}
+    # --- what runs -------------------------------------------------------------------------------------
 
-    def _set(self, settings: SearchSettings) -> None:
-        values: dict[str, Any] = dict(settings)
-        if "target" in values:
-            self.state.aim(values.pop("target"))
-        known = {"steps", "lr", "prior_weight"}
-        if strange := sorted(set(values) - known):
-            raise SettingError(f"a search has no setting {', '.join(strange)}; there are target, {', '.join(known)}")
-        self.state.update(values)
+    @property
+    def _search(self) -> Search:
+        """The search that is shown."""
+        return self._searches.search
 
     @property
     def _work(self) -> tuple[RecordedRun, ...]:
         """Everything that `stop` ends."""
-        return self._reader.run, self.recorded_run, self._decoder, self._export
+        return self._reader.run, self.recorded_run, self._searches.decoding, self._export
 
     @property
     def _working(self) -> bool:
@@ -385,137 +341,61 @@ class PropertyOptimizer(View):
         for one in self._work:
             one.cancel()
 
-    def _keep_earlier(self) -> None:
-        if self._search.steps:
-            self._earlier = [*self._earlier, self._search][-_REMEMBERED:]
-
-    def _begin(
-        self, make: Callable[[], Iterator[LatentStep]], call: str, setup: ReplayCode, crystals: int, wait: bool
-    ) -> None:
-        """Begin a new search.
-
-        Args:
-            make: makes the generator; called in the worker, since latents from the prior take a while.
-            call: its expression.
-            setup: the code that has to run before that.
-            crystals: number of them.
-        """
-        self._cancel()
-        self._keep_earlier()
-        steps = self.state.steps
-        search = Search(setup=setup, thin=Search.thinning(steps, crystals))
-        self._show_new(search, crystals)
-        self._make_room(steps)
-
-        def items() -> Iterator[LatentStep]:
-            yield from every(make(), search.thin)
-
-        self.recorded_run.start(
-            self._searched(items(), search), search.thinned(call), thin=1, pace=PACES[self.state.pace], wait=wait
-        )
-
-    def _show_new(self, search: Search, crystals: int) -> None:
-        """Prepare the screen for another search."""
-        self._search, self._following = search, True
-        self.state.limit("crystal", 0)
-        self.state.limit("crystal", crystals - 1)
-        self._move(0)
-
-    def _show_search(self, search: Search) -> None:
-        """Show a search that has been run already."""
-        self._show_new(search, len(search.steps[0].z))
-        self.recorded_run.recording = search.recording
-        self.state.limit("index", len(search.steps) - 1)
-        self._move(len(search.steps) - 1)
-        self._draw_all()
-        self._refresh(self.recorded_run.status)
-
-    def _make_room(self, steps: int) -> None:
-        """Let the slider reach the last step of the whole run."""
-        self.state.limit("index", max(1, -(-steps // self._search.thin)))
-
-    def _searched(self, items: Iterator[LatentStep], search: Search) -> Iterator[LatentStep]:
-        """Take the steps in the worker thread, and decode one when it is due."""
-        search.recording = self.recorded_run.recording
-        often = self.state.decode_every
-        last = max((one.step // often for one in search.decoded), default=-1)
-        for step in items:
-            yield step
-            if step.step // often > last or step.finished:
-                last = step.step // often
-                yield from self._decoding(step, search)
-
-    def _decoding(self, step: LatentStep, search: Search) -> Iterator[LatentStep]:
-        """Decode a step in the worker thread; yields the step at every step of the decoder."""
-        state = self.state
-        for one in decode_step(self.model, step, self.predictor, state.seed, state.decode_steps):
-            if one is not None:
-                verdict.paint(one, state.crystal, self.property_unit)
-                search.add(one)
-            yield step
-
-    def _denoise_call(self, z: str) -> str:
-        return f"lab.denoise(model, z={z}, seed={self.state.seed}, steps={self.state.decode_steps})"
-
     # --- drawing ----------------------------------------------------------------------------------------
 
     def _draw(self, new: Sequence[LatentStep]) -> None:
-        search = self._search
-        search.recording = self.recorded_run.recording
-        if self._following and search.steps:
-            self._move(len(search.steps) - 1)
+        if self._search.steps:
+            self._cursor.grown(len(self._search.steps))
         self._draw_all()
 
     def _draw_all(self) -> None:
         if self._search.steps:
             self._display.draw(self._search, self.state.crystal, self.index, self.predictor is not None)
 
+    def _show_search(self) -> None:
+        """Show a search that has been run already."""
+        self._draw_all()
+        self._refresh(self.recorded_run.status)
+
     def _show_run(self, status: RunStatus) -> None:
         if not status.running and self._search.steps:
-            self.state.limit("index", len(self._search.steps) - 1)
+            self._cursor.ended(len(self._search.steps))
             self._draw_all()
         self._refresh(status)
 
     def _refresh(self, status: RunStatus) -> None:
         """Bring buttons, status line and code up to date."""
-        search = self._search
         self._enable()
         if status.error is not None:
-            kept = f"The {len(search.steps)} steps and {len(search.decoded)} decodings so far are kept."
-            self.show_error(status.error, status.traceback, kept if search.steps else "")
-        elif search.steps:
-            last = search.steps[-1]
-            state = status.state if status.running else "finished" if last.finished else "stopped"
-            self.show_message(f"{state}: step {last.step} of {last.num_steps}, decodings: {len(search.decoded)}")
+            self.show_error(status.error, status.traceback, verdict.kept(self._search))
         else:
-            self.show_message("starting" if status.running else "press Run (or Space)")
+            self.show_message(verdict.progress(self._search, status))
         if not status.running:
             self.draw_code()
 
     def _enable(self) -> None:
-        search, others = self._search, (self._reader, self._decoder, self._export)
+        search, others = self._search, [one for one in self._work if one is not self.recorded_run]
         self.controls.enable(
             self.recorded_run.status, busy=any(one.running for one in others), steps=len(search.steps),
-            decoded=len(search.decoded), earlier=len(self._earlier), startable=not self.controls.start_error.value,
+            decoded=len(search.decoded), earlier=self._searches.earlier, startable=not self._check.problem,
         )  # fmt: skip
 
     def _show_failure(self, status: RunStatus) -> None:
         if status.error is not None:
             self.show_error(status.error, status.traceback)
 
-    # --- the actions of the user -----------------------------------------------------------------------------
+    def _show_problem(self, text: str) -> None:
+        self.controls.show_start_error(text)
+        self._enable()
 
-    def _move(self, index: int) -> None:
-        """Move the slider without taking it for the user's wish."""
-        self._moving = True
-        if index > self.state.limits.get("index", 0):
-            self.state.limit("index", index)
-        self.state.index = index
-        self._moving = False
+    def _show_export(self, status: RunStatus) -> None:
+        self._enable()
+        self.show_export(status, self._export)
+
+    # --- changes of the state ------------------------------------------------------------------------------
 
     def _moved(self) -> None:
-        if not self._moving and self._search.steps:
-            self._following = self.state.index >= len(self._search.steps) - 1
+        if self._search.steps and self._cursor.moved(len(self._search.steps)):
             self._draw_all()
 
     def _another_crystal(self) -> None:
@@ -526,30 +406,5 @@ class PropertyOptimizer(View):
         """Start the next search from the crystal that was chosen, unless the start was given or a search runs."""
         self._start.offer()
         if self.selection.pick is not None and self.state.start != GIVEN and not self._working:
-            self.state.start = "selection"
-        self._check_start()
-
-    def _check_start(self) -> None:
-        """Find out in the background why the search cannot start, and show it beside the field."""
-        if not self._start.named:  # nothing is wrong before something has been written
-            self._show_problem("")
-            return
-        try:
-            read = self._start.reading()
-        except SettingError as error:
-            self._show_problem(str(error))
-        else:
-            self._checker.start(lambda: [self._start.problem(read)], self._show_problem, not in_event_loop())
-
-    def _show_problem(self, text: str) -> None:
-        self._checker.cancel()
-        self.controls.show_start_error(text)
-        self._enable()
-
-    def _show_export(self, status: RunStatus) -> None:
-        self._enable()
-        self.show_export(status, self._export)
-
-    def picture(self) -> Crystals | None:
-        """The crystals that are shown."""
-        return self.view.current() if self._search.decoded else None
+            self.state.start = SELECTION
+        self._check.begin()

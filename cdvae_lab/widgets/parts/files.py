@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import ipywidgets
 
@@ -54,11 +54,16 @@ def upload_button(text: str, taken: Callable[[list[Upload]], Any], multiple: boo
     return button
 
 
+def is_path(source: Any) -> TypeGuard[str | Path]:
+    """True for the path of a file; False for the text of one, and for anything else."""
+    return isinstance(source, str | Path) and "\n" not in str(source)
+
+
 def named_structures(source: Any) -> list[tuple[Structure, str]]:
     """Every structure in a source, with a name for people. Raises CrystalError, naming the file."""
     if isinstance(source, Upload):
         return parse(source.text, source.name)
-    if isinstance(source, str | Path) and "\n" not in str(source):
+    if is_path(source):
         return [(s, name.replace(str(source), Path(source).name)) for s, name in read_file(Path(source).expanduser())]
     crystals = convert.read(source)
     return [(s, f"crystal {i}" if len(crystals) > 1 else "crystal") for i, s in enumerate(crystals.to_structures())]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from cdvae_lab.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,14 @@ class Writing:
         where = f" to {self.files[0].parent}" if self.files else ""
         names = ", ".join(path.name for path in self.files[:3]) + (", ..." if len(self.files) > 3 else "")
         return f"{len(self.files)} files{where}: {names}" if self.files else "no file"
+
+
+def check_kinds(kinds: Iterable[str], known: Iterable[str]) -> None:
+    """Raise SettingError for a kind of file that a view does not write.
+
+    Args:
+        known: the kinds that it writes.
+    """
+    for kind in kinds:
+        if kind not in known:
+            raise SettingError(f"export: no kind {kind!r}; there are {', '.join(known)}")

@@ -47,6 +47,27 @@ class LatentPath:
     ends: Crystals
     shape: str
 
+    @classmethod
+    def between(cls, z: Float[Tensor, "2 latent"], ends: Crystals, n: int = 9, shape: str = "straight") -> LatentPath:
+        """Lay evenly spaced latents between those of two crystals.
+
+        Args:
+            z: of a and b.
+            ends: a and b.
+            n: number of points, with both ends.
+            shape: "straight", or "spherical", which assumes that the latents are distributed like N(0, I).
+
+        Raises:
+            SettingError: for n or shape out of range.
+        """
+        _check_points(n, shape)
+        weights = torch.linspace(0, 1, n, dtype=torch.float64, device=z.device)
+        curve = {"straight": straight, "spherical": spherical}[shape]
+        stops = curve(z[0].double(), z[1].double(), weights).to(z.dtype)
+        # The ends exactly, without the rounding of the curve.
+        stops = torch.cat([z[:1], stops[1:-1], z[1:]])
+        return cls(stops, weights.to(z.dtype), ends, shape)
+
     def __len__(self) -> int:
         return len(self.weights)
 
@@ -102,18 +123,16 @@ def latent_path(model: ModelOrName, a: Any, b: Any, n: int = 9, path: str = "str
         SettingError: for n or path out of range.
     """
     model = as_model(model)
+    _check_points(n, path)  # before the crystals are read
+    ends = Crystals.cat([_read_end(model, source, name) for source, name in ((a, "a"), (b, "b"))])
+    return LatentPath.between(latents_of(model, ends), ends, n, path)
+
+
+def _check_points(n: int, shape: str) -> None:
     if n < 2:
         raise SettingError(f"n, the number of points with both ends, must be at least 2, not {n}")
-    if path not in PATHS:
-        raise SettingError(f"path must be one of {', '.join(PATHS)}, not {path!r}")
-    ends = Crystals.cat([_read_end(model, source, name) for source, name in ((a, "a"), (b, "b"))])
-    z = latents_of(model, ends)
-    weights = torch.linspace(0, 1, n, dtype=torch.float64, device=z.device)
-    curve = {"straight": straight, "spherical": spherical}[path]
-    stops = curve(z[0].double(), z[1].double(), weights).to(z.dtype)
-    # The ends exactly, without the rounding of the curve.
-    stops = torch.cat([z[:1], stops[1:-1], z[1:]])
-    return LatentPath(stops, weights.to(z.dtype), ends, path)
+    if shape not in PATHS:
+        raise SettingError(f"path must be one of {', '.join(PATHS)}, not {shape!r}")
 
 
 def _read_end(model: CDVAE, source: Any, name: str) -> Crystals:

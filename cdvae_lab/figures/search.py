@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -95,17 +95,25 @@ def search_course(
         )  # fmt: skip
     target = steps[-1].objective.target
     everything = [predicted.ravel()] + [floats(values) for points in (decoded or {}).values() for _, values in points]
-    if not isinstance(target, str):
-        _line(figure, 1, target, f"target {target:g}", palette.ink)
-        everything.append(np.array([target], dtype=float))
     for row, band, text, values in (
         (1, labels, "training labels", everything),
         (2, lengths, "training crystals", [length]),
     ):
+        notes: list[str] = []
         if band is not None:
-            _band(figure, row, band, text, palette.muted)
-            values = [*values, np.array(band, dtype=float)]
+            figure.add_hrect(
+                *band, row=row, col=1, fillcolor=palette.muted, opacity=0.13, line_width=0,  # pyright: ignore[reportArgumentType]
+            )  # fmt: skip
+            notes.append(f"gray: {text}, {band[0]:.2f} to {band[1]:.2f}")
+            values.append(np.array(band, dtype=float))
+        if row == 1 and not isinstance(target, str):
+            line: Any = {"color": palette.ink, "dash": "dash", "width": 1}
+            figure.add_hline(target, row=row, col=1, line=line)  # pyright: ignore[reportArgumentType]
+            notes.append(f"dashed: target {target:g}")
+            values.append(np.array([target], dtype=float))
         _fit_range(figure, row, np.concatenate([v.ravel() for v in values]), from_zero=row == 2)
+        if notes:
+            _note(figure, row, "; ".join(notes), palette.muted)
     if current is not None:
         figure.add_vline(current, line={"color": palette.ink, "width": 1.5})
     dress(figure, theme, height)
@@ -114,24 +122,17 @@ def search_course(
     figure.update_xaxes(range=[int(x[0]) - 0.5, max(int(x[-1]), int(x[0]) + 1) + 0.5])
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
     figure.update_layout(
-        hovermode="closest", uirevision="search", showlegend=True, margin={"t": 44, "r": 12, "b": 40},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hovermode="closest", uirevision="search", showlegend=True, margin={"t": 62, "r": 12, "b": 40},
+        legend={"orientation": "h", "x": 0, "y": 1.07, "yanchor": "bottom"},
     )  # fmt: skip
     return figure
 
 
-def _line(figure: Figure, row: int, value: float | int, text: str, color: str) -> None:
-    figure.add_hline(
-        value, row=row, col=1, line={"color": color, "dash": "dash", "width": 1},  # pyright: ignore[reportArgumentType]
-        annotation_text=text, annotation_position="top right", annotation_font={"size": 11, "color": color},
-    )  # fmt: skip
-
-
-def _band(figure: Figure, row: int, band: Range, text: str, color: str) -> None:
-    figure.add_hrect(
-        *band, row=row, col=1, fillcolor=color, opacity=0.13, line_width=0,  # pyright: ignore[reportArgumentType]
-        annotation_text=f"{text}, {band[0]:.2f} to {band[1]:.2f}", annotation_position="top right",
-        annotation_font={"size": 11, "color": color},
+def _note(figure: Figure, row: int, text: str, color: str) -> None:
+    """Write above the axes, where no curve and no line runs through the text."""
+    figure.add_annotation(
+        text=text, row=row, col=1, xref="x domain", x=1, xanchor="right", yref="y domain", y=1, yanchor="bottom",
+        showarrow=False, font={"size": 11, "color": color},
     )  # fmt: skip
 
 

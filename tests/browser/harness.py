@@ -79,6 +79,24 @@ _NOISE = re.compile(
 )
 
 
+# An arrow takes the right end of a list.
+_CUT = """selector => {
+  const pen = document.createElement('canvas').getContext('2d');
+  const room = (e, arrow) => {
+    const style = getComputedStyle(e), right = parseFloat(style.paddingRight);
+    pen.font = style.font;
+    return e.clientWidth - parseFloat(style.paddingLeft) - (arrow ? Math.max(right, 18) : right) + 1;
+  };
+  const all = kind => [...document.querySelector(selector).querySelectorAll(kind)].filter(e => e.offsetParent);
+  const cut = (e, texts, arrow) => texts.filter(t => room(e, arrow) < pen.measureText(t).width);
+  return [
+    ...all('.widget-label').filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent),
+    ...all('input[type=text], input[type=number]').flatMap(e => cut(e, [e.value || e.placeholder], false)),
+    ...all('select').flatMap(e => cut(e, [...e.options].map(o => o.text), true)),
+  ];
+}"""
+
+
 class Server:
     """A program that serves pages on a free port, with folders of its own and no first-run messages.
 
@@ -292,6 +310,10 @@ class Page:
 
     def js(self, expression: str, argument: object = None):
         return self.page.evaluate(expression, argument)
+
+    def cut(self, selector: str) -> list[str]:
+        """The texts of labels, inputs and lists in the first such element for which there is not enough room."""
+        return self.js(_CUT, selector)
 
     def gl(self) -> dict:
         """Drawn frames, the longest time between two (ms), and WebGL contexts that are still alive."""

@@ -41,6 +41,10 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
     return page
 
 
+def test_no_text_of_a_field_is_cut(page: LabPage) -> None:
+    assert page.cut(".cdvae-interpolation") == []
+
+
 def test_two_uploaded_files_and_the_way_between(page: LabPage, tmp_path: Path) -> None:
     examples = ROOT / "assets" / "examples"
     big = Structure.from_file(examples / "KTaO3.cif")
@@ -85,7 +89,7 @@ def test_the_slider_and_the_film_show_a_stop(page: LabPage) -> None:
     page.page.keyboard.press("ArrowRight")
     page.sleep(1.5)
     assert page.kernel("print(view.state.stop)").strip() == "4"
-    press(page, "use this stop")
+    press(page, "choose this stop")
     page.sleep(0.5)
     assert "stop 4 of 6" in page.kernel("print(view.selection.pick.name)")
 

@@ -33,6 +33,13 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
     return page
 
 
+def test_before_the_first_run_words_stand_where_results_will_be(page: LabPage) -> None:
+    says(page, "On its way the search decodes crystals")
+    assert page.js(f"() => document.querySelector('{PANEL} canvas')?.offsetParent ?? null") is None
+    assert page.js(f"() => document.querySelector('{PANEL}').offsetHeight") < 800
+    assert "Run begins a search" in page.js(f"() => document.querySelector('{CHART}').parentElement.textContent")
+
+
 def test_run_stop_resume_and_undo(page: LabPage) -> None:
     page.kernel("search.state.pace = '40 steps/s'")  # slow enough to be looked at on a busy machine
     press(page, "Run")
@@ -131,6 +138,31 @@ search.selection.choose(Pick('diamond', lab.read(lab.asset_path('examples/diamon
     assert page.page.locator(f"{PANEL} button", has_text="Run").first.is_disabled()
     page.kernel("search.state.start = 'SrTiO3'")
     page.wait(f"() => !document.querySelector('{PANEL}').innerText.includes('has never seen')")
+
+
+def test_no_text_of_a_field_is_cut(page: LabPage) -> None:
+    page.kernel("search.state.target = 'value'")
+    page.wait(f"() => document.querySelector('{PANEL}').innerText.includes('to reach')")
+    for start in ("SrTiO3", "file", "prior"):
+        page.kernel(f"search.state.start = {start!r}")
+        page.sleep(0.5)
+        assert page.cut(PANEL) == []
+    page.kernel("search.state.update(dict(start='SrTiO3', target='min'))")
+
+
+def test_nothing_is_drawn_over_the_notes_of_the_course(page: LabPage) -> None:
+    """On the bands: the vertical line went through them at the end of a search."""
+    page.kernel("search.index = len(search.steps) - 5")
+    page.sleep(1)
+    boxes = """kind => [...document.querySelector('.cdvae-panel .js-plotly-plot').querySelectorAll(kind)]
+        .map(e => e.getBoundingClientRect()).map(({left, right, top, bottom}) => [left, right, top, bottom])"""
+    notes = page.js(boxes, ".annotation-text")
+    drawn = page.js(boxes, ".shapelayer path, .scatterlayer path, .legendtext")
+    assert len(notes) == 2
+    assert len(drawn) > 4
+    for left, right, top, bottom in notes:
+        over = [box for box in drawn if box[0] < right and left < box[1] and box[2] < bottom and top < box[3]]
+        assert over == []
 
 
 def test_the_list_of_targets_can_be_read(page: LabPage) -> None:

@@ -294,7 +294,7 @@ def test_the_latents_of_a_path(app: App, slow: Slow) -> None:
     view = app.interpolation
     view.wait(60)
     view.state.n = 2
-    returns_before(view.controls.run.click, slow(interpolation.view, "latent_path"), view)
+    returns_before(view.controls.run.click, slow(interpolation.view, "latents_of"), view)
 
 
 def test_the_start_of_a_search(app: App, slow: Slow, srtio3: Crystals) -> None:

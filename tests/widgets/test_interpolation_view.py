@@ -13,18 +13,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
 import cdvae_lab as lab
-from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
+from cdvae_lab.crystals.formulas import cell_formulas
+from cdvae_lab.errors import CheckpointError, CrystalError, SettingError, UnfamiliarCrystalWarning
 from cdvae_lab.figures.paths import CURRENT
 from cdvae_lab.metrics import reconstruction
+from cdvae_lab.models.familiarity import models_that_keep
 from cdvae_lab.widgets import InterpolationView, LatentMapView, Pick, Selection
-from cdvae_lab.widgets.interpolation.controls import PATH
 from cdvae_lab.widgets.interpolation.path_end import default_ends
+from cdvae_lab.widgets.interpolation.path_map import PATH
 from cdvae_lab.widgets.parts.files import Upload
 from tests.small_model import SMALL
 
+PEROVSKITE = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 STEPS = 24  # enough for what is tested here; 200 make better crystals
 
 
@@ -94,6 +97,32 @@ class TestEnds:
         assert "Other bundled models that keep its composition: inorganic, mp_20." in caption(view, "a")
         controls.show_reconstruction(end, srtio3, 0.2)
         assert "roughly" in caption(view, "a")
+
+    def test_models_are_looked_for_once_for_a_crystal_that_this_one_does_not_represent(
+        self,
+        model: lab.CDVAE,
+        files: dict[str, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        sought: list[str] = []
+
+        def counted(crystal: lab.Crystals, other_than: lab.CDVAE) -> list[str]:
+            sought.append(cell_formulas(crystal)[0])
+            return models_that_keep(crystal, other_than)
+
+        for module in ("models.familiarity", "widgets.interpolation.end_check"):
+            monkeypatch.setattr(f"cdvae_lab.{module}.models_that_keep", counted)
+        fluoride = Structure(Lattice.cubic(4.05), ["K", "Zn", "F", "F", "F"], PEROVSKITE)
+        view = InterpolationView(model, fluoride, files["SrTiO3"], n=2, steps=STEPS)
+        assert view.wait(60)
+        view.set_end("b", files["KTaO3"])
+        view.run(wait=True)
+        assert view.wait(60)
+        assert "Other bundled models that keep its composition: inorganic, mp_20." in caption(view, "a")
+        assert sought.count("KZnF3") == 1
+        assert not [one for one in recwarn if issubclass(one.category, UnfamiliarCrystalWarning)]  # nobody would see it
+        view.close()
 
     def test_a_cell_too_large_offers_its_primitive_cell(
         self, view: InterpolationView, big: Path, model: lab.CDVAE

@@ -102,7 +102,7 @@ ACTIONS = {
         "path", "(app.selection.choose(Pick('theirs', lab.read(example))), path.controls.ends['a'].take.click())",
         "widgets.parts.files", "named_structures",
     ),
-    "the latents of a path": ("path", "path.controls.run.click()", "widgets.interpolation.view", "latent_path"),
+    "the latents of a path": ("path", "path.controls.run.click()", "widgets.interpolation.view", "latents_of"),
     "the start of a search": (
         "search", "upload(search.controls.upload, example)", "widgets.parts.files", "named_structures",
     ),

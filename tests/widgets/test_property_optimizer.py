@@ -24,6 +24,7 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import fingerprint
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.widgets import Pick, PropertyOptimizer, Selection
+from cdvae_lab.widgets.optimizer import verdict
 from cdvae_lab.widgets.optimizer.latent_search import MOST_STEPS, Search
 from cdvae_lab.widgets.parts.files import Upload
 from cdvae_lab.widgets.parts.maps import find_map
@@ -201,6 +202,25 @@ class TestWhatIsDecoded:
         assert torch.equal(names["z"], pick.z)
 
 
+class TestWhatIsShown:
+    def test_no_room_is_kept_for_what_is_not_there_yet(self, search: PropertyOptimizer) -> None:
+        controls = search.controls
+        assert {one.layout.display for one in (controls.place, controls.view)} == {"none"}
+        assert "decodes crystals" in controls.caption.value
+        [hint] = search.course.figure.layout.annotations
+        assert "draws here" in hint.text
+        search.run(wait=True)
+        assert {one.layout.display for one in (controls.place, controls.view)} == {""}
+        assert "decoded at step 20" in controls.caption.value
+        search.run()
+        assert {one.layout.display for one in (controls.place, controls.view)} == {""}  # nothing jumps
+
+    def test_what_an_error_leaves_is_only_said_if_there_is_something(self, search: PropertyOptimizer) -> None:
+        assert verdict.kept(Search()) == ""
+        search.run(wait=True)
+        assert verdict.kept(Search(search.recorded_run.recording)) == "The 21 steps and 0 decodings so far are kept."
+
+
 class TestHandlersAreQuick:
     """No button, slider or list may hold up the kernel: log p(z) alone takes as long as hundreds of steps."""
 
@@ -317,6 +337,8 @@ class TestTheRegionOfTheData:
         assert "training labels, -1.00 to 5.00" in texts
         assert "target 2" in texts
         assert figure.layout.yaxis.title.text == "heat_ref (eV/atom)"
+        for one in figure.layout.annotations:  # above the axes, where no line runs through them
+            assert (one.yref.endswith(" domain"), one.y, one.yanchor) == (True, 1, "bottom")
         with pytest.raises(SettingError, match="no crystal 3"):
             figures.search_course(steps, "heat_ref", crystal=3)
 

@@ -14,6 +14,7 @@ from cdvae_lab.figures import Theme, along_path
 from cdvae_lab.figures.paths import CURRENT
 from cdvae_lab.widgets.base.fields import Fields, button, row
 from cdvae_lab.widgets.interpolation.end_controls import EndActions, EndControls
+from cdvae_lab.widgets.interpolation.path_map import PATH
 from cdvae_lab.widgets.interpolation.results import PathResults
 from cdvae_lab.widgets.interpolation.state import PREDICTED, QUANTITIES, InterpolationState
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
@@ -24,7 +25,6 @@ from cdvae_lab.widgets.parts.plot import Plot
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-PATH = "path"  # name of the line on the map
 _WHY_STRAIGHT = (
     "straight: the crystals' latents are spread in few of their dimensions, where nothing speaks for going around; "
     "spherical keeps the length of z, which matters for latents spread like the prior"
@@ -84,7 +84,7 @@ class InterpolationControls:
             max=1, description="stop", style={"description_width": "auto"}, layout={"width": "60%"}
         )
         self.changes = W.HTML()
-        self.quantity = fields.make("quantity", "along the way", "330px")
+        self.quantity = fields.make("quantity", "along the path", "max-content")  # as wide as its longest option
         self.plot = Plot(self._curve)
         self.plot.layout.flex = "0 0 auto"  # it stands in a column, where the basis would be a height
         self.folder = fields.make("folder", "into folder", "200px")
@@ -92,7 +92,7 @@ class InterpolationControls:
         self.stop = button(actions, "Stop", "after the current step", actions.stop)
         self.resume = button(actions, "Resume", "from the last frame", actions.resume)
         self.all = button(actions, "all side by side", "every stop at once", lambda: setattr(state, "stop", -1))
-        self.choose = button(actions, "use this stop", "as the chosen crystal of all views", actions.choose)
+        self.choose = button(actions, "choose this stop", "as the chosen crystal of all views", actions.choose)
         self.exports = {
             kind: button(actions, text, tip, lambda kind=kind: actions.export(kinds=[kind], wait=False))
             for text, kind, tip in (
@@ -122,7 +122,7 @@ class InterpolationControls:
             self.film,
             self.changes,
             W.HBox(below, layout=_WRAP),
-            row(*self.exports.values(), self.folder, self.code),
+            row(W.Label("export"), *self.exports.values(), self.folder, self.code),
         ]
 
     def enable(self, *, ready: bool, running: bool, busy: bool, frames: bool, finished: bool) -> None:

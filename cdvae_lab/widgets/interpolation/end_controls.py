@@ -54,16 +54,18 @@ class EndControls(ipywidgets.VBox):
         W = ipywidgets
         self._letter, self._state, self._filling = letter, state, False
         self.examples = input_field(
-            W.Dropdown, f"{letter}:", "190px", options=[_OTHER, *files.examples()], value=_OTHER
+            W.Dropdown, f"{letter}:", "230px", options=[_OTHER, *files.examples()], value=_OTHER
         )
         self.uploads = files.upload_button(
-            "CIF",
+            "upload",
             lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], wait=not in_event_loop())),
         )
-        self.path = input_field(W.Text, "path", "190px", placeholder="my.cif", continuous_update=False)
+        self.path = input_field(
+            W.Text, "file", "230px", placeholder="a CIF, POSCAR or XYZ file", continuous_update=False
+        )
         self.take = button(
             actions,
-            "take the chosen one",
+            "take the chosen crystal",
             "the crystal that was last chosen in any view",
             lambda: actions.attempt_end(lambda: actions.take_selected(letter, wait=not in_event_loop())),
         )

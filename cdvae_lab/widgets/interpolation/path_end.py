@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdvae_lab.crystals.batch import Crystals
@@ -52,7 +51,7 @@ class PathEnd:
     @property
     def path(self) -> str:
         """The source as a field shows it: the name of an example or the path of a file; empty for any other."""
-        return str(self.source) if _is_path(self.source) else ""
+        return str(self.source) if files.is_path(self.source) else ""
 
     @property
     def code(self) -> str:
@@ -98,10 +97,6 @@ def read_end(model: CDVAE, letter: str, source: Any, primitive: bool = False) ->
         return replace(end, crystal=files.for_model(model, structure, name, primitive))
     except CrystalError as error:
         return replace(end, error=_of_end(letter, error))
-
-
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | Path) and "\n" not in str(source)
 
 
 def _of_end(letter: str, error: CrystalError) -> CrystalError:

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cdvae_lab.crystals.batch import Crystals
-from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CrystalError, SettingError
-from cdvae_lab.explore.interpolation import ENDS, PATHS, LatentPath, decode_path, latent_path
+from cdvae_lab.explore.interpolation import ENDS, LatentPath, decode_path
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
-from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
-from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode, arguments
+from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
-from cdvae_lab.widgets.interpolation.controls import PATH, InterpolationControls
-from cdvae_lab.widgets.interpolation.end_check import EndsChecked, check_ends
+from cdvae_lab.widgets.interpolation.controls import InterpolationControls
+from cdvae_lab.widgets.interpolation.end_check import EndsCheck, EndsChecked
 from cdvae_lab.widgets.interpolation.exports import KINDS, write_path
-from cdvae_lab.widgets.interpolation.path_end import PathEnd, default_ends, read_end
+from cdvae_lab.widgets.interpolation.live_pictures import LivePictures
+from cdvae_lab.widgets.interpolation.path_code import PathCode
+from cdvae_lab.widgets.interpolation.path_end import default_ends
+from cdvae_lab.widgets.interpolation.path_ends import PathEnds
+from cdvae_lab.widgets.interpolation.path_map import PathMap
 from cdvae_lab.widgets.interpolation.results import PathResults, path_results, places
 from cdvae_lab.widgets.interpolation.state import KEEP, MAX_STOPS, InterpolationState
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
-from cdvae_lab.widgets.parts.filmstrip import path_pictures
 from cdvae_lab.widgets.parts.labels import label_of
 from cdvae_lab.widgets.parts.maps import MapSource, PathCanvas, find_map
+from cdvae_lab.widgets.parts.writing import check_kinds
 
 MAX_FRAMES = 60  # kept frames of a run; the slider could not resolve more
-_PICTURES_EVERY = 1.0  # s, of the filmstrip while the path is being decoded
 
 
 class InterpolationView(View):
@@ -83,35 +86,33 @@ class InterpolationView(View):
             raise SettingError(f"n is {n} stops; choose 2 to {MAX_STOPS}")
         super().__init__(model, InterpolationState(n=n, seed=seed), selection)
         self._sampler = Sampler(self.model, sampler, settings)
+        self._code = PathCode(ReplayCode(setup={"model": self.model_code}))
         self._path: LatentPath | None = None
-        self._setup = ReplayCode()
-        self._call = ""  # of `interpolate`
-        self._latents_code = ""  # an expression for the latents of the path
         self._waiting = False
-        self._quiet = False  # whether the state is being updated to match an end
-        self._run_when_read = False
-        self._live_pictures: list[dict[str, Any]] | None = None  # made in the worker, not shown yet
         canvas = map if isinstance(map, PathCanvas) else None
         known = find_map(self.model, map)
-        self._canvas = canvas
-        self._on_map: LatentPath | None = None  # the path that is drawn on it
-        self.ends = {letter: PathEnd(letter) for letter in ENDS}
-        self._wanted: dict[str, Any] = dict.fromkeys(ENDS)  # sources of the ends, also while they are being read
-        self._readers = {letter: self.new_task(f"reading end {letter}", self._enable) for letter in ENDS}
-        self._check = self.new_run(self._draw_check, self._show_check, max_frames=1)
+        self._ends = PathEnds(
+            self.model, self.state, lambda doing: self.new_task(doing, self._enable), self._end_changed
+        )
+        self.ends = self._ends.by_letter
+        self._ends_check = EndsCheck(self.model, self._sampler.schedule)
+        self._check = self.new_run(self._draw_check, self._show_failure, max_frames=1)
+        self._live = LivePictures()
         self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES)
-        self._results = self.new_run(self._draw_results, self._show_results, max_frames=1)
+        self._results = self.new_run(self._draw_results, self._show_failure, max_frames=1)
         self._export = self.new_run(show=self._show_export, max_frames=1)
         shown_map = known if canvas is None else None
         self.controls = InterpolationControls(self.state, self, height, shown_map, label_of(self.model))
+        self._map = PathMap(self.controls.map, canvas)
         self.view = self.controls.view
         self._shown = CrystalFrames(self.view)
         self.show_rows(self.controls.rows(), self.controls)
         self.add_class("cdvae-interpolation")
         self.listen(self.state, "stop", lambda change: self._show_stop(change["new"]))
         for letter in ENDS:
-            self.listen(self.state, letter, lambda change, letter=letter: self._source_set(letter))
-            self.listen(self.state, f"primitive_{letter}", lambda change, letter=letter: self._primitive_set(letter))
+            for trait, read in ((letter, self._ends.source_set), (f"primitive_{letter}", self._ends.primitive_set)):
+                act = partial(read, letter)
+                self.listen(self.state, trait, lambda change, act=act: self.attempt_end(act))
         self.when_picked(lambda pick: self._offer_selected())
         self._offer_selected()
         self._enable()
@@ -140,13 +141,8 @@ class InterpolationView(View):
     @property
     def replay_code(self) -> ReplayCode:
         """The code that gives `crystals`."""
-        if not self._call:
-            return ReplayCode(setup={"model": self.model_code})
-        parts = self.recorded_run.recording.segments
-        if len(parts.parts) == 1 and (self.running or self.recorded_run.status.state == "finished"):
-            return self._setup.then(f"crystals = lab.last({self._call}).crystals")
-        replay = parts.replay()
-        return self._setup.then(*replay.body, "crystals = frames[-1].crystals", imports=replay.imports)
+        whole = self.running or self.recorded_run.status.state == "finished"
+        return self._code.replay(self.recorded_run.recording.segments, whole)
 
     def set_end(self, letter: str, source: Any, wait: bool = True) -> None:
         """Choose an end.
@@ -161,17 +157,11 @@ class InterpolationView(View):
                 shown below the picture.
             SettingError: for another letter.
         """
-        if letter not in ENDS:
-            raise SettingError(f"an end is 'a' or 'b', not {letter!r}")
-        self._read(letter, source, primitive=False, wait=wait)
+        self._ends.read(letter, source, wait)
 
     def take_primitive(self, letter: str, wait: bool = True) -> None:
         """Replace an end by its primitive cell; `wait` and errors are those of `set_end`."""
-        if letter not in ENDS:
-            raise SettingError(f"an end is 'a' or 'b', not {letter!r}")
-        if self.ends[letter].structure is None:
-            raise CrystalError(f"end {letter}: there is no crystal yet whose primitive cell could be taken")
-        self._read(letter, self._wanted[letter], primitive=True, wait=wait)
+        self._ends.read_primitive(letter, wait)
 
     def take_selected(self, letter: str, wait: bool = True) -> None:
         """Make the selected crystal an end; as `set_end`, and raises SettingError if nothing is selected."""
@@ -189,36 +179,32 @@ class InterpolationView(View):
             CrystalError: if an end is missing or cannot be used.
             SettingError: for settings that do not go together.
         """
-        if self._being_read and not wait:
-            self._run_when_read = True
+        if self._ends.being_read and not wait:
+            self._ends.when_read(lambda: self.attempt(self.run))
             return
-        for one in self._readers.values():
-            one.run.wait()
-        crystals = [self._usable(letter) for letter in ENDS]
-        state, schedule = self.state, self._sampler.schedule
-        n, shape, seed, kept = state.n, state.path, state.seed, KEEP[state.keep]
-        settings: Any = kept
+        crystals, state, schedule = self._ends.crystals(), self.state, self._sampler.schedule
+        n, shape, seed = state.n, state.path, state.seed
+        settings: Any = KEEP[state.keep]
 
         def frames() -> Iterator[DenoisingFrame]:  # in the worker thread: encoding the ends takes a while
-            self._path = path = latent_path(self.model, *crystals, n=n, path=shape)
-            yield from self._pictured(decode_path(self.model, path, seed=seed, sampler=schedule, **settings), path)
+            ends = Crystals.cat(crystals)
+            # Without a warning of crystals that the model does not represent: the check says it below their pictures.
+            z = latents_of(self.model, ends, allow_unseen=True)
+            self._path = path = LatentPath.between(z, ends, n, shape)
+            yield from self._live.of(decode_path(self.model, path, seed=seed, sampler=schedule, **settings), path)
 
         for one in (self.recorded_run, self._results):
             one.cancel()
         self._path, self._waiting = None, wait
-        self._write_code(kept)
+        self._code = PathCode.of(self.model_code, self.ends.values(), state, self._sampler)
         self.controls.clear()
         self._shown.restart()
-        self.recorded_run.start(frames, self._call, num_steps=len(schedule), wait=wait)
+        self.recorded_run.start(frames, self._code.call, num_steps=len(schedule), wait=wait)
 
     def stop(self) -> None:
         """End the reading, the run, or the export, after the current step; `resume` continues the run."""
-        for letter, reader in self._readers.items():
-            if reader.running:
-                reader.cancel()
-                self._follow(letter)
-                self.show_message(f"stopped; end {letter} is as it was")
-        self._run_when_read = False
+        for letter in self._ends.stop():
+            self.show_message(f"stopped; end {letter} is as it was")
         for one in (self.recorded_run, self._results, self._export):
             one.stop()
 
@@ -233,17 +219,14 @@ class InterpolationView(View):
         self._results.cancel()
         self._waiting = wait
         frames = denoise(self.model, frame=self.recorded_run.newest)
-        self.recorded_run.resume(self._pictured(frames, path), "lab.denoise(model, frame=frames[-1])", wait=wait)
+        self.recorded_run.resume(self._live.of(frames, path), "lab.denoise(model, frame=frames[-1])", wait=wait)
 
     def choose(self) -> Pick:
         """Make the stop that is shown the selected crystal. Raises SettingError if all stops are shown."""
         k, crystals = self.state.stop, self.crystals
         if k < 0:
             raise SettingError("all stops are shown; choose one first, with the slider or by its picture")
-        name = f"{reduced_formulas(crystals)[k]} (stop {k} of {len(crystals) - 1})"
-        code = self.replay_code.then(f"crystal, z = crystals[{k}].trim(), {self._latents_code}[{k}:{k + 1}]")
-        expression = "" if self._setup.before or self._setup.body else f"lab.last({self._call}).crystals[{k}]"
-        pick = Pick(name, crystals[k].trim().to("cpu"), self.path.z[[k]].cpu(), expression, code)
+        pick = self._code.pick(self.path, crystals, k, self.replay_code)
         self.selection.choose(pick)
         return pick
 
@@ -261,8 +244,7 @@ class InterpolationView(View):
             LabError: if a file cannot be written.
         """
         kinds = list(kinds)
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        check_kinds(kinds, KINDS)
         folder = Path(self.state.folder if folder is None else folder)
         work = write_path(self.crystals.to("cpu"), places(self.path), folder, kinds)
         self._export.start(work, wait=wait)
@@ -277,74 +259,27 @@ class InterpolationView(View):
 
         self.attempt(quietly)
 
+    def picture(self) -> Crystals | None:
+        """The crystals that are shown."""
+        return self.view.current()
+
     # --- the ends -----------------------------------------------------------------------------------------
-
-    @property
-    def _being_read(self) -> bool:
-        return any(one.running for one in self._readers.values())
-
-    def _usable(self, letter: str) -> Crystals:
-        end = self.ends[letter]
-        if end.crystal is None:
-            raise end.error or CrystalError(f"end {letter}: choose a crystal first")
-        return end.crystal
-
-    def _source_set(self, letter: str) -> None:
-        """Read an end whose source was set: `state.a` or `state.b`."""
-        source = getattr(self.state, letter)
-        if source and not self._quiet:
-            self._reread(letter, source)
-
-    def _primitive_set(self, letter: str) -> None:
-        """Read an end again after a change of `state.primitive_a` or `state.primitive_b`."""
-        if self._wanted[letter] is not None and not self._quiet:
-            self._reread(letter, self._wanted[letter])
-
-    def _reread(self, letter: str, source: Any) -> None:
-        primitive = getattr(self.state, f"primitive_{letter}")
-        self.attempt_end(lambda: self._read(letter, source, primitive, wait=not in_event_loop()))
-
-    def _read(self, letter: str, source: Any, primitive: bool, wait: bool) -> None:
-        """Read an end and show it; raises its error if it is waited for."""
-
-        def take(end: PathEnd) -> None:
-            self.ends[letter] = end
-            self._end_changed(letter)
-            if wait and end.error is not None:
-                raise end.error
-
-        self._wanted[letter], self._run_when_read = source, False
-        self._readers[letter].start(lambda: [read_end(self.model, letter, source, primitive)], take, wait)
-
-    def _follow(self, letter: str) -> None:
-        """Bring state and fields back to the end that is there."""
-        end = self.ends[letter]
-        self._wanted[letter] = end.source
-        self._quiet = True
-        try:
-            self.state.update({letter: end.path, f"primitive_{letter}": end.primitive})
-        finally:
-            self._quiet = False
 
     def _offer_selected(self) -> None:
         for one in self.controls.ends.values():
             one.take.disabled = self.selection.pick is None
 
     def _end_changed(self, letter: str) -> None:
-        """Show an end, and begin to reconstruct both."""
-        self._follow(letter)
+        """Show an end, and begin to check both."""
+        ends = list(self.ends.values())
         self.show_message("")
         self.controls.ends[letter].show(self.ends[letter])
-        usable = [end for end in self.ends.values() if end.crystal is not None]
+        usable = [end.crystal for end in ends if end.crystal is not None]
         if usable and not self.recorded_run.frames:  # until there is a path, its ends
-            crystals = Crystals.cat([end.crystal for end in usable if end.crystal is not None])
+            crystals = Crystals.cat(usable)
             self.view.show_all([crystals], origin=crystals)
-        ends = list(self.ends.values())
-        self._check.start(check_ends(self.model, ends, self.state.seed, self._sampler.schedule))
+        self._check.start(self._ends_check.run(ends, self.state.seed))
         self._enable()
-        if self._run_when_read and not self._being_read:
-            self._run_when_read = False
-            self.attempt(self.run)
 
     def _draw_check(self, new: Sequence[Any]) -> None:
         checked = new[-1] if new else None
@@ -355,28 +290,15 @@ class InterpolationView(View):
                 known_by = checked.known_by.get(letter, ())
                 self.controls.ends[letter].show_reconstruction(self.ends[letter], decoded, rms, known_by)
 
-    def _show_check(self, status: RunStatus) -> None:
-        if status.error is not None:
-            self.show_error(status.error, status.traceback)
-
     # --- the run ------------------------------------------------------------------------------------------
-
-    def _pictured(self, frames: Iterator[DenoisingFrame], path: LatentPath) -> Iterator[DenoisingFrame]:
-        """Pass frames through in the worker thread, and draw pictures of the current stops at intervals."""
-        due = 0.0
-        for frame in frames:
-            if time.monotonic() >= due:
-                self._live_pictures = path_pictures(frame.crystals.to("cpu"), places(path))
-                due = time.monotonic() + _PICTURES_EVERY
-            yield frame
 
     def _draw(self, new: Sequence[DenoisingFrame]) -> None:
         self._shown.add(new)
-        if self._path is not self._on_map:
-            self._draw_path()
-        if self._live_pictures is not None:
-            self.controls.show_pictures(self._live_pictures)
-            self._live_pictures = None
+        if self._path is not self._map.path:
+            self._map.draw(self.path)
+        pictures = self._live.take()
+        if pictures is not None:
+            self.controls.show_pictures(pictures)
 
     def _show_run(self, status: RunStatus) -> None:
         self._enable()
@@ -402,54 +324,29 @@ class InterpolationView(View):
     def _draw_results(self, new: Sequence[PathResults]) -> None:
         if new:
             self.controls.show_results(new[-1])
-            self._draw_path(new[-1].formulas)
+            self._map.draw(self.path, new[-1].formulas, self.crystals)
 
-    def _show_results(self, status: RunStatus) -> None:
+    def _show_failure(self, status: RunStatus) -> None:
         self._enable()
         if status.error is not None:
             self.show_error(status.error, status.traceback)
-
-    def _draw_path(self, formulas: Sequence[str] = ()) -> None:
-        """Draw the path on the map, here or in another view."""
-        path = self._on_map = self.path
-        texts = list(formulas) or [""] * len(path)
-        if self._canvas is not None:
-            self._canvas.set_path(PATH, path.z, texts, crystals=self.crystals if formulas else None)
-        elif self.controls.map is not None:
-            self.controls.map.put(PATH, True, self.controls.map.map.place(path.z.cpu().float()), texts)
-
-    def _show_stop(self, stop: int) -> None:
-        self.view.choice = None if stop < 0 else stop
-        if stop >= 0 and self.controls.map is not None and self._path is not None:
-            x, y = self.controls.map.map.place(self._path.z[[stop]].cpu().float())[0].tolist()
-            self.controls.map.mark((x, y))
-        self._enable()
-
-    def _enable(self) -> None:
-        frame = self.recorded_run.newest
-        self.controls.enable(
-            ready=all(end.crystal is not None for end in self.ends.values()) and not self._being_read,
-            running=self.recorded_run.running,
-            busy=self._export.running or self._being_read,
-            frames=frame is not None,
-            finished=frame is not None and frame.finished,
-        )
-
-    def _write_code(self, keep: dict[str, str]) -> None:
-        """Note how the run that begins is written in Python."""
-        state = self.state
-        a, b = (self.ends[letter].code for letter in ENDS)
-        shape = {} if state.path == PATHS[0] else {"path": state.path}
-        options = f", n={state.n}, seed={state.seed}{arguments(shape | keep)}{self._sampler.arguments}"
-        self._call = f"lab.interpolate(model, {a}, {b}{options})"
-        self._latents_code = f"lab.latent_path(model, {a}, {b}, n={state.n}{arguments(shape)}).z"
-        before = [one for letter in ENDS if (one := self.ends[letter].replay) != ReplayCode()]
-        self._setup = ReplayCode(setup={"model": self.model_code, **self._sampler.setup}, before=tuple(before))
 
     def _show_export(self, status: RunStatus) -> None:
         self._enable()
         self.show_export(status, self._export)
 
-    def picture(self) -> Crystals | None:
-        """The crystals that are shown."""
-        return self.view.current()
+    def _show_stop(self, stop: int) -> None:
+        self.view.choice = None if stop < 0 else stop
+        if stop >= 0:
+            self._map.mark(stop)
+        self._enable()
+
+    def _enable(self) -> None:
+        frame = self.recorded_run.newest
+        self.controls.enable(
+            ready=self._ends.ready,
+            running=self.recorded_run.running,
+            busy=self._export.running or self._ends.being_read,
+            frames=frame is not None,
+            finished=frame is not None and frame.finished,
+        )

@@ -21,6 +21,10 @@ _NOTICE = (
     "<div role='status' style='border-left:4px solid {color};padding:4px 10px;line-height:1.45;"
     "color:var(--jp-ui-font-color1,inherit)'><b>{head}</b> {text}</div>"
 )
+_NOTHING_DECODED = (
+    "On its way the search decodes crystals. They are shown here: the first beside that of the step that is shown, and "
+    "all of them as small pictures in a row."
+)
 _WARN, _ERROR = "var(--jp-warn-color1,#f57c00)", "var(--jp-error-color1,#c62828)"
 _LETTER = 7  # pixels, of a letter of a description
 _DROPDOWN = 175  # pixels, of the longest target beside its description
@@ -55,6 +59,7 @@ class OptimizerControls:
     Attributes:
         view: the crystals.
         film: a picture of each decoding.
+        place: the slider, and text on its step; hidden before there is one, as is the view of the crystals.
         slider: number of the kept step; its end moves as steps come.
         start_error: the reason why the search cannot start, beside its field.
         warning: text on a step outside the data.
@@ -64,7 +69,8 @@ class OptimizerControls:
         W, fields = ipywidgets, Fields(state)
         name, unit = label
         self._state, self._fields, self._actions = state, fields, actions
-        self.start = fields.make("start", "start from", "250px")
+        self.start = fields.make("start", "start from", "max-content")  # as wide as its longest option
+        self.start.layout.max_width = "100%"
         self.n = fields.make("n", "how many", "130px")
         self.file = fields.make(
             "file", "file", "230px", placeholder="a CIF, POSCAR or XYZ file", continuous_update=False
@@ -85,7 +91,7 @@ class OptimizerControls:
             "0: none",
         )  # fmt: skip
         self.decode_every = fields.make("decode_every", "decode every (steps)", "215px")
-        self.pace = fields.make("pace", "", "150px")
+        self.pace = fields.make("pace", "speed", "190px")
         self.slider = W.IntSlider(
             max=0, description="step", readout=False, style={"description_width": "auto"}, layout={"flex": "1"}
         )
@@ -114,13 +120,15 @@ class OptimizerControls:
                 ("steps", "steps", "a file from any step of which a search can be resumed"),
             )
         }
-        self.steps_file = fields.make("steps_file", "steps from file", "240px", placeholder="out/search.safetensors")
+        self.steps_file = fields.make("steps_file", "steps from file", "300px", placeholder="out/search.safetensors")
         self.load = button(
             actions, "Load", "show a search that was exported as steps", lambda: actions.load(wait=False)
         )
         self.code = fields.code_button()
-        self.warning, self.caption = W.HTML(), W.HTML()
+        self.warning, self.caption = W.HTML(), W.HTML(_NOTHING_DECODED)
         self.view = CrystalView(height=300)
+        self.place = W.HBox([self.slider, self.where], layout={"align_items": "center"})
+        self.place.layout.display = self.view.layout.display = "none"  # until there is something to show
         self.film = Film()
         self._keys = Keys(self._key)
         self._marking = False
@@ -142,16 +150,19 @@ class OptimizerControls:
             row(self.start, self.n, self.file, self.upload, self.start_error, self.target, self.value),
             row(self.steps, self.lr, self.prior_weight, self.decode_every),
             W.HBox(list(figures), layout={"flex_flow": "row wrap"}),
-            W.HBox([self.slider, self.where], layout={"align_items": "center"}),
+            self.place,
             self.warning,
             W.VBox([self.caption, self.view]),
             self.film,
-            row(self.crystal, self.decode, self.choose, *self.exports.values(), self.folder),
+            row(self.crystal, self.decode, self.choose),
+            row(W.Label("export"), *self.exports.values(), self.folder),
             row(self.steps_file, self.load, self.code, self._keys),
         ]
 
     def enable(self, status: RunStatus, *, busy: bool, steps: int, decoded: int, earlier: int, startable: bool) -> None:
-        """Disable the buttons that could only raise an error.
+        """Disable the buttons that could only raise an error, and show what there is something in.
+
+        What was shown once stays, so that nothing jumps when another search begins.
 
         Args:
             status: of the search.
@@ -168,6 +179,10 @@ class OptimizerControls:
             one.disabled = not (idle and steps)
         self.back.disabled = not (idle and earlier)
         self.choose.disabled = not decoded
+        if steps:
+            self.place.layout.display = ""
+        if decoded:
+            self.view.layout.display = ""
 
     def show_start_error(self, text: str) -> None:
         """Show beside its field why the search cannot start."""

@@ -54,7 +54,8 @@ class Course(Plot):
             figure.add_traces([Scatter(x=[], y=[], showlegend=False) for _ in rows], rows=rows, cols=[1] * len(rows))
             dress(figure, theme, HEIGHT)
             figure.update_xaxes(visible=False, range=[0, 1]).update_yaxes(visible=False, range=[0, 1])
-            figure.add_annotation(text="press Run: the course of the search is drawn here", showarrow=False)
+            text = f"Run begins a search and draws here, step by step,<br>{name} and the length of z"
+            figure.add_annotation(text=text, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
             return figure
         decoded: dict[str, Decodings] = {OWN: [(one.step, one.own) for one in search.decoded]}
         if self._independent:

@@ -28,7 +28,7 @@ def caption(search: Search, place: int, crystal: int, unit: str) -> str:
     """Text above the first decoding and the one that is shown, as HTML."""
     first, one = search.decoded[0], search.decoded[place]
     return (
-        "<div style='display:flex;justify-content:space-around;text-align:center;line-height:1.4'>"
+        "<div style='display:flex;justify-content:center;gap:48px;text-align:center;line-height:1.4'>"
         f"<div>decoded at step {first.step}<br>{_predictions(search, first, crystal, unit)}</div>"
         f"<div>decoded at step {one.step}<br>{_predictions(search, one, crystal, unit)}</div></div>"
     )
@@ -38,7 +38,7 @@ def position(search: Search, index: int, crystal: int, unit: str) -> str:
     """Text beside the slider, as HTML: the prediction for a step, |z|, and log p(z) where it is known."""
     step, place = search.steps[index], search.at(index)
     text = (
-        f"{step.step} of {step.num_steps}: {float(step.prediction[crystal]):.3f} {unit}, "
+        f"{step.step} of {step.num_steps}: predicted {float(step.prediction[crystal]):.3f} {unit}, "
         f"|z| {float(step.z[crystal].norm()):.1f}"
     )
     if place is not None:
@@ -72,7 +72,7 @@ def pick_name(one: Decoded, crystal: int) -> str:
 def _predictions(search: Search, one: Decoded, crystal: int, unit: str) -> str:
     step = search.steps[search.index(one.step)]
     predictions = [
-        f"for z {float(step.prediction[crystal]):.2f}",
+        f"predicted for z {float(step.prediction[crystal]):.2f}",
         _NO_CELL if bool(one.own[crystal].isnan()) else f"same model, this crystal {float(one.own[crystal]):.2f}",
     ]
     if one.independent is not None:

@@ -122,8 +122,8 @@ class PropertyOptimizer(View):
         )  # fmt: skip
         self.course, self.map = self._display.course, self._display.map
         self.show_rows(self.controls.rows(self._display.figures), self.controls)
-        self.listen(state, "index", lambda change: self._moved())
-        self.listen(state, "crystal", lambda change: self._another_crystal())
+        self.listen(state, "index", lambda change: self._cursor.moved(len(self._search.steps)) and self._draw_all())
+        self.listen(state, "crystal", lambda change: self._draw_all())
         for trait in ("start", "file", "n"):
             self.listen(state, trait, lambda change: self._check.begin())
         self.when_picked(lambda pick: self._picked())
@@ -221,7 +221,7 @@ class PropertyOptimizer(View):
         """Return to the search before this one. Raises SettingError if there was none."""
         self._cancel()
         self._searches.back()
-        self._show_search()
+        self._show_run(self.recorded_run.status)
 
     def decode(self, wait: bool = False) -> None:
         """Decode the step that is shown.
@@ -312,7 +312,7 @@ class PropertyOptimizer(View):
 
         def show(steps: list[LatentStep]) -> None:
             self._searches.load(steps, f"lab.load_steps({str(path)!r}, model)")
-            self._show_search()
+            self._show_run(self.recorded_run.status)
 
         self._reader.start(lambda: [load_steps(path, self.model)], show, wait)
 
@@ -349,13 +349,9 @@ class PropertyOptimizer(View):
         self._draw_all()
 
     def _draw_all(self) -> None:
-        if self._search.steps:
+        steps = self._search.steps
+        if steps and self.state.crystal < len(steps[0].z):
             self._display.draw(self._search, self.state.crystal, self.index, self.predictor is not None)
-
-    def _show_search(self) -> None:
-        """Show a search that has been run already."""
-        self._draw_all()
-        self._refresh(self.recorded_run.status)
 
     def _show_run(self, status: RunStatus) -> None:
         if not status.running and self._search.steps:
@@ -391,16 +387,6 @@ class PropertyOptimizer(View):
     def _show_export(self, status: RunStatus) -> None:
         self._enable()
         self.show_export(status, self._export)
-
-    # --- changes of the state ------------------------------------------------------------------------------
-
-    def _moved(self) -> None:
-        if self._search.steps and self._cursor.moved(len(self._search.steps)):
-            self._draw_all()
-
-    def _another_crystal(self) -> None:
-        if self._search.steps and self.state.crystal < len(self._search.steps[0].z):
-            self._draw_all()
 
     def _picked(self) -> None:
         """Start the next search from the crystal that was chosen, unless the start was given or a search runs."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PREDICTED, LENGTH, OTHERS = "predicted for z", "length of z", "the other crystals"
+_ABOVE, _ROW = 26, 19  # pixels above the axes: for the notes, and for a row of the legend
 MOST_POINTS = 4000  # that are drawn for the other crystals
 
 Decodings = Sequence[tuple[int, Float[Tensor, " crystals"]]]
@@ -121,9 +122,12 @@ def search_course(
     figure.update_yaxes(title={"text": "length of z", "standoff": 6}, row=2, col=1)
     figure.update_xaxes(range=[int(x[0]) - 0.5, max(int(x[-1]), int(x[0]) + 1) + 0.5])
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
+    entries = sum(one.showlegend for one in figure.data)  # in a row each, on a narrow page
     figure.update_layout(
-        hovermode="closest", uirevision="search", showlegend=True, margin={"t": 62, "r": 12, "b": 40},
-        legend={"orientation": "h", "x": 0, "y": 1.07, "yanchor": "bottom"},
+        hovermode="closest", uirevision="search", showlegend=True,
+        margin={"t": _ABOVE + _ROW * entries, "r": 12, "b": 40},
+        # At the top of the figure, whose place stays when it is made wider; between are the notes.
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
     )  # fmt: skip
     return figure
 

@@ -28,7 +28,7 @@ def caption(search: Search, place: int, crystal: int, unit: str) -> str:
     """Text above the first decoding and the one that is shown, as HTML."""
     first, one = search.decoded[0], search.decoded[place]
     return (
-        "<div style='display:flex;justify-content:center;gap:48px;text-align:center;line-height:1.4'>"
+        "<div style='display:flex;justify-content:center;gap:24px;text-align:center;line-height:1.4'>"
         f"<div>decoded at step {first.step}<br>{_predictions(search, first, crystal, unit)}</div>"
         f"<div>decoded at step {one.step}<br>{_predictions(search, one, crystal, unit)}</div></div>"
     )

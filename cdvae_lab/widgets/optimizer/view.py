@@ -122,7 +122,7 @@ class PropertyOptimizer(View):
         )  # fmt: skip
         self.course, self.map = self._display.course, self._display.map
         self.show_rows(self.controls.rows(self._display.figures), self.controls)
-        self.listen(state, "index", lambda change: self._cursor.moved(len(self._search.steps)) and self._draw_all())
+        self.listen(state, "index", lambda change: self._moved())
         self.listen(state, "crystal", lambda change: self._draw_all())
         for trait in ("start", "file", "n"):
             self.listen(state, trait, lambda change: self._check.begin())
@@ -352,6 +352,10 @@ class PropertyOptimizer(View):
         steps = self._search.steps
         if steps and self.state.crystal < len(steps[0].z):
             self._display.draw(self._search, self.state.crystal, self.index, self.predictor is not None)
+
+    def _moved(self) -> None:
+        if self._cursor.moved(len(self._search.steps)):
+            self._draw_all()
 
     def _show_run(self, status: RunStatus) -> None:
         if not status.running and self._search.steps:

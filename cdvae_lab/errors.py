@@ -1,6 +1,12 @@
-"""Errors of cdvae_lab; each message names the file or field and the remedy."""
+"""Errors and warnings of cdvae_lab; each message names the file or field and the remedy."""
 
 from __future__ import annotations
+
+import inspect
+import warnings
+
+# Modules whose functions stand between a user's line and a warning: the package, and what decorates its functions.
+_PASSED = ("cdvae_lab", "torch", "jaxtyping")
 
 
 class LabError(Exception):
@@ -33,3 +39,11 @@ class PriorWarning(UserWarning):
 
 class UnfamiliarCrystalWarning(UserWarning):
     """A crystal is far from what a model was trained on: its latent stands for another one."""
+
+
+def warn_user(text: str, category: type[Warning]) -> None:
+    """Warn, and point at the line outside the package that led here, however deep in it the warning is given."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

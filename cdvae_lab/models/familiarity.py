@@ -8,15 +8,13 @@ crystal, and neither its reconstruction nor a path or a search that starts from 
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import cell_formulas, same_atoms
-from cdvae_lab.errors import CrystalError, UnfamiliarCrystalWarning
+from cdvae_lab.errors import CrystalError, UnfamiliarCrystalWarning, warn_user
 from cdvae_lab.io import assets
 from cdvae_lab.models.atom_types import predicted_types
 from cdvae_lab.models.cdvae import CDVAE
@@ -84,11 +82,10 @@ def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "cryst
         if others
         else "no bundled model represents it; train one on such crystals"
     )
-    warnings.warn(
+    warn_user(
         f"the model does not represent {len(lost)} of {len(crystals)} crystals: {'; '.join(few)}{more}. Such a crystal "
         f"is far from its training data and does not come back when it is decoded; {remedy}",
         UnfamiliarCrystalWarning,
-        stacklevel=4,
     )
 
 

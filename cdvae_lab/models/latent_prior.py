@@ -7,7 +7,6 @@ filling it. The learned one is `diffusion_prior.DiffusionPrior`. Both fulfil the
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdvae_lab.errors import PriorWarning, SettingError
+from cdvae_lab.errors import PriorWarning, SettingError, warn_user
 from cdvae_lab.models import noise
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.models.seeds import check_seed
@@ -87,11 +86,10 @@ def default_prior(model: CDVAE) -> LatentPrior:
     if model.prior is not None:
         return model.prior
     if model.metadata.get("steps"):
-        warnings.warn(
+        warn_user(
             "this trained model has no learned prior, so its latents are drawn from N(0, I), which encoded crystals "
             "are far from filling (COV-P on Perov-5: 22 % instead of 98 %); fit a prior with "
             "cdvae_lab.fit_prior(model, dataset), or pass prior=StandardNormal(...) for N(0, I)",
             PriorWarning,
-            stacklevel=3,
         )
     return StandardNormal(model.config.latent_dim, model.lattice_mean.dtype)

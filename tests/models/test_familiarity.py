@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,23 @@ def test_what_starts_from_a_crystal_warns_as_well(model: lab.CDVAE) -> None:
     ):
         with pytest.warns(UnfamiliarCrystalWarning, match="is KZnF3"):
             next(iter(act()))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda model: lab.encode(model, FLUORIDE),
+        lambda model: next(lab.reconstruct(model, FLUORIDE, steps=2)),
+        lambda model: lab.last(lab.interpolate(model, OXIDE, FLUORIDE, n=2, steps=2)),
+        lambda model: list(lab.optimize(model, FLUORIDE, steps=1)),
+    ],
+    ids=["encode", "reconstruct", "interpolate", "optimize"],
+)
+def test_the_warning_points_at_the_line_outside_the_package(model: lab.CDVAE, act: Callable[[lab.CDVAE], Any]) -> None:
+    with pytest.warns(UnfamiliarCrystalWarning) as caught:
+        act(model)
+    [warning] = caught
+    assert (warning.filename, warning.lineno) == (__file__, act.__code__.co_firstlineno)
 
 
 def test_no_warning_for_known_crystals_untrained_models_and_whole_test_sets(model: lab.CDVAE) -> None:

@@ -390,8 +390,9 @@ def test_a_trained_model_without_a_learned_prior_warns(random_dataset: Dataset) 
     *_, step = fit(model, random_dataset, steps=1)
     trained = step.averaged()
     for each in (model, trained):
-        with pytest.warns(PriorWarning, match=r"no learned prior.*fit_prior"):
+        with pytest.warns(PriorWarning, match=r"no learned prior.*fit_prior") as caught:
             next(denoise(each, n=1, steps=2))
+        assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         next(denoise(trained, n=1, steps=2, prior=StandardNormal(8)))

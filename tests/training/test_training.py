@@ -497,8 +497,9 @@ def test_validation_losses_take_the_path_of_a_model(model: CDVAE, random_dataset
 
 def test_fit_warns_that_it_removes_a_learned_prior(model: CDVAE, random_dataset: Dataset) -> None:
     model.prior = DiffusionPrior(DiffusionPriorConfig(8, hidden_dim=8, blocks=1, steps=4))
-    with pytest.warns(PriorWarning, match="removes the model's learned prior.*fit_prior"):
+    with pytest.warns(PriorWarning, match="removes the model's learned prior.*fit_prior") as caught:
         run(model, random_dataset)
+    assert [warning.filename for warning in caught] == [__file__]
     assert model.prior is None
 
 

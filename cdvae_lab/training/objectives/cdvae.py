@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.errors import PriorWarning
+from cdvae_lab.errors import PriorWarning, warn_user
 from cdvae_lab.models import noise
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.training.augmentation import cutoff_before_strain, rattle_atoms, strain_cells
@@ -43,11 +42,10 @@ class CDVAEObjective:
 
     def prepare(self) -> None:
         if self.model.prior is not None:
-            warnings.warn(
+            warn_user(
                 "fit removes the model's learned prior, which describes the latents from before; fit another one "
                 "afterwards: cdvae_lab.fit_prior(model, dataset)",
                 PriorWarning,
-                stacklevel=3,
             )
             self.model.prior = None
         self.model.train().requires_grad_(True)

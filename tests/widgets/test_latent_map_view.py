@@ -22,7 +22,7 @@ from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
 from cdvae_lab.figures import GRID, POINTS, THEMES
 from cdvae_lab.figures.maps import WITHOUT
 from cdvae_lab.widgets import LatentMapView, Pick, Selection
-from cdvae_lab.widgets.base.recorded_run import THREAD
+from cdvae_lab.widgets.base.worker import THREAD
 from cdvae_lab.widgets.parts.files import Upload
 from cdvae_lab.widgets.parts.map_figure import TRAINING
 from tests.small_model import SMALL

@@ -15,7 +15,8 @@ import pytest
 import cdvae_lab as lab
 from cdvae_lab.errors import SettingError
 from cdvae_lab.widgets import RecordedRun
-from cdvae_lab.widgets.base.recorded_run import THREAD, RunStatus
+from cdvae_lab.widgets.base.run_status import RunStatus
+from cdvae_lab.widgets.base.worker import THREAD
 
 
 @dataclass(frozen=True, eq=False)

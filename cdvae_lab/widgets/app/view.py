@@ -18,8 +18,9 @@ from cdvae_lab.widgets.app.models import LoadedModel, Models, make_map
 from cdvae_lab.widgets.app.preparation import prepare
 from cdvae_lab.widgets.app.state import TABS, AppState
 from cdvae_lab.widgets.app.tabs import Tabs
-from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.view import InterpolationView

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
+from cdvae_lab.widgets.base.run_status import RunStatus
 
 Result = TypeVar("Result", bound=Any)
 

@@ -8,98 +8,20 @@ drawing never delays the computation.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from cdvae_lab.errors import SettingError
-from cdvae_lab.runtime.threads import one_thread
+from cdvae_lab.widgets.base.recording import Recorder, Recording
 from cdvae_lab.widgets.base.replay_code import Segments
+from cdvae_lab.widgets.base.run_status import RunStatus, State
+from cdvae_lab.widgets.base.throttle import Throttle
+from cdvae_lab.widgets.base.worker import Worker
 
 Frame = TypeVar("Frame", bound=Any)
-State = Literal["idle", "running", "stopping", "stopped", "finished", "failed"]
-_END: Any = object()
 _PUMP = 0.1  # s, largest interval between two checks of a run
-THREAD = "cdvae_lab run"  # name of the worker threads
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """State of a run, as its view shows it.
-
-    Attributes:
-        state: "idle" before the first run; then "running", "stopping" (until the current step has ended), and
-            "stopped", "finished" or "failed".
-        step, num_steps: of the newest frame; None before the first, or for frames without them.
-        error: the exception that ended the run.
-        traceback: of that exception, as Python prints it; empty without one.
-    """
-
-    state: State = "idle"
-    step: int | None = None
-    num_steps: int | None = None
-    error: BaseException | None = None
-    traceback: str = ""
-
-    @property
-    def running(self) -> bool:
-        return self.state in ("running", "stopping")
-
-    def __str__(self) -> str:
-        if self.step is None:
-            return "starting" if self.state == "running" else self.state
-        return f"{self.state}: step {self.step:,} of {self.num_steps:,}"
-
-
-@dataclass
-class Recording(Generic[Frame]):
-    """The kept frames of a run, and the calls that they came from.
-
-    Attributes:
-        frames: kept frames in order.
-        segments: the code that produces them.
-        thin: interval of the kept frames, in steps.
-    """
-
-    frames: list[Frame] = field(default_factory=list)
-    segments: Segments = field(default_factory=Segments)
-    thin: int = 1
-
-    def cut(self, count: int) -> None:
-        """Keep the first `count` frames and remove the others."""
-        if count < len(self.frames):
-            del self.frames[count:]
-            self.segments.cut(count)
-
-
-class Throttle:
-    """Limits how often something is done.
-
-    Args:
-        interval: seconds between two beginnings, at least.
-        share: of the time that it may take, at most.
-    """
-
-    def __init__(self, interval: float | int, share: float | int = 0.25) -> None:
-        self._interval, self._share, self._due = interval, share, 0.0
-
-    @property
-    def wait(self) -> float:
-        """Seconds until it may be done again."""
-        return max(0.0, self._due - time.monotonic())
-
-    def __call__(self, act: Callable[[], Any], now: bool = False) -> None:
-        """Do it if it is time to, or in any case."""
-        if now or not self.wait:
-            started = time.monotonic()
-            try:
-                act()
-            finally:
-                took = time.monotonic() - started
-                self._due = started + max(self._interval, took / self._share)
 
 
 class RecordedRun(Generic[Frame]):
@@ -148,17 +70,9 @@ class RecordedRun(Generic[Frame]):
         self._interval, self._share = min(1 / fps, _PUMP), share  # s; the end of a run is seen at once
         self._fps, self._throttle = fps, Throttle(1 / fps, share)
         self._status = RunStatus()
-        self._lock = threading.Lock()  # between recording a frame and taking the new ones
-        self._new: list[Frame] = []  # frames that have not been drawn
-        self._changed = False  # whether something has come since the last drawing
-        self._taken = 0  # frames of the current generator
-        self._seen: Any = None  # the last of them
-        self._left_out: Frame | None = None  # the same, while it is not kept
         self._error: BaseException | None = None
-        self._exhausted = False
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._before: threading.Thread | None = None  # a cancelled run that still computes its last step
+        self._worker: Worker[Frame] | None = None  # of the run, until its end has been drawn
+        self._before: Worker[Frame] | None = None  # of a cancelled run that still computes its last step
         self._task: asyncio.Task | None = None  # kept, or the loop might forget it
 
     # --- the recording ----------------------------------------------------------------------------------
@@ -171,14 +85,14 @@ class RecordedRun(Generic[Frame]):
     @property
     def newest(self) -> Any:
         """The last frame; None before the first."""
-        return self.recording.frames[-1] if self.recording.frames else None
+        return self.recording.newest
 
     @property
     def status(self) -> RunStatus:
         """The state of the run now."""
         newest = self.newest
-        if self._thread is not None:
-            state: State = "stopping" if self._stop.is_set() else "running"
+        if self._worker is not None:
+            state: State = "stopping" if self._worker.stopping else "running"
         elif self._error is not None:
             state = "failed"
         else:
@@ -190,13 +104,12 @@ class RecordedRun(Generic[Frame]):
     @property
     def running(self) -> bool:
         """True from the start until the end has been drawn."""
-        return self._thread is not None
+        return self._worker is not None
 
     @property
     def computing(self) -> bool:
         """True while a step is computed in another thread, also the last one of a cancelled run."""
-        threads = (self._thread, self._before)
-        return any(one is not None and one is not threading.current_thread() and one.is_alive() for one in threads)
+        return any(one is not None and one.computing for one in (self._worker, self._before))
 
     @property
     def error(self) -> BaseException | None:
@@ -258,8 +171,8 @@ class RecordedRun(Generic[Frame]):
 
     def stop(self) -> None:
         """Ask the run to end after the current step; returns at once. `resume` can continue it."""
-        if self.running and not self._stop.is_set():
-            self._stop.set()
+        if self._worker is not None and not self._worker.stopping:
+            self._worker.stop()
             self._show(self.status)
 
     def cancel(self, join: bool = False) -> None:
@@ -270,29 +183,27 @@ class RecordedRun(Generic[Frame]):
         Args:
             join: wait for that step.
         """
-        if self.running:
-            self._stop.set()
+        worker = self._worker
+        if worker is not None:
+            worker.stop()
             if join:
-                self._join(self._thread)
-            with self._lock:
-                self._before, self._thread, self._task = self._thread, None, None
-                self._stop = threading.Event()  # which tells the old worker that its frames are not wanted
-            self._keep_newest()
-            self._new, self._changed = [], False
-            self._close_segment()
-        elif join:
-            self._join(self._before)
+                worker.join()
+            worker.recorder.close()
+            self._before, self._worker, self._task = worker, None, None
+            self._close_segment(worker)
+        elif join and self._before is not None:
+            self._before.join()
 
     def pump(self) -> bool:
         """Draw new frames if a drawing is due; True while the run continues."""
-        thread = self._thread
-        if thread is None:
+        worker = self._worker
+        if worker is None:
             return False
-        alive = thread.is_alive()  # read before the new frames: a dead thread adds none
+        alive = worker.alive  # read before the new frames: a dead thread adds none
         if not alive:
-            self._finish()
-        elif self._changed and not self._throttle.wait:
-            self._draw_new()
+            self._finish(worker)
+        elif worker.recorder.changed and not self._throttle.wait:
+            self._draw_new(worker)
         return alive
 
     def wait(self, timeout: float | int | None = None) -> bool:
@@ -301,9 +212,8 @@ class RecordedRun(Generic[Frame]):
         while self.pump():
             if end is not None and time.monotonic() >= end:
                 return False
-            thread = self._thread
-            if thread is not None:
-                thread.join(self._interval)
+            if self._worker is not None:
+                self._worker.join(self._interval)
         return True
 
     def close(self, wait: bool = True) -> None:
@@ -317,9 +227,11 @@ class RecordedRun(Generic[Frame]):
             self.cancel()
             self._before = None
             return
-        self._stop.set()
+        if self._worker is not None:
+            self._worker.stop()
         self.wait()
-        self._join(self._before)
+        if self._before is not None:
+            self._before.join()
 
     # --- the run ----------------------------------------------------------------------------------------
 
@@ -330,145 +242,63 @@ class RecordedRun(Generic[Frame]):
         pace: float | int | None,
         wait: bool,
     ) -> None:
-        frames = _made(source) if callable(source) else iter(source)
         self.recording.segments.add(call, len(self.recording.frames), self.recording.thin)
-        self._error, self._exhausted, self._taken, self._new, self._changed = None, False, 0, [], False
-        self._seen, self._left_out = self.newest, None
+        self._error = None
         self._throttle = Throttle(1 / self._fps, self._share)  # the first frame is drawn at once
-        self._stop = stop = threading.Event()
+        self._worker = worker = Worker(source, Recorder(self.recording, self._max == 1), self._keep)
         before, self._before = self._before, None
-        arguments = (frames, pace, self._alone, stop, before)
-        worker = threading.Thread(target=self._work, args=arguments, name=THREAD, daemon=True)
-        self._thread = threading.current_thread() if wait else worker
         self._show(self.status)
         if wait:
-            self._work(frames, None, False, stop, before)
-            self._finish()
+            worker.work(before)
+            self._finish(worker)
             if self._error is not None:
                 raise self._error
             return
-        worker.start()
+        worker.start(before, pace, self._alone)
         if in_event_loop():
             self._task = asyncio.get_running_loop().create_task(self._pump_in_loop(worker))
 
-    def _work(
-        self,
-        frames: Iterator[Frame],
-        pace: float | int | None,
-        alone: bool,
-        stop: threading.Event,
-        before: threading.Thread | None,
-    ) -> None:
-        """Iterate in the worker thread until the generator ends or the run is stopped.
-
-        Args:
-            stop: of this run; that of the object belongs to a later run once this one is cancelled.
-            before: the cancelled run, which ends first.
-        """
-        self._join(before)
-        due = time.monotonic()
-        try:
-            while stop is self._stop:  # not cancelled
-                with one_thread(alone):
-                    frame = next(frames, _END)
-                if frame is _END:
-                    if stop is self._stop:
-                        self._exhausted = True
-                    break
-                self._record(frame, stop)
-                due = max(due, time.monotonic() - 0.1) + (1 / pace if pace else 0)
-                if stop.wait(max(0.0, due - time.monotonic())):
-                    break
-        except BaseException as error:  # noqa: BLE001 - a thread's error is seen nowhere unless it is kept
-            if stop is self._stop:
-                self._keep(error)
-        if stop is self._stop:
-            self._keep_newest()
-
-    def _record(self, frame: Frame, stop: threading.Event) -> None:
-        with self._lock:
-            if stop is not self._stop:  # cancelled
-                return
-            kept = self.recording.frames
-            self._changed = True
-            if frame is self._seen:
-                return
-            first, self._seen = self._taken == 0, frame
-            self._taken += 1
-            thin = self.recording.thin
-            self._left_out = None
-            if self._max == 1:
-                kept[:] = self._new[:] = [frame]
-            elif first or thin == 1 or frame.step % thin == 0:
-                kept.append(frame)
-                self._new.append(frame)
-            else:
-                self._left_out = frame
-
-    def _keep_newest(self) -> None:
-        """The newest frame is kept in any case: the run resumes from it."""
-        with self._lock:
-            if self._left_out is not None:
-                self.recording.frames.append(self._left_out)
-                self._new.append(self._left_out)
-                self._left_out, self._changed = None, True
-
-    async def _pump_in_loop(self, worker: threading.Thread) -> None:
-        while self._thread is worker and self.pump():
+    async def _pump_in_loop(self, worker: Worker[Frame]) -> None:
+        while self._worker is worker and self.pump():
             await asyncio.sleep(self._interval)
 
-    def _draw_new(self) -> None:
+    def _draw_new(self, worker: Worker[Frame]) -> None:
         def draw() -> None:
-            with self._lock:
-                new, self._new, self._changed = self._new, [], False
-            self._draw(new)
+            self._draw(worker.recorder.take())
             self._show(self.status)
 
         try:
             self._throttle(draw)
         except Exception as error:  # noqa: BLE001 - in the event loop it would be lost, and the run never end
             self._keep(error)
-            self._stop.set()
+            worker.stop()
 
-    def _finish(self) -> None:
+    def _finish(self, worker: Worker[Frame]) -> None:
         """Draw the remaining frames, and show the end of the run."""
-        self._close_segment()
-        with self._lock:
-            new, self._new, left = self._new, [], self._changed
+        self._close_segment(worker)
         try:
-            if left:
-                self._draw(new)
+            if worker.recorder.changed:
+                self._draw(worker.recorder.take())
         except Exception as error:  # noqa: BLE001 - as above
             self._keep(error)
         finally:
-            self._thread = self._task = None
+            self._worker = self._task = None
         try:
             self._show(self.status)
         except Exception as error:  # noqa: BLE001 - as above
             self._keep(error)
             self._report(error, "".join(traceback.format_exception(error)))
 
-    def _close_segment(self) -> None:
+    def _close_segment(self, worker: Worker[Frame]) -> None:
         """Note in the replay code and in the status how far the run came."""
-        if not self._exhausted:
-            self.recording.segments.leave(self._taken)
-        finished = self._exhausted or bool(getattr(self.newest, "finished", False))
+        if not worker.exhausted:
+            self.recording.segments.leave(worker.recorder.taken)
+        finished = worker.exhausted or bool(getattr(self.newest, "finished", False))
         self._status = RunStatus("finished" if finished else "stopped")
-
-    @staticmethod
-    def _join(thread: threading.Thread | None) -> None:
-        """Wait for a thread other than this one."""
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
 
     def _keep(self, error: BaseException) -> None:
         """Keep the first error of a run, which is the cause of later ones."""
         self._error = self._error or error
-
-
-def _made(make: Callable[[], Iterable[Frame]]) -> Iterator[Frame]:
-    """Make a generator when its first frame is wanted."""
-    yield from make()
 
 
 def in_event_loop() -> bool:

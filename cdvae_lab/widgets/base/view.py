@@ -15,8 +15,9 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.checkpoints import load
 from cdvae_lab.widgets.base.background_task import BackgroundTask
 from cdvae_lab.widgets.base.fields import descendants
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.state import ViewState
 from cdvae_lab.widgets.base.still_picture import with_picture

@@ -16,8 +16,8 @@ from cdvae_lab.models.latents import latents_of
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
-from cdvae_lab.widgets.base.recorded_run import RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.interpolation.controls import InterpolationControls

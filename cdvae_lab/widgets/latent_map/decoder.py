@@ -15,8 +15,9 @@ from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.replay_code import Sampler
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.latent_map.record import Record
 from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.io.storage import atomic_path
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.latent_map.lasso_table import lasso_table
 from cdvae_lab.widgets.parts.writing import Writing

@@ -20,8 +20,8 @@ from cdvae_lab.training.checks import check_fits
 from cdvae_lab.training.loop import TrainingStep, fit
 from cdvae_lab.training.settings import LossWeights
 from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.recorded_run import RunStatus
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.monitor.controls import MonitorControls

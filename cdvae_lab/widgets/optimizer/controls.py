@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import ipywidgets
 
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, input_field, row
-from cdvae_lab.widgets.base.recorded_run import RunStatus, in_event_loop
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.optimizer.state import FILE, PRIOR, OptimizerState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.crystal_view import CrystalView

@@ -12,7 +12,7 @@ from torch import Tensor
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.explore.optimization import LatentStep
-from cdvae_lab.widgets.base.recorded_run import Recording
+from cdvae_lab.widgets.base.recording import Recording
 from cdvae_lab.widgets.base.replay_code import ReplayCode, Segments
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.optimization import LatentStep
 from cdvae_lab.explore.saved_steps import load_steps
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, RunStatus
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.view import View
 from cdvae_lab.widgets.optimizer import verdict

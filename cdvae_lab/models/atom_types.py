@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdvae_lab.models.cdvae import CDVAE, Aggregates
+from cdvae_lab.models.aggregates import Aggregates
+from cdvae_lab.models.cdvae import CDVAE
 
 
 def predicted_types(

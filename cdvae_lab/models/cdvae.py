@@ -31,6 +31,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.elements import NUM_ELEMENTS
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.errors import DatasetError
+from cdvae_lab.models.aggregates import Aggregates, composition, scaled_parameters
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.diffusion_prior import DiffusionPrior
 from cdvae_lab.models.display import Described
@@ -53,33 +54,6 @@ class Posterior:
     def sample(self, eps: Float[Tensor, "crystals latent"]) -> Float[Tensor, "crystals latent"]:
         """Sample by reparameterization: z = mu + exp(log_var / 2) * eps, with standard normal eps."""
         return self.mu + torch.exp(0.5 * self.log_var) * eps
-
-
-@dataclass(frozen=True)
-class Aggregates:
-    """Predictions of the heads for a crystal as a whole, from z alone (paper, section 4.2).
-
-    Attributes:
-        num_atoms_logits: logits of the numbers of atoms 0 to max_atoms.
-        lattice_parameters: lengths / N^(1/3) and angles, standardized with the training set's mean and deviation.
-        composition_logits: logits of the elements Z = 1..100, one distribution for all atoms of a crystal.
-        standardized_property: the property, standardized in the same way.
-    """
-
-    num_atoms_logits: Float[Tensor, "crystals sizes"]
-    lattice_parameters: Float[Tensor, "crystals 6"]
-    composition_logits: Float[Tensor, "crystals elements"]
-    standardized_property: Float[Tensor, " crystals"]
-
-    @property
-    def num_atoms(self) -> Int[Tensor, " crystals"]:
-        """Most likely number of atoms; never 0."""
-        return self.num_atoms_logits[:, 1:].argmax(-1) + 1
-
-    @property
-    def composition(self) -> Float[Tensor, "crystals elements"]:
-        """Predicted share of each element Z = 1..100 in the atoms."""
-        return self.composition_logits.softmax(-1)
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -330,19 +304,6 @@ class CDVAE(Described):
         x = (2 * (torch.log(sigma) - low) / (high - low) - 1)[:, None]
         angles = x * torch.pi * 2.0 ** torch.arange(-1, NOISE_FREQUENCIES - 1, device=x.device).mul(0.5)
         return torch.cat([x, torch.sin(angles), torch.cos(angles)], -1)
-
-
-def scaled_parameters(crystals: Crystals) -> Float[Tensor, "crystals 6"]:
-    """Compute lengths / N^(1/3), in Å, and angles, in degrees: the lattice head's target before standardization."""
-    lengths, angles = lat.to_parameters(crystals.lattice)
-    return torch.cat([lengths / crystals.num_atoms[:, None].to(lengths.dtype) ** (1 / 3), angles], -1)
-
-
-def composition(crystals: Crystals, dtype: torch.dtype = torch.float32) -> Float[Tensor, "crystals elements"]:
-    """Compute the share of each element Z = 1..100 in the atoms of each crystal."""
-    counts = torch.zeros(len(crystals), NUM_ELEMENTS + 1, dtype=dtype, device=crystals.device)
-    counts.scatter_add_(1, crystals.atomic_numbers.long(), crystals.mask.to(dtype))
-    return counts[:, 1:] / crystals.num_atoms[:, None]
 
 
 def masked_mean(

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.models import noise
-from cdvae_lab.models.cdvae import CDVAE, Aggregates, Posterior, composition, masked_mean
+from cdvae_lab.models.aggregates import Aggregates, composition
+from cdvae_lab.models.cdvae import CDVAE, Posterior, masked_mean
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.training.settings import LossWeights
 

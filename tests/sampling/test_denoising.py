@@ -16,8 +16,9 @@ from cdvae_lab.crystals import lattice as lat
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.datasets.dataset import Dataset
 from cdvae_lab.errors import CrystalError, SettingError
+from cdvae_lab.models.aggregates import Aggregates
 from cdvae_lab.models.atom_types import assign_types, initial_types
-from cdvae_lab.models.cdvae import CDVAE, Aggregates
+from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.models.latent_prior import StandardNormal
 from cdvae_lab.models.latents import encode

@@ -14,7 +14,8 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.neighbors import periodic_images
 from cdvae_lab.datasets.dataset import Dataset
-from cdvae_lab.models.cdvae import CDVAE, Posterior, composition
+from cdvae_lab.models.aggregates import composition
+from cdvae_lab.models.cdvae import CDVAE, Posterior
 from cdvae_lab.models.noise import Stream
 from cdvae_lab.training import losses
 from cdvae_lab.training.settings import LossWeights

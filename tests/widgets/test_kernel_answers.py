@@ -114,6 +114,7 @@ ACTIONS = {
     "the table of the map": ("map", "map.controls.csv.click()", "widgets.latent_map.exports", "lasso_table"),
     "the strip of a path": ("path", "path.controls.exports['png'].click()", "render", "strip"),
     "the animation of a path": ("path", "path.controls.exports['gif'].click()", "render", "gif"),
+    "the strips of a run": ("player", "player.controls.run.click()", "widgets.player.run_strips", "_courses"),
     "the animation of a run": ("player", "player.controls.exports['gif'].click()", "render", "gif"),
     "the page of a run": ("player", "player.controls.exports['html'].click()", "pages", "write_html"),
 }  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import cdvae_lab as lab
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.widgets import Pick, Selection, TrajectoryPlayer
+from cdvae_lab.widgets.player.before_run import example_for
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +254,41 @@ class TestCode:
         assert "lab.denoise(model, n=2, seed=3, steps=12)" in shown.value
 
 
+class TestBeforeTheFirstFrame:
+    def test_a_sentence_says_what_run_shows(self, player: TrajectoryPlayer) -> None:
+        sentence = player.controls.before_run.sentence
+        assert sentence.layout.display == ""
+        assert "<b>Run</b>" in sentence.value
+        player.run(wait=True)
+        assert sentence.layout.display == "none"
+
+    def test_in_a_notebook_an_example_that_the_model_takes_is_shown(self, model: lab.CDVAE) -> None:
+        async def notebook() -> TrajectoryPlayer:
+            one = TrajectoryPlayer(model, n=2, seed=3, steps=12)
+            while one.running:
+                await asyncio.sleep(0.02)
+            assert [len(shown) for shown in one.view.frames] == [1]
+            assert "SrTiO<sub>3</sub>" in one.controls.before_run.sentence.value
+            assert one.frames == ()
+            one.run()
+            while one.running:
+                await asyncio.sleep(0.02)
+            return one
+
+        with ThreadPoolExecutor(1) as pool:  # a loop may run in this thread
+            one = pool.submit(lambda: asyncio.run(notebook())).result(60)
+        assert len(one.view.frames) == len(one.frames) == 13
+        assert len(one.controls.strips.data["distance"]) == 13
+        one.close()
+
+    def test_the_example_is_one_that_the_model_takes(self) -> None:
+        carbon = example_for(lab.load("carbon_24"))
+        assert carbon is not None
+        assert set(carbon.atomic_numbers.flatten().tolist()) == {6}
+        untrained = lab.CDVAE(lab.CDVAEConfig(max_atoms=1))
+        assert example_for(untrained) is None
+
+
 class TestSelection:
     def test_a_crystal_is_selected_with_its_z_and_a_run_starts_from_it(self, model: lab.CDVAE) -> None:
         selection = Selection()
@@ -258,10 +296,13 @@ class TestSelection:
         other = TrajectoryPlayer("perov_5", n=3, seed=5, steps=12, selection=selection)
         one.run(wait=True)
         assert one.controls.select.disabled
+        assert "under “show”" in one.controls.select.tooltip
+        assert "under “show”" in one.controls._reason.value
         with pytest.raises(SettingError, match="several crystals"):
             one.select()
         one.state.crystal = 1
         assert not one.controls.select.disabled
+        assert "under “show”" not in one.controls.select.tooltip + one.controls._reason.value
         one.controls.select.click()
         pick = selection.pick
         assert torch.equal(pick.z, one.frame.z[1:2])

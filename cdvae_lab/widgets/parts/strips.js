@@ -33,8 +33,8 @@ async function render({ model, el }) {
     strips = [
       { name: "noise level (log)", color: dark ? "#7dd3fc" : "#0369a1", value: (i) => (logs[i] - lowest) / (highest - lowest || 1), say: (i) => digits(data.sigma[i]) + " Å" },
       { name: "closest distance", color: dark ? "#fcd34d" : "#b45309", value: (i) => (distances[i] ?? 0) / far, say: (i) => (distances[i] === null ? "" : distances[i].toFixed(2) + " Å") },
-      { name: "species changed", color: dark ? "#f0abfc" : "#a21caf", bars: true, value: (i) => data.changed[i] / most, say: (i) => `${data.changed[i]} atoms` },
-      { name: "valid (both tests)", color: dark ? "#86efac" : "#15803d", bars: true, value: (i) => data.valid[i], say: (i) => Math.round(100 * data.valid[i]) + " %" },
+      { name: "elements changed", color: dark ? "#f0abfc" : "#a21caf", bars: true, value: (i) => data.changed[i] / most, say: (i) => `${data.changed[i]} atoms` },
+      { name: "valid crystals", color: dark ? "#86efac" : "#15803d", bars: true, value: (i) => data.valid[i], say: (i) => Math.round(100 * data.valid[i]) + " %" },
     ];
     const high = (height - GAP * (strips.length + 1)) / strips.length;
     pen.font = "12px sans-serif"; pen.textBaseline = "middle";

@@ -9,12 +9,16 @@ from typing import Any, Protocol, runtime_checkable
 import ipywidgets
 
 from cdvae_lab.widgets.base.fields import Fields, button, input_field, row
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 from cdvae_lab.widgets.parts.strips import StepButtons, Strips
+from cdvae_lab.widgets.player.before_run import BeforeRun
 from cdvae_lab.widgets.player.state import SPEEDS, PlayerState
 
 _SELECT = "with its z, for the other views and for a new run"
+_CHOOSE = "choose one under “show” first"
+_NO_FRAME = "there is no crystal yet: press Run"
+_MUTED = "color:var(--jp-ui-font-color2,inherit);padding-right:8px"
 
 
 @runtime_checkable
@@ -41,6 +45,7 @@ class PlayerControls:
 
     Attributes:
         view: the crystals.
+        before_run: what is shown with them before the first frame.
         slider: number of the frame; its end moves as frames come.
     """
 
@@ -50,20 +55,22 @@ class PlayerControls:
         self.n = fields.make("n", "crystals", "105px")
         self.seed = fields.make("seed", "seed", "100px")
         self.sampler = fields.make("sampler", "sampler", "175px")
-        self.pace = fields.make("pace", "", "125px")
+        self.pace = fields.make("pace", "pace", "165px", tooltip="steps a second of a run, at most")
         self.start = fields.make("start", "from", "170px")
         self.branch_seed = fields.make("branch_seed", "with seed", "150px")
         self.folder = fields.make("folder", "into folder", "220px")
-        self.speed = fields.make("speed", "", "70px")
+        self.speed = fields.make("speed", "speed", "110px", tooltip="of playing the frames again")
         self.crystal = input_field(W.Dropdown, "show", "140px", options=[("all", -1)])
         self.slider = W.IntSlider(max=0, description="frame", style={"description_width": "auto"}, layout={"flex": "1"})
         fields.bind("index", self.slider)
         self.view = CrystalView(height=height, slider=self.slider)
+        self.before_run = BeforeRun(self.view)
         self.run = button(actions, "Run", "a new run", actions.run, "primary")
         self.stop = button(actions, "Stop", "after the current step", actions.stop)
         self.resume = button(actions, "Resume", "from the last frame", actions.resume)
         self.branch = button(actions, "Branch from this frame", "continue it with another seed", actions.branch)
         self.select = button(actions, "Select this crystal", _SELECT, actions.select)
+        self._reason = W.HTML()  # why no crystal can be selected
         self.exports = {
             kind: button(actions, text, tip, lambda kind=kind: actions.export(kinds=[kind], wait=False))
             for kind, text, tip in (
@@ -89,10 +96,11 @@ class PlayerControls:
         play = ipywidgets.HBox([self._play, self._steps, self.slider, self.speed], layout={"align_items": "center"})
         return [
             *([run] if self._can_run else []),
+            self.before_run.sentence,
             self.view,
             play,
             self.strips,
-            row(self.crystal, self.select, self.scores, self.branch, self.branch_seed),
+            row(self.crystal, self.select, self._reason, self.scores, self.branch, self.branch_seed),
             row(*self.exports.values(), self.folder, self.code),
         ]
 
@@ -116,7 +124,9 @@ class PlayerControls:
         self.resume.disabled = not (idle and some and not finished and self._can_run)
         self.branch.disabled = not (some and self._can_run)
         self.select.disabled = not (some and one_shown)
-        self.select.tooltip = "first choose one crystal under 'show'" if self.select.disabled else _SELECT
+        reason = "" if one_shown and some else _CHOOSE if some else _NO_FRAME
+        self.select.tooltip = reason or _SELECT
+        self._reason.value = f"<span style='{_MUTED}'>{reason}</span>" if some else ""
         for one in self.exports.values():
             one.disabled = not some or exporting
 

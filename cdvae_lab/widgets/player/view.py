@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.models.latents import encode
-from cdvae_lab.runtime.threads import one_thread
 from cdvae_lab.sampling.denoising import DenoisingFrame, denoise
 from cdvae_lab.sampling.schedules import Schedule
 from cdvae_lab.sampling.settings import DEFAULT
 from cdvae_lab.sampling.trajectory import Trajectory
 from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.recorded_run import Recording, RunStatus, Throttle
-from cdvae_lab.widgets.base.replay_code import ReplayCode, Sampler, WithCode
+from cdvae_lab.widgets.base.recorded_run import in_event_loop
+from cdvae_lab.widgets.base.recording import Recording
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
+from cdvae_lab.widgets.base.throttle import Throttle
 from cdvae_lab.widgets.base.view import View
-from cdvae_lab.widgets.parts.crystal_frames import CrystalFrames
-from cdvae_lab.widgets.parts.strips import Course
+from cdvae_lab.widgets.player.before_run import example_for
 from cdvae_lab.widgets.player.controls import PlayerControls
+from cdvae_lab.widgets.player.display import RunDisplay
 from cdvae_lab.widgets.player.exports import KINDS, write_run
-from cdvae_lab.widgets.player.state import CHOICES, GIVEN, PACES, PlayerState
+from cdvae_lab.widgets.player.next_run import NextRun
+from cdvae_lab.widgets.player.run_strips import RunStrips
+from cdvae_lab.widgets.player.state import PACES, PlayerState
 
 MAX_FRAMES = 1000  # that are kept of a run; of a longer one every second, third, ... step
-_SLOW = 0.4  # s between two drawings of slider, strips and text: they cost the browser more than the crystals do
+_SLOW = 0.4  # s between two drawings of the text
 
 
 class TrajectoryPlayer(View):
@@ -74,30 +75,27 @@ class TrajectoryPlayer(View):
         if model is None and trajectory is None:
             raise SettingError('a TrajectoryPlayer needs a model to run, such as "perov_5", or a trajectory to show')
         super().__init__(model, PlayerState(n=n, seed=seed, branch_seed=seed + 1), selection)
-        self._given, self._settings = sampler, settings
-        if self.model is not None:
-            Sampler(self.model, sampler, settings)  # raises errors about settings now rather than later
-        if isinstance(sampler, Schedule):
-            self.state.offer("sampler", [(f"{sampler.name} (given)", GIVEN), *CHOICES])
-        self.state.sampler = sampler if isinstance(sampler, str) else GIVEN
+        self._next = NextRun(self.state, self.model, sampler, settings, self.selection)
         self._setup: ReplayCode = ReplayCode()  # of the first segment
-        self._course: Course | None = None  # of the frames that the strips show
-        self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
-        self._followed = 0  # where the view put the slider last; elsewhere the user has moved it
-        self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=MAX_FRAMES, alone=True)
+        self._slow_text = Throttle(_SLOW)
+        self.recorded_run = self.new_run(
+            lambda new: self._shown.add(new), self._show_run, max_frames=MAX_FRAMES, alone=True
+        )
         self._export = self.new_run(show=self._show_export, max_frames=1)
         self.controls = PlayerControls(self.state, self, self.model is not None, height)
         self.view = self.controls.view
-        self._shown = CrystalFrames(self.view)
+        strips = RunStrips(self.controls.strips, self.new_run, self.show_error)
+        self._shown = RunDisplay(self.state, self.controls, self.recorded_run, strips)
+        self._example = self.new_task("")
         self.show_rows(self.controls.rows(), self.controls)
         self.listen(self.state, "crystal", lambda change: self._choose_crystal())
         self.listen(self.state, "scores", lambda change: setattr(self.view, "scores", change["new"]))
-        self.when_picked(lambda pick: self._name_start())
-        self._name_start()
-        Course.warm_up()
+        self.when_picked(lambda pick: self._next.name_start())
         self.add_class("cdvae-player")
         if trajectory is not None:
             self._show_recording(trajectory)
+        elif in_event_loop():  # a script shows nothing
+            self._example.start(lambda: [example_for(self._next.model)], self._take_example, wait=False)
         self._refresh()
 
     # --- what can be done, by buttons and from code -----------------------------------------------------
@@ -146,9 +144,9 @@ class TrajectoryPlayer(View):
             CrystalError: if the selected crystal has no z and the model cannot encode it; without `wait` the status
                 line shows it.
         """
-        model, state = self._need_model(), self.state
-        sampler = Sampler(model, *self._sampler())
-        read, setup = self._start()
+        model, state = self._next.model, self.state
+        sampler = self._next.sampler()
+        read, setup = self._next.start()
         n, seed, steps = state.n, state.seed, len(sampler.schedule)
 
         def frames() -> Iterator[DenoisingFrame]:  # latents from the prior, or of a crystal, take a while
@@ -177,7 +175,7 @@ class TrajectoryPlayer(View):
         """
         self.recorded_run.cancel()
         last = self._last()
-        frames = denoise(self._need_model(), frame=last)
+        frames = denoise(self._next.model, frame=last)
         self._begin(len(self.recorded_run.frames), last.num_steps)
         call = "lab.denoise(model, frame=frames[-1])"
         self.recorded_run.resume(frames, call, pace=PACES[self.state.pace], wait=wait)
@@ -192,7 +190,7 @@ class TrajectoryPlayer(View):
         self.recorded_run.cancel()
         frame, keep = self.frame, self._at + 1
         seed = self.state.branch_seed if seed is None else seed
-        frames = denoise(self._need_model(), frame=frame, seed=seed)
+        frames = denoise(self._next.model, frame=frame, seed=seed)
         self.state.branch_seed = seed + 1
         self._begin(keep, frame.num_steps)
         call = f"lab.denoise(model, frame=frames[-1], seed={seed})"
@@ -266,39 +264,9 @@ class TrajectoryPlayer(View):
 
     def _begin(self, keep: int, num_steps: int) -> None:
         """Prepare the display for more frames after the first `keep` of the recording."""
-        self._course = self._course.until(keep) if self._course is not None and keep else None
-        self._shown.restart(keep)
-        self._followed = max(keep - 1, 0)
-        self.controls.pause()
         thin = self.recorded_run.recording.thin if keep else -(-num_steps // MAX_FRAMES)
-        self.state.limit("index", -(-num_steps // thin))
-        self._slow, self._slow_text = Throttle(_SLOW), Throttle(_SLOW)
-
-    def _draw(self, new: Sequence[DenoisingFrame]) -> None:
-        """Draw the new frames, and follow them unless an earlier one is selected."""
-        follow = self.index == self._followed or self.index >= len(self._shown) - 1
-        self._shown.add(new, follow=follow)
-        self._slow(lambda: self._draw_strips(follow))
-
-    def _draw_strips(self, follow: bool) -> None:
-        """Bring slider and strips up to the frames that are drawn."""
-        frames, known = self.recorded_run.frames, 0 if self._course is None else len(self._course.distance)
-        end = len(self._shown)
-        if end > known:
-            with one_thread(True):
-                new = Course.of(frames[known:end], frames[known - 1] if known else None)
-            self._course = new if self._course is None else self._course.then(new)
-        if follow and end:
-            self.index = self._followed = end - 1
-        self._send_strips()
-
-    def _send_strips(self) -> None:
-        if self._course is None:
-            self.controls.strips.data = {}
-            return
-        shown = len(self._course.distance)
-        length = max(shown, self.state.limits.get("index", 0) + 1)
-        self.controls.strips.data = self._course.data(self.recorded_run.frames[:shown], self.view.choice, length)
+        self._shown.restart(keep, -(-num_steps // thin))
+        self._slow_text = Throttle(_SLOW)
 
     def _show_run(self, status: RunStatus) -> None:
         self._enable()  # before anything that could fail
@@ -306,10 +274,7 @@ class TrajectoryPlayer(View):
             self._slow_text(lambda: self._show_text(status), now=status.state == "stopping" or not len(self._shown))
             return
         self._show_text(status)
-        follow = self.index == self._followed or self.index >= len(self._shown) - 1
-        self._draw_strips(follow)
-        self.state.limit("index", max(0, len(self.recorded_run.frames) - 1))
-        self._send_strips()
+        self._shown.finish()
         self.draw_code()
 
     def _show_text(self, status: RunStatus) -> None:
@@ -325,26 +290,25 @@ class TrajectoryPlayer(View):
     def _enable(self) -> None:
         frames = self.recorded_run.frames
         alone = self.view.choice is not None or bool(frames and len(frames[0].crystals) == 1)
-        finished = bool(frames and frames[-1].finished)
-        self.controls.enable(self.recorded_run.status, len(frames), finished, self._export.running, alone)
+        finished, status = bool(frames and frames[-1].finished), self.recorded_run.status
+        self.controls.enable(status, len(frames), finished, self._export.running, alone)
+        self.controls.before_run.show(waiting=not frames and not status.running)
 
     def _refresh(self) -> None:
         self._enable()
-        self._send_strips()
+        self._shown.draw_strips()
         self._show_text(self.recorded_run.status)
         self.draw_code()
+
+    def _take_example(self, example: Crystals | None) -> None:
+        self.controls.before_run.take(example)
+        self._enable()
 
     def _choose_crystal(self) -> None:
         which = self.state.crystal
         self.view.choice = None if which == -1 else which
-        self._send_strips()
+        self._shown.draw_strips()
         self._enable()
-
-    def _name_start(self) -> None:
-        """Offer the selected crystal as a start by its name."""
-        pick: Pick | None = self.selection.pick
-        name = "the selected crystal's z" if pick is None else f"z of {pick.name.split(',')[0]}"
-        self.state.offer("start", [("the prior", "prior"), (name, "selection")])
 
     def _show_recording(self, trajectory: Trajectory | str | Path) -> None:
         path = None if isinstance(trajectory, Trajectory) else trajectory
@@ -355,35 +319,9 @@ class TrajectoryPlayer(View):
         if path is None:
             self._setup = self._setup.then("# `trajectory` is the one that the view was given")
         self.recorded_run.recording = recording
-        self.state.limit("index", len(recording.frames) - 1)
         self.state.limit("crystal", len(record.z) - 1)
-        self._shown.restart()
+        self._shown.restart(0, len(recording.frames) - 1)
         self._shown.add(recording.frames)
-        self._draw_strips(follow=True)
-
-    # --- the settings -----------------------------------------------------------------------------------
-
-    def _need_model(self) -> CDVAE:
-        if self.model is None:
-            raise SettingError('there is no model here: TrajectoryPlayer(model="perov_5", trajectory=...) can run one')
-        return self.model
-
-    def _sampler(self) -> tuple[str | Schedule, dict[str, Any]]:
-        """The sampler of the next run; the settings that the player was given are those of the one it was given."""
-        chosen = self._given if self.state.sampler == GIVEN else self.state.sampler
-        return chosen, self._settings if chosen == self._given else {}
-
-    def _start(self) -> tuple[Callable[[], Tensor] | None, ReplayCode]:
-        """A function that gives the z that the run starts from, None for the prior; and the code that gives this z."""
-        if self.state.start == "prior":
-            return None, ReplayCode()
-        pick: Pick | None = self.selection.pick
-        if pick is None:
-            raise SettingError("no crystal is selected to start from; select one, or start from the prior")
-        before, z = pick.binding("crystal"), pick.z
-        if z is not None:
-            return lambda: z, before
-        return lambda: encode(self._need_model(), pick.crystal), before.then("z = lab.encode(model, crystal)")
 
     def _show_export(self, status: RunStatus) -> None:
         self._enable()

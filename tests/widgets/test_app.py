@@ -304,12 +304,17 @@ class TestModels:
 
     def test_what_was_trained_is_taken_over_and_mapped(self, random_dataset: Dataset) -> None:
         app = lab.app("perov_5", dataset=random_dataset)
+        take = app.controls._use_trained
+        assert take.disabled
+        assert "no trained model yet" in take.tooltip
         with pytest.raises(SettingError, match="no step"):
             app.use_trained()
         app.monitor.state.steps = 3
         app.monitor.state.batch_size = 8
         app.monitor.run(wait=True)
         monitor = app.monitor
+        assert not take.disabled
+        assert app.controls._no_model.layout.display == "none"
         app.use_trained()
         assert app.monitor is monitor
         expected = monitor.averaged().state_dict()

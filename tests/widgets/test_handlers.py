@@ -113,6 +113,10 @@ def test_denoising(app: App, slow: Slow) -> None:
     returns_before(app.player.controls.run.click, slow(player.view, "denoise"), app.player)
 
 
+def test_the_strips_of_a_run(app: App, slow: Slow) -> None:
+    leaves_the_loop_free(app.player.controls.run.click, slow(player.run_strips, "_courses"), app.player)
+
+
 def test_the_files_of_a_run(app: App, slow: Slow) -> None:
     app.player.run(wait=True)
     returns_before(lambda: app.player.export(wait=False), slow(player.exports.pages, "write_html"), app.player)
@@ -151,16 +155,16 @@ def test_a_path_and_its_files(app: App, slow: Slow, tmp_path: Path) -> None:
 def test_training_and_its_files(app: App, slow: Slow, tmp_path: Path) -> None:
     view = app.monitor
     view.state.update({"steps": 3, "batch_size": 8, "state_path": str(tmp_path / "state.safetensors")})
-    returns_before(view.controls.run.click, slow(monitor.view, "fit"), view)
+    returns_before(view.controls.run.click, slow(monitor.trainer, "fit"), view)
     returns_before(view.controls.save_state.click, slow(lab.TrainingStep, "save"), view)
-    returns_before(view.controls.load_state.click, slow(monitor.view, "fit"), view)
+    returns_before(view.controls.load_state.click, slow(monitor.trainer, "fit"), view)
 
 
 def test_the_trained_model_in_the_other_tabs_and_its_map(app: App, slow: Slow) -> None:
     view = app.monitor
     view.state.update({"steps": 3, "batch_size": 8})
     view.run(wait=True)
-    returns_before(lambda: app.use_trained(wait=False), slow(view, "averaged"), app)
+    returns_before(lambda: app.use_trained(wait=False), slow(view._files, "averaged"), app)
     assert app.state.model == "trained here, step 3"
     returns_before(app.make_map, slow(LatentMap, "fit"), app)
     assert app.map is not None

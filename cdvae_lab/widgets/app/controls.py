@@ -13,6 +13,10 @@ from cdvae_lab.widgets.base.fields import Attempts, Fields, button, row
 from cdvae_lab.widgets.base.selection import Selection
 from cdvae_lab.widgets.parts.selection_bar import SelectionBar
 
+_USE = "with the averaged weights as they are now"
+_NO_MODEL = "there is no trained model yet: press Run above"
+_MUTED = "color:var(--jp-ui-font-color2,inherit)"
+
 
 @runtime_checkable
 class Actions(Attempts, Protocol):
@@ -60,14 +64,12 @@ class AppControls:
         self._map_stop = button(actions, "Stop", "make no map", actions.stop)
         self.enable_map(running=False)
         self.new_map = row(source, self._map, self._map_stop)
-        trained = button(
-            actions,
-            "Use this model in the other tabs",
-            "with the averaged weights as they are now",
-            lambda: actions.use_trained(wait=False),
-            "info",
+        self._use_trained = button(
+            actions, "Use this model in the other tabs", _USE, lambda: actions.use_trained(wait=False), "info"
         )
-        self.trained = row(trained)
+        self._no_model = ipywidgets.HTML(f"<span style='{_MUTED}'>{_NO_MODEL}</span>")
+        self.enable_trained(stepped=False)
+        self.trained = row(self._use_trained, self._no_model)
 
     def rows(self) -> list[ipywidgets.Widget]:
         """The widgets above the tabs."""
@@ -94,6 +96,16 @@ class AppControls:
             running: a map is being made.
         """
         self._map.disabled, self._map_stop.disabled = running, not running
+
+    def enable_trained(self, stepped: bool) -> None:
+        """Disable the button that takes the model of the training tab, and say why.
+
+        Args:
+            stepped: that model has been trained for a step.
+        """
+        self._use_trained.disabled = not stepped
+        self._use_trained.tooltip = _USE if stepped else _NO_MODEL
+        self._no_model.layout.display = "none" if stepped else ""
 
     def close(self) -> None:
         """Listen no more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from cdvae_lab.errors import CheckpointError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.app.controls import AppControls
-from cdvae_lab.widgets.app.models import LoadedModel, Models, make_map
+from cdvae_lab.widgets.app.map_maker import MapMaker
+from cdvae_lab.widgets.app.model_loader import ModelLoader
+from cdvae_lab.widgets.app.models import LoadedModel, Models
 from cdvae_lab.widgets.app.preparation import prepare
 from cdvae_lab.widgets.app.state import TABS, AppState
 from cdvae_lab.widgets.app.tabs import Tabs
@@ -71,11 +73,11 @@ class App(View):
         self._dataset, self._data_folder = dataset, data_folder
         self._when_opened: Callable[[], Any] = lambda: None  # to do with the view of the tab that is being opened
         self._models = models
-        self._loading = ("", "")  # label of the model that is being read, and what to say at the end
-        self._loader = self.new_run(show=self._show_loading, max_frames=1)
-        self._mapper = self.new_run(show=self._show_mapping, max_frames=1)
         self._opener = self.new_run(show=self._show_opening, max_frames=1)
         self.controls = AppControls(state, self, self.selection)
+        shown = self.new_run, self.show_message, self.show_error
+        self._loader = ModelLoader(*shown, self._use, self._show_model)
+        self._mapper = MapMaker(*shown, self.controls.enable_map, self._use_map)
         self.bar = self.controls.bar
         self._tabs = Tabs(
             state,
@@ -156,7 +158,13 @@ class App(View):
     @property
     def monitor(self) -> TrainingMonitor:
         """Training of a new model; `use_trained` makes it the model of the other tabs."""
-        return self._tabs.view("monitor", lambda: TrainingMonitor(None, self._dataset, selection=self.selection))
+
+        def make() -> TrainingMonitor:
+            made = TrainingMonitor(None, self._dataset, selection=self.selection)
+            self.listen(made, "stepped", lambda change: self.controls.enable_trained(change["new"]))
+            return made
+
+        return self._tabs.view("monitor", make)
 
     @property
     def replay_code(self) -> ReplayCode:
@@ -177,10 +185,7 @@ class App(View):
         """Stop what the app itself does: loading a model, opening a tab, making a map."""
         for run in (self._loader, self._opener):
             run.stop()
-        if self._mapper.running:
-            self._mapper.cancel()  # UMAP cannot be interrupted: it ends in the background, and its map is not taken
-            self.controls.enable_map(running=False)
-            self.show_message("stopped: no map was made")
+        self._mapper.stop()
 
     def use(self, where: str) -> None:
         """Use the selected crystal in a tab.
@@ -233,7 +238,7 @@ class App(View):
             SettingError, CheckpointError: as of the app itself, and then nothing has changed.
         """
         label = self._models.label_of(model)
-        self._load(label, lambda: self._models.read(label, model, map), wait)
+        self._loader.load(label, lambda: self._models.read(label, model, map), wait)
 
     def use_trained(self, wait: bool = True) -> None:
         """Use the model of the training tab, with the moving average of its weights as they are now, in the other tabs.
@@ -250,7 +255,7 @@ class App(View):
         def copy() -> LoadedModel:
             return self._models.trained(*monitor.trained())
 
-        self._load("that is trained here", copy, wait, "all tabs now use the model {}")
+        self._loader.load("that is trained here", copy, wait, "all tabs now use the model {}")
 
     def make_map(self, dataset: Dataset | str | Path | None = None, wait: bool = False) -> None:
         """Make a map of this model, of 2,000 crystals of a data set, in the background; it takes half a minute.
@@ -263,24 +268,14 @@ class App(View):
             SettingError: if it is not known what the model was trained on.
             DatasetError: if the data cannot be read or do not fit the model.
         """
-        loaded = self._models.loaded
-        trained_on = loaded.model.value.metadata.get("data", {}).get("name")
-        source: Any = dataset or trained_on
-        if source is None:
-            raise SettingError(
-                "this model's metadata name no training data; give the name of a data set, or a folder of CIFs"
-            )
-        code = f"data = lab.datasets.load({str(source)!r})"
-        if dataset is None and "monitor" in self.views and self.monitor.dataset.name == trained_on:
-            source, code = self.monitor.dataset, self.monitor.dataset_code
-        elif isinstance(source, Dataset):
-            code = "# `data` is the data set that the view was given"
-        self._mapper.start(make_map(loaded, source, code), wait=wait)
+        monitor: TrainingMonitor | None = self._tabs.views.get("monitor")
+        known = None if monitor is None else WithCode(monitor.dataset, monitor.dataset_code)
+        self._mapper.make(self._models.loaded, dataset, known, wait)
 
     def close(self) -> None:
         """Stop all runs, and release threads and the browser's WebGL contexts."""
         if self._open:  # Python also calls this as it forgets an app that could not be made
-            self._mapper.close(wait=False)  # a map takes half a minute
+            self._mapper.close()
             self._tabs.close()
         super().close()
 
@@ -311,36 +306,11 @@ class App(View):
 
     def _choose_model(self, label: str) -> None:
         if label != self._models.loaded.label:
-            self._load(label, lambda: self._models.read(label), wait=False)
+            self._loader.load(label, lambda: self._models.read(label), wait=False)
 
     def _choose_checkpoint(self, path: str) -> None:
         if path.strip():
             self.attempt(lambda: self.use_model(path.strip(), wait=False))
-
-    def _load(self, label: str, read: Callable[[], LoadedModel], wait: bool, said: str = "") -> None:
-        """Use a model when it has been read.
-
-        Args:
-            said: at the end, with the label that it then has.
-        """
-
-        def load() -> Iterator[LoadedModel]:
-            yield read()
-
-        self._loading = label, said
-        self._loader.start(load(), wait=wait)
-
-    def _show_loading(self, status: RunStatus) -> None:
-        label, said = self._loading
-        loaded: LoadedModel | None = self._loader.newest
-        if status.running:
-            self.show_message(f"reading the model {label}")
-        elif status.error is not None:
-            self.show_error(status.error, status.traceback)
-            self._show_model()
-        elif loaded is not None:
-            self._use(loaded)
-            self.show_message(said.format(loaded.label))
 
     def _use(self, loaded: LoadedModel) -> None:
         """Use a model that has been read in all tabs but training."""
@@ -363,14 +333,9 @@ class App(View):
         self.state.model = loaded.label
         self.controls.show_model(loaded.label, loaded.model.value, len(labels) > 1)
 
-    def _show_mapping(self, status: RunStatus) -> None:
-        made: LoadedModel | str | None = self._mapper.newest
-        self.controls.enable_map(status.running)
-        if status.running:
-            self.show_message(f"making the map: half a minute; {made or 'starting'}")
-        elif status.error is not None:
-            self.show_error(status.error, status.traceback)
-        elif isinstance(made, LoadedModel) and made.model.value is self.model and made.map is not None:
+    def _use_map(self, made: LoadedModel) -> None:
+        """Use a map that was made of this model."""
+        if made.model.value is self.model and made.map is not None:
             self._tabs.forget(("map", "interpolation", "optimizer"))
             self._models.use_made_map(made, made.map)
             self._tabs.open_chosen()

@@ -15,6 +15,11 @@ from cdvae_lab.widgets.parts.crystal_view import CrystalView
 from cdvae_lab.widgets.parts.filmstrip import Film
 from cdvae_lab.widgets.parts.keys import Keys
 
+_STATE, _MODEL = "all that is needed to resume later", "the averaged weights, to generate with"
+_SELECT = "the reconstruction, for the other views"
+_NO_STEP = "there is nothing to save before the first step: press Run"
+_NO_VALIDATION = "there is no reconstruction before the first validation"
+
 
 @runtime_checkable
 class Actions(Protocol):
@@ -58,16 +63,12 @@ class MonitorControls:
         self.run = button(actions, "Run", "train from the first step on", actions.run, "primary")
         self.stop = button(actions, "Stop", "after the current step; nothing is lost", actions.stop)
         self.resume = button(actions, "Resume", "exactly as the run would have continued", actions.resume)
-        self.save_state = button(
-            actions, "Save state", "all that is needed to resume later", lambda: actions.save_state(wait=False)
-        )
+        self.save_state = button(actions, "Save state", _STATE, lambda: actions.save_state(wait=False))
         self.load_state = button(
             actions, "Load state and resume", "with the settings that it was saved with", actions.load_state
         )
-        self.save_model = button(
-            actions, "Save model", "the averaged weights, to generate with", lambda: actions.save_model(wait=False)
-        )
-        self.select = button(actions, "Select this crystal", "the reconstruction, for the other views", actions.select)
+        self.save_model = button(actions, "Save model", _MODEL, lambda: actions.save_model(wait=False))
+        self.select = button(actions, "Select this crystal", _SELECT, actions.select)
         names = [(f"crystal {k}: {name}", k) for k, name in enumerate(crystals)]
         self.crystal = input_field(W.Dropdown, "filmstrip of", "220px", options=names)
         fields.bind("crystal", self.crystal)
@@ -97,7 +98,7 @@ class MonitorControls:
         self._speed.value = f"<span style='padding-left:10px'>{html.escape(text)}</span>"
 
     def enable(self, running: bool, stepped: bool, can_resume: bool, validated: bool) -> None:
-        """Disable the buttons that could only raise an error.
+        """Disable the buttons that could only raise an error; those that need a first step or validation say so.
 
         Args:
             running: training is running.
@@ -110,6 +111,8 @@ class MonitorControls:
         self.resume.disabled = running or not can_resume
         self.save_state.disabled = self.save_model.disabled = not stepped
         self.select.disabled = not validated
+        self.save_state.tooltip, self.save_model.tooltip = (_STATE, _MODEL) if stepped else (_NO_STEP, _NO_STEP)
+        self.select.tooltip = _SELECT if validated else _NO_VALIDATION
 
     def close(self) -> None:
         """Listen no more."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cdvae_lab import render
 from cdvae_lab.crystals.batch import Crystals
+from cdvae_lab.datasets.dataset import Dataset
+from cdvae_lab.errors import SettingError
 from cdvae_lab.widgets.base import captions
+from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
+from cdvae_lab.widgets.base.selection import Pick
 from cdvae_lab.widgets.monitor.controls import MonitorControls
 from cdvae_lab.widgets.monitor.record import Validation, verdicts
 from cdvae_lab.widgets.monitor.state import MonitorState
+from cdvae_lab.widgets.monitor.training_run import TrainingRun
 from cdvae_lab.widgets.parts.filmstrip import film_picture
 
 
@@ -21,15 +27,20 @@ class Reconstructions:
         controls: whose caption, view and filmstrip are drawn.
         state: which validation and which crystal is shown.
         originals: the crystals that are reconstructed.
-        held_out: they are not trained on.
+        held_out: what they are the first of, if they are not trained on, with its code; None if they are.
         decode_steps: of the decoder's sampler.
     """
 
     def __init__(
-        self, controls: MonitorControls, state: MonitorState, originals: Crystals, held_out: bool, decode_steps: int
+        self,
+        controls: MonitorControls,
+        state: MonitorState,
+        originals: Crystals,
+        held_out: WithCode[Dataset] | None,
+        decode_steps: int,
     ) -> None:
         self._controls, self._state, self._originals = controls, state, originals
-        self._seen = "not trained on" if held_out else "of the training set"
+        self._held, self._seen = held_out, "of the training set" if held_out is None else "not trained on"
         self._decode_steps = decode_steps
         self._filmed: tuple[Any, ...] = ()  # of which validations and crystal the filmstrip is
         self._drawn: Validation | None = None
@@ -70,6 +81,32 @@ class Reconstructions:
             f"<b>{n} crystals {self._seen}, then their reconstructions at step {one.step:,}</b> (averaged weights, "
             f"{self._decode_steps} denoising steps): {one.matched} of {n} match{rms}"
         )
+
+    def pick(self, validations: Sequence[Validation], training: TrainingRun) -> Pick:
+        """The reconstruction that is shown, with the code that trains the model and makes it, as long as there is one.
+
+        Args:
+            training: whose validations they are.
+
+        Raises:
+            SettingError: before the first validation.
+        """
+        if not validations:
+            raise SettingError("nothing has been reconstructed yet; the first validation does it")
+        one, k = validations[max(0, self._state.validation)], self._state.crystal
+        code = self._code_of(one, k, training) if one.step > training.before else None
+        name = f"{captions.formula(one.crystals[k])}, decoded at step {one.step} of a training"
+        return Pick(name, one.crystals[k], replay=code)
+
+    def _code_of(self, one: Validation, k: int, training: TrainingRun) -> ReplayCode:
+        """The code that gives a reconstruction of the current call of `fit` as `crystal`."""
+        name = "data" if self._held is None else "validation"
+        originals = f"{name}.crystals[:{len(self._originals)}]"
+        code = training.replay_code(one.step).then(
+            f"crystal = lab.last(lab.reconstruct(model, {originals}, steps={self._decode_steps}, allow_unseen=True)"
+            f").crystals[{k}]"
+        )
+        return code if self._held is None else replace(code, setup={**code.setup, name: self._held.code})
 
     @staticmethod
     def _picture(one: Validation, k: int) -> dict[str, Any]:

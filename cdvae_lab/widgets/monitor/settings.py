@@ -59,6 +59,12 @@ class NewModel:
         return model if self.device is None else model.to(self.device)
 
 
+def steps_of(epochs: float | int, batch_size: int, crystals: int) -> int:
+    """Number of optimizer steps in a number of epochs; at least 1."""
+    batch = min(max(batch_size, 1), crystals)
+    return max(1, round(epochs * (crystals // batch)))
+
+
 def fit_settings(given: Mapping[str, Any], state: MonitorState) -> dict[str, Any]:
     """The settings of `fit`: those that the view was given, and on top of them those on the screen.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import traitlets
 
 from cdvae_lab import datasets
 from cdvae_lab.crystals.batch import Crystals
@@ -17,7 +17,7 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.configs import CDVAEConfig
 from cdvae_lab.training.checks import check_fits
-from cdvae_lab.training.loop import TrainingStep, fit
+from cdvae_lab.training.loop import TrainingStep
 from cdvae_lab.training.settings import LossWeights
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
@@ -30,8 +30,9 @@ from cdvae_lab.widgets.monitor.data import held_out, training_set
 from cdvae_lab.widgets.monitor.files import TrainingFiles
 from cdvae_lab.widgets.monitor.reconstructions import Reconstructions
 from cdvae_lab.widgets.monitor.record import Validation
-from cdvae_lab.widgets.monitor.settings import SMALL, SMALL_FIT, NewModel, fit_arguments, fit_settings
+from cdvae_lab.widgets.monitor.settings import SMALL, SMALL_FIT, NewModel, fit_settings, steps_of
 from cdvae_lab.widgets.monitor.state import MonitorState
+from cdvae_lab.widgets.monitor.trainer import Trainer
 from cdvae_lab.widgets.monitor.training_code import TrainingCode
 from cdvae_lab.widgets.monitor.training_run import TrainingRun
 from cdvae_lab.widgets.monitor.validator import Validator
@@ -64,6 +65,9 @@ class TrainingMonitor(View):
         device: for a new model; a given one stays where it is.
         settings: of `FitSettings`, as in `fit`.
 
+    Attributes:
+        stepped: a step has been taken, so that there is something to save or to use.
+
     Raises:
         SettingError: for settings out of range.
         DatasetError: if the data cannot be read, or the model does not take them.
@@ -71,6 +75,7 @@ class TrainingMonitor(View):
     """
 
     state: MonitorState
+    stepped: Any = traitlets.Bool(False)
 
     def __init__(
         self,
@@ -97,36 +102,30 @@ class TrainingMonitor(View):
         lr = self._settings.get("lr", 1e-3)
         state = MonitorState(batch_size=batch_size, validate_every=validate_every, lr=lr, kl=kl)
         super().__init__(None if isinstance(model, CDVAEConfig) else model, state, selection)
-        data, self._held = training_set(dataset), held_out(dataset, validation)
+        data, held = training_set(dataset), held_out(dataset, validation)
         self.dataset, self.dataset_code = data.value, data.code
-        self.validation = None if self._held is None else self._held.value
-        new = dataclasses.asdict(model) if isinstance(model, CDVAEConfig) else SMALL
-        self._new_model = NewModel(new, device) if self.model is None else None
-        self._device, self._decode_steps = device, decode_steps
+        self.validation = None if held is None else held.value
         shown = self.validation or self.dataset
-        validated, self._originals = shown[:MAX_VALIDATED], shown.crystals[:crystals]
+        validated, originals = shown[:MAX_VALIDATED], shown.crystals[:crystals]
         if epochs is not None:
-            batch = min(max(batch_size, 1), len(self.dataset))
-            steps = max(1, round(epochs * (len(self.dataset) // batch)))
+            steps = steps_of(epochs, batch_size, len(self.dataset))
         if steps is not None:
             state.steps = steps
-        if self._new_model is not None:
-            self.model = self._new_model.make(self.dataset)
-        assert self.model is not None
-        check_fits(self.model, validated)
-        fit_settings(self._settings, state)  # raises errors about settings now rather than later
-        validate = Validator(validated, self._originals, decode_steps)
+        validate = Validator(validated, originals, decode_steps)
         self._training = TrainingRun(validate, lambda: state.validate_every, TrainingCode(self.dataset_code))
         self._files = TrainingFiles(self._training, self.dataset)
+        new = dataclasses.asdict(model) if isinstance(model, CDVAEConfig) else SMALL
+        source = NewModel(new, device) if self.model is None else WithCode(self.model, self.model_code)
+        self._trainer = Trainer(source, data, self._training, self._files, device)
+        self.model = self._trainer.model
+        check_fits(self._trainer.model, validated)
+        fit_settings(self._settings, state)  # raises errors about settings now rather than later
         self.recorded_run = self.new_run(self._draw, self._show_run, max_frames=1, fps=_FPS, share=0.25)
         self._writer = self.new_run(show=self._show_writing, max_frames=1)
-        names, held = (
-            [captions.formula(self._originals[k]) for k in range(len(self._originals))],
-            self._held is not None,
-        )
-        self._curves = Curves(lambda: self._training.record.records, held)
+        names = [captions.formula(originals[k]) for k in range(len(originals))]
+        self._curves = Curves(lambda: self._training.record.records, held is not None)
         self.controls = MonitorControls(state, self, self._curves, names)
-        self._reconstructions = Reconstructions(self.controls, state, self._originals, held, decode_steps)
+        self._reconstructions = Reconstructions(self.controls, state, originals, held, decode_steps)
         self.view = self.controls.view
         self.show_rows(self.controls.rows(), self.controls)
         self.listen(state, "crystal", lambda change: self._reconstructions.draw(self.validations))
@@ -177,19 +176,7 @@ class TrainingMonitor(View):
         """
         settings = fit_settings(self._settings, self.state)
         self.recorded_run.cancel()
-        if self._device is not None:
-            settings |= {"device": self._device}
-        model_code = self.model_code if self._new_model is None else self._new_model.code
-        code = TrainingCode(self.dataset_code, f"lab.fit(model, data{fit_arguments(settings)})", (model_code,))
-
-        def begin() -> Iterator[TrainingStep]:
-            model = self._trained_model() if self._new_model is None else self._new_model.make(self.dataset)
-            steps = fit(model, self.dataset, **settings)
-            self.model = model
-            self._files.forget()
-            return steps
-
-        self.recorded_run.start(self._training.start(begin, code), wait=wait)
+        self.recorded_run.start(self._trainer.start(settings), wait=wait)
 
     def stop(self) -> None:
         """End the run after the current step; `resume` continues."""
@@ -214,18 +201,8 @@ class TrainingMonitor(View):
             SettingError: if there is no run to resume.
         """
         self.recorded_run.cancel()
-        if not self.finished:
-            self.recorded_run.start(self._training.resume(), wait=wait)
-            return
-        step = self.step
-        steps = step.step + self.state.steps
-
-        def extend() -> Iterator[TrainingStep]:
-            with tempfile.TemporaryDirectory() as folder:
-                path = step.save(Path(folder) / "state.safetensors")
-                return fit(path, self.dataset, device=self._device, steps=steps)
-
-        self.recorded_run.start(self._training.start(extend, self._training.code.extended(steps), keep=True), wait=wait)
+        steps = self._trainer.extend(self.state.steps) if self.finished else self._training.resume()
+        self.recorded_run.start(steps, wait=wait)
 
     def save_state(self, path: str | Path | None = None, *, wait: bool = True) -> Path:
         """Write everything that is needed to resume later, with `load_state` or `fit`; also while training runs.
@@ -262,13 +239,7 @@ class TrainingMonitor(View):
 
         It can be called in any thread, also while training runs.
         """
-
-        def copy() -> tuple[WithCode[CDVAE], int]:
-            step = self.step
-            code = self._training.replay_code(step.step if step.step < step.num_steps else None)
-            return WithCode(self.averaged(), code.as_setup()), step.step
-
-        return self._training.between_steps(copy)
+        return self._trainer.averaged()
 
     def load_state(self, path: str | Path | None = None, wait: bool = False, **settings: Any) -> None:
         """Resume from a saved state.
@@ -286,14 +257,7 @@ class TrainingMonitor(View):
             settings = {"lr": self.state.lr, **settings}
         path = Path(self.state.state_path if path is None else path)
         self.recorded_run.cancel()
-        code = TrainingCode(self.dataset_code, f"lab.fit({str(path)!r}, data{fit_arguments(settings)})")
-
-        def load() -> Iterator[TrainingStep]:
-            steps = fit(path, self.dataset, device=self._device, **settings)
-            self._files.forget()
-            return steps
-
-        self.recorded_run.start(self._training.start(load, code, keep=True), wait=wait)
+        self.recorded_run.start(self._trainer.load(path, settings), wait=wait)
 
     def select(self) -> Pick:
         """Select the reconstruction that is shown, for all views that share the selection.
@@ -301,33 +265,10 @@ class TrainingMonitor(View):
         Raises:
             SettingError: before the first validation.
         """
-        if not self.validations:
-            raise SettingError("nothing has been reconstructed yet; the first validation does it")
-        one, k = self.validations[max(0, self.state.validation)], self.state.crystal
-        code = self._code_of(one, k) if one.step > self._training.before else None
-        name = f"{captions.formula(one.crystals[k])}, decoded at step {one.step} of a training"
-        pick = Pick(name, one.crystals[k], replay=code)
+        pick = self._reconstructions.pick(self.validations, self._training)
         self.selection.choose(pick)
-        self.show_message(f"selected: {name}")
+        self.show_message(f"selected: {pick.name}")
         return pick
-
-    # --- the run ----------------------------------------------------------------------------------------
-
-    def _trained_model(self) -> CDVAE:
-        """The model in training, which a saved state brings along; before the first step the given or the new one."""
-        model = self.model if self._training.last is None else self._training.last.model
-        assert model is not None
-        return model
-
-    def _code_of(self, one: Validation, k: int) -> ReplayCode:
-        """The code that gives a reconstruction of the current call of `fit` as `crystal`."""
-        name = "data" if self._held is None else "validation"
-        originals = f"{name}.crystals[:{len(self._originals)}]"
-        code = self._training.replay_code(one.step).then(
-            f"crystal = lab.last(lab.reconstruct(model, {originals}, steps={self._decode_steps}, allow_unseen=True)"
-            f").crystals[{k}]"
-        )
-        return code if self._held is None else dataclasses.replace(code, setup={**code.setup, name: self._held.code})
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -357,8 +298,9 @@ class TrainingMonitor(View):
         self._reconstructions.draw(self.validations)
 
     def _show_run(self, status: RunStatus) -> None:
-        self.model = self._trained_model()
-        self.controls.enable(status.running, self._training.last is not None, self.can_resume, bool(self.validations))
+        self.model = self._trainer.model
+        self.stepped = self._training.last is not None
+        self.controls.enable(status.running, self.stepped, self.can_resume, bool(self.validations))
         self._show_text(status)
         if not status.running:
             self._draw([])
@@ -372,7 +314,7 @@ class TrainingMonitor(View):
             self.show_error(status.error, status.traceback, self._files.kept(status.error))
         elif step is None:
             n, kept = len(self.dataset), len(self.validation or ())
-            size = sum(p.numel() for p in self._trained_model().parameters())
+            size = sum(p.numel() for p in self._trainer.model.parameters())
             away = f", {kept:,} more held out" if kept else ""
             ready = f"{size:,} parameters, {n:,} crystals to train on{away}"
             self.show_message("starting" if status.running else f"press Run (or Space): {ready}")

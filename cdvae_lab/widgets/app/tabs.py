@@ -69,7 +69,7 @@ class Tabs:
         if box.children and box.children[0] is self.views.get(name):
             return
         if name not in self.views:
-            box.children = (ipywidgets.HTML("opening …"),)
+            box.children = (ipywidgets.HTML("opening … the first time it takes a few seconds"),)
             if name not in self._ready and (name == "monitor" or in_event_loop()):
                 self._run.start(lambda: self._prepared(name))
                 return

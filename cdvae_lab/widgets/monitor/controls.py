@@ -52,11 +52,13 @@ class MonitorControls:
     def __init__(self, state: MonitorState, actions: Actions, curves: Curves, crystals: list[str]) -> None:
         W, fields = ipywidgets, Fields(state)
         self._state, self._fields, self._curves = state, fields, curves
-        self.steps = fields.make("steps", "steps", "140px")
-        self.batch_size = fields.make("batch_size", "crystals a step", "175px")
-        self.lr = fields.make("lr", "highest learning rate", "230px", step=1e-3)
-        self.kl = fields.make("kl", "weight of the KL term", "230px", step=1e-3)
-        self.validate_every = fields.make("validate_every", "validate every (steps)", "225px")
+        self.steps = fields.make("steps", "steps", "140px", tooltip="of the optimizer")
+        self.batch_size = fields.make("batch_size", "crystals a step", "175px", tooltip="the batch size")
+        self.lr = fields.make("lr", "highest learning rate", "230px", step=1e-3, tooltip="after the warm-up")
+        self.kl = fields.make("kl", "weight of the KL term", "230px", step=1e-3, tooltip="keeps z close to N(0, I)")
+        self.validate_every = fields.make(
+            "validate_every", "validate every (steps)", "225px", tooltip="reconstruct the crystals below"
+        )
         self.state_path = fields.make("state_path", "state file", "290px")
         self.new_rate = fields.make("new_rate", "with the learning rate above", "auto")
         self.model_path = fields.make("model_path", "model file", "290px")

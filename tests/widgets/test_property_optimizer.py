@@ -355,6 +355,7 @@ class TestFiles:
         assert kinds == sorted(own.atomic_numbers[0][own.mask[0]].tolist())
         table = pd.read_csv(tmp_path / "search.csv")
         assert len(table) == 21 * 3
+        assert (tmp_path / "search.csv").read_text() == search.table().to_csv(index=False)
         row = table[(table.step == 10) & (table.crystal == 2)].iloc[0]
         assert row["predicted for z (eV/atom)"] == pytest.approx(float(search.steps[10].prediction[2]), abs=1e-5)
         assert row["length of z"] == pytest.approx(float(search.steps[10].z[2].norm()), abs=1e-4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.saved_steps import save_steps
@@ -54,10 +56,17 @@ def write_search(
             names = [f"step_{one.step:04d}_crystal_{k}" for k in range(len(one.crystals))]
             written = one.crystals.write_cif(folder, names)
         elif kind == "csv":
-            with atomic_path(folder / "search.csv", "the table") as temporary:
-                search.table(unit).to_csv(temporary, index=False)
-            written = [folder / "search.csv"]
+            written = [_write_csv(search.rows(unit), folder / "search.csv")]
         else:
             written = [save_steps(search.steps, folder / "search.safetensors", model)]
         progress = replace(progress, step=progress.step + 1, files=(*progress.files, *written))
         yield progress
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write a table without pandas, whose import keeps the whole kernel from answering for up to a second."""
+    with atomic_path(path, "the table") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return path

@@ -110,13 +110,17 @@ class Search:
         self.decoded = sorted([*(d for d in self.decoded if d.step != one.step), one], key=lambda d: d.step)
 
     def table(self, unit: str = "") -> pd.DataFrame:
-        """A table with a row for every kept step and crystal; log p(z) and crystals where something was decoded.
+        """A table with a row for every kept step and crystal; arguments and columns are those of `rows`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(unit))
+
+    def rows(self, unit: str = "") -> list[dict[str, Any]]:
+        """The values of every kept step and crystal, by column; log p(z) and crystals where something was decoded.
 
         Args:
             unit: of the property, for the names of the columns.
         """
-        import pandas as pd
-
         of_step = {one.step: (one, reduced_formulas(one.crystals)) for one in self.decoded}
         tail = f" ({unit})" if unit else ""
         rows = []
@@ -139,4 +143,4 @@ class Search:
                         ),
                     }
                 )
-        return pd.DataFrame(rows)
+        return rows

@@ -16,7 +16,7 @@ from cdvae_lab.widgets.player.before_run import BeforeRun
 from cdvae_lab.widgets.player.state import SPEEDS, PlayerState
 
 _SELECT = "with its z, for the other views and for a new run"
-_CHOOSE = "choose one under “show” first"
+_CHOOSE = "choose one under “show”"
 _NO_FRAME = "there is no crystal yet: press Run"
 _MUTED = "color:var(--jp-ui-font-color2,inherit);padding-right:8px"
 
@@ -54,7 +54,7 @@ class PlayerControls:
         self._state, self._fields, self._can_run = state, fields, can_run
         self.n = fields.make("n", "crystals", "105px", tooltip="number of crystals of the next run")
         self.seed = fields.make("seed", "seed", "100px", tooltip="of everything random: the same seed, the same run")
-        self.sampler = fields.make("sampler", "sampler", "175px", tooltip="the steps by which the noise is removed")
+        self.sampler = fields.make("sampler", "sampler", "160px", tooltip="the steps by which the noise is removed")
         self.pace = fields.make("pace", "pace", "165px", tooltip="steps a second of a run, at most")
         self.start = fields.make("start", "from", "170px", tooltip="where the latents z come from that are decoded")
         self.branch_seed = fields.make("branch_seed", "with seed", "150px", tooltip="of the next branch")

@@ -150,6 +150,12 @@ def test_import_is_light() -> None:
     assert python(f"import sys, cdvae_lab; print({heavy} & set(sys.modules))").strip() == "set()"
 
 
+def test_writing_a_cif_does_not_import_what_other_formats_need(tmp_path: Path) -> None:
+    """The import of pymatgen's VASP takes more than a second, in which a kernel does not answer for tenths of it."""
+    write = f"lab.read(lab.asset_path('examples/NaCl.cif')).write_cif({str(tmp_path)!r})"
+    assert python(f"import sys, cdvae_lab as lab; {write}; print('pymatgen.io.vasp' in sys.modules)") == "False\n"
+
+
 def test_public_names() -> None:
     """Every name that the package offers is there, at once, and the same for a person, dir() and a type checker."""
     first_use = "import cdvae_lab as lab; print(*(type(getattr(lab, n)).__name__ for n in lab.__all__))"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
 from cdvae_lab.io.convert import to_ase, to_structures
 from cdvae_lab.io.storage import atomic_path
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def write(
@@ -27,9 +31,6 @@ def write(
         SettingError: for another format, or for names that are too few, repeated, or not plain file names.
         LabError: if a file cannot be written.
     """
-    from pymatgen.io.cif import CifWriter
-    from pymatgen.io.vasp import Poscar
-
     suffixes = {"cif": ".cif", "poscar": ".vasp"}
     if fmt not in suffixes:
         raise SettingError(f"fmt: {fmt!r}; give one of {', '.join(suffixes)}")
@@ -41,8 +42,7 @@ def write(
             raise SettingError(f"names: {name!r} is no plain file name; leave folders out of it")
     paths = []
     for structure, name in zip(to_structures(crystals), names, strict=True):
-        # VASP requires the atoms of an element to be contiguous.
-        text = str(CifWriter(structure)) if fmt == "cif" else Poscar(structure, sort_structure=True).get_str()
+        text = _cif(structure) if fmt == "cif" else _poscar(structure)
         path = Path(folder) / f"{name.removesuffix(suffixes[fmt])}{suffixes[fmt]}"
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -59,3 +59,16 @@ def write_extxyz(crystals: Crystals, path: str | Path) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(buffer.getvalue(), encoding="utf-8")
     return Path(path)
+
+
+def _cif(structure: Structure) -> str:
+    from pymatgen.io.cif import CifWriter
+
+    return str(CifWriter(structure))
+
+
+def _poscar(structure: Structure) -> str:
+    from pymatgen.io.vasp import Poscar  # takes more than a second
+
+    # VASP requires the atoms of an element to be contiguous.
+    return Poscar(structure, sort_structure=True).get_str()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plotly.graph_objects import Figure, Scatter
 
+from cdvae_lab.figures import THEMES
 from cdvae_lab.widgets.parts.plot import Plot
 
 
@@ -23,6 +24,16 @@ def test_the_state_of_a_figure_is_the_figure_as_it_is_now() -> None:
     state = plot.figure.get_state()
     assert [trace["y"] for trace in state["_widget_data"]] == [[3, 4]] * 3
     assert state["_widget_layout"]["title"] == {"text": "light 4"}
+    plot.close()
+
+
+def test_the_buttons_above_a_figure_hide_nothing() -> None:
+    plot = Plot(lambda theme: Figure([Scatter(x=[0], y=[1])]))
+    for dark in (False, True):
+        plot.page.dark = dark
+        buttons = plot.figure.layout.modebar
+        assert buttons.bgcolor == "rgba(0,0,0,0)"  # plotly's own is half black on a transparent figure
+        assert buttons.activecolor == THEMES["dark" if dark else "light"].ink
     plot.close()
 
 

@@ -12,11 +12,14 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from cdvae_lab.figures import Theme
+from cdvae_lab.figures import THEMES, Theme
 from cdvae_lab.widgets.parts.front_end import widget_code
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+
+CLEAR = "rgba(0,0,0,0)"
 
 
 class Page(anywidget.AnyWidget):
@@ -122,7 +125,10 @@ class Plot(ipywidgets.Box):
     def _draw(self, theme: Theme) -> Figure:
         figure = self._given(theme)
         # The page's own color is behind it, which is never quite that of a figure alone.
-        figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
+        figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
+        # Otherwise plotly takes half-transparent black for the buttons above the figure, which hides what is below.
+        palette = THEMES[theme]
+        figure.update_layout(modebar={"bgcolor": CLEAR, "color": palette.muted, "activecolor": palette.ink})
         return figure
 
     def close(self) -> None:

@@ -131,7 +131,7 @@ def walk_through(page: Page) -> None:
     assert {"path", "the search"} <= set(names)
 
     # Back to an earlier pick, and to a tab that is as it was left.
-    history = page.page.locator('.cdvae-selection .widget-dropdown:has(label:text-is("chosen so far")) select')
+    history = page.page.locator(".cdvae-selection .widget-dropdown select")
     history.select_option(index=1)
     page.wait("() => /from: .*seed 0/.test(document.querySelector('.cdvae-selection').innerText)", 20)
     opened(page, "Train")

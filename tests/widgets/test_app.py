@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,17 @@ class TestTheChosenCrystal:
         [place] = app.map.place(pick.z).tolist()
         assert [x, y] == pytest.approx(place, abs=1e-4)
         assert app.tab == "map"
+
+    def test_those_before_are_offered_once_there_are_some_with_their_whole_names(self, app: App) -> None:
+        assert app.bar._before.layout.display == "none"
+        long = replace(a_pick(app.model), name="KTaO3 (a name that is " + "very " * 20 + "long)")
+        app.selection.choose(long)
+        assert app.bar._before.layout.display == ""
+        assert app.bar._history.tooltip == long.name
+        app.selection.pick = None  # one before can be chosen again
+        assert app.bar._history.label == "(choose one)"
+        app.bar._history.value = 0
+        assert app.selection.pick is long
 
     def test_back_to_an_earlier_one(self, app: App) -> None:
         first, second = a_pick(app.model, "KTaO3"), a_pick(app.model, "BaTiO3")

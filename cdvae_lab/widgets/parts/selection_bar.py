@@ -10,7 +10,7 @@ import ipywidgets
 
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.fields import input_field, row
+from cdvae_lab.widgets.base.fields import row
 from cdvae_lab.widgets.base.selection import Pick, Selection
 
 USES = {
@@ -20,7 +20,7 @@ USES = {
     "optimizer": ("optimize it", "the start of a search for another property"),
     "map": ("show on the map", "where it lies among the training crystals"),
 }
-NOTHING = "(nothing selected yet)"
+BEFORE, NOTHING = "chosen so far", "(choose one)"
 
 
 class SelectionBar(ipywidgets.HBox):
@@ -37,7 +37,11 @@ class SelectionBar(ipywidgets.HBox):
         self._selection, self._drawing = selection, False
         self._image = ipywidgets.HTML(layout={"flex": "0 0 auto", "width": "92px", "height": "92px"})
         self._words = ipywidgets.HTML(layout={"flex": "1 1 260px", "min_width": "0"})
-        self._history = input_field(ipywidgets.Dropdown, "chosen so far", "340px", options=[(NOTHING, -1)])
+        # Without a description, beside which ipywidgets shows no tooltip: the whole of a name that does not fit.
+        self._history = ipywidgets.Dropdown(options=[(NOTHING, -1)], layout={"flex": "1 1 auto", "min_width": "0"})
+        self._before = ipywidgets.HBox(
+            [ipywidgets.Label(BEFORE), self._history], layout={"flex": "1 1 340px", "max_width": "640px"}
+        )
         self.buttons: dict[str, ipywidgets.Button] = {}
         for name, (text, tip) in USES.items():
             one = ipywidgets.Button(description=text, tooltip=tip, layout={"width": "auto"})
@@ -45,7 +49,7 @@ class SelectionBar(ipywidgets.HBox):
             self.buttons[name] = one
         self._history.observe(lambda change: self._go_back(change["new"]), "value")
         right = ipywidgets.VBox(
-            [row(self._words, self._history), row(*self.buttons.values())],
+            [row(self._words, self._before), row(*self.buttons.values())],
             layout={"flex": "1 1 auto", "min_width": "0"},
         )
         super().__init__(
@@ -75,12 +79,14 @@ class SelectionBar(ipywidgets.HBox):
         pick = cast("Pick | None", self._selection.pick)
         history = self._selection.history
         self._drawing = True
-        numbered = [(f"{number + 1}: {one.name}", number) for number, one in enumerate(history)]
-        self._history.options = numbered[::-1] or [(NOTHING, -1)]
+        numbered = [(f"{number + 1}: {one.name}", number) for number, one in enumerate(history)][::-1]
         at = [number for number, one in enumerate(history) if one is pick]
-        self._history.value = at[0] if at else self._history.options[0][1]
+        self._history.options = numbered if at else [(NOTHING, -1), *numbered]
+        self._history.value = at[0] if at else -1
+        self._history.tooltip = pick.name if pick is not None else NOTHING
         self._drawing = False
-        for one in (self._history, *self.buttons.values()):
+        self._before.layout.display = "" if history else "none"
+        for one in self.buttons.values():
             one.disabled = pick is None
         if pick is None:
             self._image.value = ""

@@ -8,6 +8,8 @@ crystal, and neither its reconstruction nor a path or a search that starts from 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,6 +24,21 @@ from cdvae_lab.models.checkpoints import fingerprint, load
 from cdvae_lab.models.encodable import check_encodable
 
 _NAMED = 3  # crystals that a warning names
+
+
+@dataclass(frozen=True)
+class Unfamiliar:
+    """A crystal that a model does not represent.
+
+    Attributes:
+        number: of the crystal in its batch.
+        formula: of its cell.
+        stands_for: formula of the cell that the model predicts from its latent.
+    """
+
+    number: int
+    formula: str
+    stands_for: str
 
 
 @torch.no_grad()
@@ -60,6 +77,24 @@ def models_that_keep(crystal: Crystals, other_than: CDVAE) -> list[str]:
     return found
 
 
+@torch.no_grad()
+def unfamiliar_crystals(model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"]) -> list[Unfamiliar]:
+    """Find the crystals whose composition a model does not predict from their latents; none for an untrained model.
+
+    Args:
+        crystals: on the model's device.
+        z: latents of the crystals, by the same model.
+    """
+    if not model.metadata.get("steps"):  # it represents nothing yet
+        return []
+    predicted = predicted_types(model, model.aggregates(z))
+    lost = (~same_atoms(predicted, crystals.atomic_numbers)).nonzero()[:, 0].tolist()
+    if not lost:
+        return []
+    formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted[lost]), strict=True)
+    return [Unfamiliar(number, formula, stands_for) for number, formula, stands_for in formulas]
+
+
 def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "crystals latent"]) -> None:
     """Warn of crystals whose composition a trained model does not predict from their latents.
 
@@ -67,16 +102,15 @@ def warn_if_unfamiliar(model: CDVAE, crystals: Crystals, z: Float[Tensor, "cryst
         UnfamiliarCrystalWarning: naming the crystals, what the model takes them for, and the bundled models that
             represent the first of them.
     """
-    if not model.metadata.get("steps"):  # not trained: it represents nothing yet
-        return
-    predicted = predicted_types(model, model.aggregates(z))
-    lost = (~same_atoms(predicted, crystals.atomic_numbers)).nonzero()[:, 0].tolist()
+    lost = unfamiliar_crystals(model, crystals, z)
     if not lost:
         return
-    formulas = zip(lost, cell_formulas(crystals[lost]), _formulas(predicted[lost]), strict=True)
-    few = [f"crystal {n} is {known}, and its latent stands for {taken}" for n, known, taken in formulas][:_NAMED]
+    few = [
+        f"crystal {one.number} is {one.formula}, and its latent stands for {one.stands_for}" for one in lost[:_NAMED]
+    ]
     more = f", and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    others = models_that_keep(crystals[lost[:1]].trim(), model)
+    first = lost[0].number
+    others = models_that_keep(crystals[[first]].trim(), model)
     remedy = (
         f"the bundled model {' or '.join(others)} represents {'it' if len(lost) == 1 else 'the first'}"
         if others

@@ -79,6 +79,17 @@ empty = places[view.map.nearest(places)[1][:, 0].argmax()].tolist()""")
     assert "latent_at" in page.kernel("print(view.code)")
 
 
+def test_no_room_is_left_empty_below_the_map_and_its_toolbar_hides_nothing(page: LabPage) -> None:
+    below = """() => {
+      const plot = document.querySelector('.cdvae-map .js-plotly-plot').getBoundingClientRect();
+      const buttons = [...document.querySelectorAll('.cdvae-map button')];
+      return buttons.find(b => b.innerText.trim() === 'Generate').getBoundingClientRect().top - plot.bottom;
+    }"""
+    assert page.js(below) < 40
+    ground = "() => getComputedStyle(document.querySelector('.cdvae-map .modebar-group')).backgroundColor"
+    assert page.js(ground) == "rgba(0, 0, 0, 0)"
+
+
 def test_a_lasso_gives_a_table(page: LabPage) -> None:
     page.page.locator(".cdvae-map button", has_text="lasso").first.click()
     page.wait("() => document.querySelector('.cdvae-map .js-plotly-plot')._fullLayout.dragmode === 'lasso'")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymatgen.core import Lattice, Structure
 
 import cdvae_lab as lab
 from cdvae_lab.crystals.batch import Crystals
@@ -72,6 +73,14 @@ def app(model: CDVAE, random_dataset: Dataset, tmp_path: Path) -> Iterator[App]:
     one.player.state.update({"n": 1, "sampler": "preview", "folder": str(tmp_path)})
     yield one
     one.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Path:
+    """KZnF3, which this model does not represent."""
+    places = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    Structure(Lattice.cubic(4.05), ["K", "Zn", "F", "F", "F"], places).to(str(tmp_path / "KZnF3.cif"))
+    return tmp_path / "KZnF3.cif"
 
 
 def returns_before(act: Callable[[], Any], gate: Gate, view: Any) -> None:
@@ -207,6 +216,20 @@ def test_own_crystals_on_the_map(app: App, slow: Slow) -> None:
     file = lab.asset_path("examples/BaTiO3.cif")
     leaves_the_loop_free(lambda: upload(view.controls.upload, file), slow(files, "named_structures"), view)
     assert len(view.plot.places(latent_map.view.OWN)) == 2
+
+
+def test_the_models_for_an_own_crystal_that_is_far_from_the_training_data(app: App, slow: Slow, far: Path) -> None:
+    view = app.map_view
+    view.state.file = str(far)
+    leaves_the_loop_free(view.controls.place.click, slow(latent_map.unfamiliar_note, "models_that_keep"), view)
+    assert "inorganic, mp_20" in view.controls.note.value
+
+
+def test_the_models_for_a_crystal_of_another_view(app: App, slow: Slow, far: Path) -> None:
+    view = app.map_view
+    gate = slow(latent_map.unfamiliar_note, "models_that_keep")
+    leaves_the_loop_free(lambda: app.selection.choose(Pick("theirs", lab.read(far))), gate, view)
+    assert "inorganic, mp_20" in view.controls.note.value
 
 
 def test_own_crystals_added_while_others_are_read_are_added_to_them(app: App, slow: Slow) -> None:

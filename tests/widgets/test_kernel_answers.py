@@ -21,6 +21,7 @@ SETUP = f"""
 import asyncio, importlib, time
 from datetime import UTC, datetime
 from pathlib import Path
+from pymatgen.core import Lattice, Structure
 import cdvae_lab as lab
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.widgets import App, Pick
@@ -65,6 +66,9 @@ def upload(button, path):
 
 folder = Path(FOLDER)
 example = lab.asset_path("examples/KTaO3.cif")
+far = folder / "KZnF3.cif"
+places = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+Structure(Lattice.cubic(4.05), ["K", "Zn", "F", "F", "F"], places).to(str(far))
 app = App("perov_5")
 map, path, player, search = app.map_view, app.interpolation, app.player, app.optimizer
 for view in (map, path, player, search):
@@ -93,6 +97,9 @@ ACTIONS = {
     "a crystal chosen elsewhere": (
         "map", "app.selection.choose(Pick('theirs', lab.read(example)))",
         "widgets.latent_map.foreign_picks", "posterior_of",
+    ),
+    "the models for a crystal that this one does not represent": (
+        "map", "upload(map.controls.upload, far)", "widgets.latent_map.unfamiliar_note", "models_that_keep",
     ),
     "an end that is uploaded": (
         "path", "upload(path.controls.ends['a'].uploads, example)", "widgets.parts.files", "named_structures",

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 import cdvae_lab as lab
+from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CheckpointError, CrystalError, SettingError
 from cdvae_lab.explore.latent_map import LatentMap, load_map, map_of
 from cdvae_lab.figures import GRID, POINTS, THEMES
@@ -95,6 +96,7 @@ class TestClicks:
         assert "decodes from its latent" in view.controls.caption.value
         assert known.ids[index] in view.controls.caption.value
         assert len(view.view.frames) > 20  # live
+        assert view.status_line.value == f"{reduced_formulas(expected)[0]} is decoded"
 
     def test_the_picks_code_gives_its_crystal(self, view: LatentMapView, model: lab.CDVAE, known: LatentMap) -> None:
         view.choose(5, wait=True)
@@ -287,6 +289,7 @@ class TestLayers:
         view.generate(3, seed=2, wait=True)
         made = lab.last(lab.denoise(model, n=3, seed=2, steps=STEPS))
         assert len(trace(view, "generated").x) == 3
+        assert view.status_line.value == "3 crystals are generated and placed on the map"
         trace(view, "generated")._dispatch_on_click(points(1), None)
         assert torch.equal(view.selection.pick.crystal.frac_coords, made.crystals[1].trim().frac_coords)
         assert torch.equal(view.selection.pick.z, made.z[[1]])
@@ -336,6 +339,56 @@ class TestOwnCrystals:
     def test_one_that_the_model_does_not_take(self, view: LatentMapView) -> None:
         with pytest.raises(CrystalError, match="diamond"):
             view.add_own(lab.asset_path("examples/diamond.cif"))
+
+
+class TestCrystalsFarFromTheTrainingData:
+    @pytest.fixture(scope="class")
+    def file(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """KZnF3, whose latent stands for another composition with this model, and not with two others."""
+        places = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+        path = tmp_path_factory.mktemp("far") / "KZnF3.cif"
+        Structure(Lattice.cubic(4.05), ["K", "Zn", "F", "F", "F"], places).to(str(path))
+        return path
+
+    def test_own_ones_are_placed_with_a_warning_in_words(self, view: LatentMapView, file: Path) -> None:
+        view.add_own([lab.asset_path("examples/SrTiO3.cif"), file])
+        note = view.controls.note
+        assert "Not represented" in note.value
+        assert "its place on the map is that of such a crystal" in note.value
+        assert "latent stands for K<sub>2</sub>ZnOF" in note.value
+        assert "Bundled models that represent it: inorganic, mp_20." in note.value
+        assert view.status_line.value == "2 crystals are placed on the map; the model does not represent KZnF3"
+        known, far = trace(view, "own crystals").text
+        assert "stands for" not in known
+        assert "its latent stands for K2ZnOF" in far
+        view.choose_in("own crystals", 0)
+        assert "Shown: your crystal" in view.controls.caption.value
+        assert note.value == ""
+        view.choose_in("own crystals", 1)  # said again
+        assert "K<sub>2</sub>ZnOF" in note.value
+        view.choose(3, wait=True)
+        assert note.value == ""
+
+    def test_so_are_those_of_other_views(self, view: LatentMapView, srtio3: lab.Crystals, file: Path) -> None:
+        far = lab.read(file)
+        z = view.map.latents[:1].float()
+        view.selection.choose(Pick("theirs", far))
+        assert "inorganic, mp_20" in view.controls.note.value
+        view.selection.choose(Pick("also theirs", srtio3))
+        assert "also theirs" in view.controls.caption.value
+        assert view.controls.note.value == ""
+        view.selection.choose(Pick("decoded", far, z))  # whose elements need not be those predicted from z
+        assert view.controls.note.value == ""
+        view.selection.choose(Pick("encoded", far, z, encoded=True))
+        assert "Not represented" in view.controls.note.value
+
+    def test_own_ones_that_are_chosen_again_later(self, view: LatentMapView, srtio3: lab.Crystals, file: Path) -> None:
+        view.add_own(file)
+        own = view.selection.pick
+        view.selection.choose(Pick("theirs", srtio3))
+        view.selection.choose(own)
+        assert f"<b>{own.name}</b>" in view.controls.caption.value
+        assert "Not represented" in view.controls.note.value
 
 
 class TestControls:

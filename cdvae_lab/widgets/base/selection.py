@@ -23,6 +23,7 @@ class Pick:
         name: for people: a formula and where it is from.
         crystal: exactly one.
         z: the latent that it was decoded from or encoded to; None if it has not been encoded.
+        encoded: it was encoded to `z`, and not decoded from it.
         code: an expression of Python that gives the crystal; empty if there is none.
         replay: code that runs alone and binds `crystal` and, if the pick has one, `z`; None if there is none.
     """
@@ -32,6 +33,7 @@ class Pick:
     z: Float[Tensor, "1 latent"] | None = None
     code: str = ""
     replay: ReplayCode | None = None
+    encoded: bool = False
 
     def binding(self, name: str) -> ReplayCode:
         """Code that binds the crystal to a name, and its latent, if there is one, to `z`.

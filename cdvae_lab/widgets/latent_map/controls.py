@@ -12,6 +12,7 @@ import ipywidgets
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.explore.latent_map import LatentMap
+from cdvae_lab.models.familiarity import Unfamiliar
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, row
 from cdvae_lab.widgets.base.recorded_run import in_event_loop
@@ -20,8 +21,9 @@ from cdvae_lab.widgets.latent_map.state import LABEL, PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
 from cdvae_lab.widgets.parts.crystal_view import CrystalView
 
-_GLANCE = 130  # pixels, of the small picture of the crystal under the mouse
-_GLANCE_TEXT = 20  # pixels, of the line above it
+_GLANCE = 116  # pixels, of the small picture of the crystal under the mouse
+_GLANCE_TEXT = 34  # pixels, of the two lines above it
+_WARN = "color:var(--jp-error-color1,#c62828)"
 
 
 @runtime_checkable
@@ -50,6 +52,7 @@ class LatentMapControls:
         table: of the crystals in the lasso.
         layers: a box to tick for each layer.
         caption: text on the crystal that is shown.
+        note: a warning below it, if the model does not represent the crystal.
         glance: a small picture of the crystal under the mouse.
     """
 
@@ -76,9 +79,11 @@ class LatentMapControls:
             "find", "find", "230px", placeholder="formula or id, then Enter", continuous_update=False
         )
         self.layers = row()
-        self.caption = W.HTML(layout={"margin": "4px 0"})
-        # Of a fixed height, or the page would move whenever the mouse comes to a crystal.
-        self.glance = W.HTML(layout={"height": f"{_GLANCE + _GLANCE_TEXT}px", "overflow": "hidden"})
+        self.caption, self.note = W.HTML(layout={"margin": "4px 0"}), W.HTML()
+        # Of a fixed size, or the page would move whenever the mouse comes to a crystal.
+        self.glance = W.HTML(
+            layout={"height": f"{_GLANCE + _GLANCE_TEXT}px", "flex": f"0 0 {_GLANCE}px", "overflow": "hidden"}
+        )
         self.n = fields.make("n", "", "70px")
         self.seed = fields.make("seed", "seed", "110px")
         self.file = fields.make("file", "or path", "230px", placeholder="my.cif")
@@ -111,7 +116,10 @@ class LatentMapControls:
             plot: the map.
         """
         W = ipywidgets
-        side = W.VBox([self.view, self.caption, self.glance], layout={"flex": "2 1 280px", "max_width": "460px"})
+        words = W.VBox([self.caption, self.note], layout={"flex": "1 1 0", "min_width": "0"})
+        # The picture beside the words: below them it would leave the map's own column empty as far down.
+        below = W.HBox([words, self.glance], layout={"grid_gap": "8px"})
+        side = W.VBox([self.view, below], layout={"flex": "2 1 280px", "max_width": "460px"})
         return [
             row(self.color, self.mouse, self.find),
             self.layers,
@@ -159,6 +167,25 @@ class LatentMapControls:
             formula = to_html(captions.formula(crystal))
             more = f"<br><b>{formula}</b>: {captions.facts(crystal)}"
         self.caption.value = f"<div style='line-height:1.4'>{title}{more}</div>"
+        self.note.value = ""
+
+    def show_unfamiliar(self, crystal: Unfamiliar, models: Sequence[str] | None) -> None:
+        """Show below the caption that the model does not represent the crystal.
+
+        Args:
+            models: bundled models that represent it; None while they are being tried.
+        """
+        formula, other = to_html(crystal.formula), to_html(crystal.stands_for)
+        if models is None:
+            remedy = "The other bundled models are being tried …"
+        elif models:
+            remedy = f"Bundled models that represent it: {html.escape(', '.join(models))}."
+        else:
+            remedy = "No bundled model represents it; train one on such crystals."
+        self.note.value = (
+            f"<div style='line-height:1.4'><b style='{_WARN}'>Not represented</b>: {formula} is far from the training "
+            f"data. Its latent stands for {other}, and its place on the map is that of such a crystal. {remedy}</div>"
+        )
 
     def about(self, index: int) -> str:
         """Formula, id and label of a crystal of the map, as HTML."""
@@ -179,8 +206,8 @@ class LatentMapControls:
             text: HTML.
         """
         picture = "" if crystal is None else captions.picture(crystal.trim(), _GLANCE)
-        line = f"height:{_GLANCE_TEXT}px;line-height:{_GLANCE_TEXT}px;white-space:nowrap"
-        self.glance.value = f"<div style='{line}'>under the mouse: {text}</div>{picture}" if picture else ""
+        line = f"height:{_GLANCE_TEXT}px;line-height:{_GLANCE_TEXT // 2}px;white-space:nowrap"
+        self.glance.value = f"<div style='{line}'>under the mouse:<br>{text}</div>{picture}" if picture else ""
 
     def close(self) -> None:
         """Listen no more."""

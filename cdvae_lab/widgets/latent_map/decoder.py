@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,7 +60,7 @@ class Decoder:
         self._controls, self._record = controls, record
         self._say, self._fail, self._enable = say, fail, enable
         self._shown = CrystalFrames(controls.view)
-        self._then: Callable[[DenoisingFrame], Any] = lambda frame: None
+        self._then: Callable[[DenoisingFrame], str] = lambda frame: ""
         self.known: dict[int, Crystals] = {}
         self.run = new_run(self._shown.add, self._show, max_frames=MAX_FRAMES)
 
@@ -82,14 +81,16 @@ class Decoder:
         imports = ("import torch",) if "torch." in z_code else ()
         expression = "" if imports else call.format(z_code)
 
-        def then(last: DenoisingFrame) -> None:
+        def then(last: DenoisingFrame) -> str:
             crystal = last.crystals.to("cpu")
             if index is not None:
                 self._remember(index, crystal)
             self._controls.show_caption(title + self._prediction(z), crystal)
             self._record.add(*lines, imports=imports)
             code = self._record.alone(*lines, imports=imports)
-            self._record.pick(f"{captions.formula(crystal)} ({name})", crystal, z.cpu(), expression, code)
+            formula = captions.formula(crystal)
+            self._record.pick(f"{formula} ({name})", crystal, z.cpu(), expression, code)
+            return f"{formula} is decoded"
 
         self.start(lambda: self.frames(z), title, then, wait)
 
@@ -105,7 +106,7 @@ class Decoder:
         self,
         frames: Callable[[], Iterator[DenoisingFrame]],
         title: str,
-        then: Callable[[DenoisingFrame], Any],
+        then: Callable[[DenoisingFrame], str],
         wait: bool,
     ) -> None:
         """Show a run of the sampler.
@@ -113,7 +114,7 @@ class Decoder:
         Args:
             frames: makes the generator, in the worker thread.
             title: HTML, for the caption.
-            then: called with the last frame, if it comes to that.
+            then: called with the last frame, if it comes to that; gives what the status line says of it.
             wait: until it has.
         """
         self.run.cancel()
@@ -151,7 +152,6 @@ class Decoder:
         elif status.running:
             self._say("decoding" if status.step is None else f"decoding: step {status.step} of {status.num_steps}")
         elif status.state == "finished":
-            self._then(self.run.newest)
-            self._say("finished")
+            self._say(self._then(self.run.newest))
         else:
             self._say("stopped" if status.step is None else f"stopped after step {status.step}")

@@ -41,7 +41,8 @@ class GeneratedLayer:
             lambda: self._decoder.generated(n, seed), title, lambda last: self._put(last, title, lines), wait
         )
 
-    def _put(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> None:
+    def _put(self, last: DenoisingFrame, title: str, lines: tuple[str, ...]) -> str:
+        """Draw what was generated; gives what the status line says of it."""
         crystals = last.crystals.to("cpu")
         code = self._record.alone(*lines)
         self._layers.put(GENERATED, False, last.z, None, reduced_formulas(crystals), crystals, code)
@@ -49,3 +50,5 @@ class GeneratedLayer:
         valid = sum(reason is None for reason in validity.invalid_reasons(crystals))
         text = f"{title}{valid} of {len(crystals)} valid; click on one on the map to see it alone."
         self._controls.show_caption(text, None)
+        made = "1 crystal is" if len(crystals) == 1 else f"{len(crystals)} crystals are"
+        return f"{made} generated and placed on the map"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import SettingError
+from cdvae_lab.models.familiarity import Unfamiliar
 from cdvae_lab.widgets.base.replay_code import ReplayCode
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.latent_map.state import LatentMapState
@@ -26,11 +27,13 @@ class Layer:
         z: their latents; None for mere places.
         crystals: one a point; None if a click decodes.
         code: binds `made` to the crystals and `z` to the latents; None if there is none.
+        unfamiliar: crystals that the model does not represent, by number.
     """
 
     z: Float[Tensor, "points latent"] | None
     crystals: Crystals | None
     code: ReplayCode | None
+    unfamiliar: Mapping[int, Unfamiliar]
 
     def crystal_code(self, index: int) -> ReplayCode | None:
         """Code that binds `crystal` and `z` to those of one point."""
@@ -65,17 +68,19 @@ class Layers:
         texts: Sequence[str],
         crystals: Crystals | None,
         code: ReplayCode | None = None,
+        unfamiliar: Iterable[Unfamiliar] = (),
     ) -> None:
         """Draw a layer or a path, new or instead of the one of that name.
 
         Args:
             joined: it is a path.
             z, xy, texts, crystals: as for `LatentMapView.set_layer`.
-            code: as for `Layer`.
+            code, unfamiliar: as for `Layer`.
         """
         new = name not in self._plot.layers
         self._plot.put(name, joined, place(self._plot.map, z, xy), texts)
-        self._layers[name] = Layer(None if z is None else z.detach().cpu().float(), crystals, code)
+        latents = None if z is None else z.detach().cpu().float()
+        self._layers[name] = Layer(latents, crystals, code, {one.number: one for one in unfamiliar})
         if new:
             self._controls.show_layers([*self._plot.layers])
             self.show_ticked()

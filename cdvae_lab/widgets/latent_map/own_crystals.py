@@ -14,6 +14,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import reduced_formulas
 from cdvae_lab.errors import CrystalError
 from cdvae_lab.models.cdvae import CDVAE
+from cdvae_lab.models.familiarity import Unfamiliar, unfamiliar_crystals
 from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.widgets.parts import files
 
@@ -84,6 +85,7 @@ class Encoding:
         step, num_steps: sources that are read, and number of sources.
         own: the crystals so far.
         z: their latents, on the CPU, in the end; None before, and if none is new.
+        unfamiliar: those that the model does not represent, in the end.
         wrong: errors of the sources that cannot be used.
     """
 
@@ -91,6 +93,7 @@ class Encoding:
     num_steps: int
     own: OwnCrystals
     z: Float[Tensor, "crystals latent"] | None = None
+    unfamiliar: tuple[Unfamiliar, ...] = ()
     wrong: tuple[CrystalError, ...] = ()
 
 
@@ -110,4 +113,6 @@ def encode_own(model: CDVAE, own: OwnCrystals, sources: Sequence[Any]) -> Iterat
             state = replace(state, step=number, wrong=(*state.wrong, error))
         yield state
     if len(state.own) > before:
-        yield replace(state, z=posterior_of(model, state.own.crystals).mu.cpu())
+        z = posterior_of(model, state.own.crystals).mu
+        unfamiliar = unfamiliar_crystals(model, state.own.crystals.to(model.device), z)
+        yield replace(state, z=z.cpu(), unfamiliar=tuple(unfamiliar))

@@ -23,6 +23,7 @@ class OwnLayer:
         record: of what is done.
         task: reads and encodes.
         show: shows the crystal of this number in the layer.
+        say: shows a text in the status line.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class OwnLayer:
         record: Record,
         task: BackgroundTask[Encoding],
         show: Callable[[int], None],
+        say: Callable[[str], None],
     ) -> None:
-        self._model, self._layers, self._record, self._task, self._show = model, layers, record, task, show
+        self._model, self._layers, self._record, self._task = model, layers, record, task
+        self._show, self._say = show, say
         self._own = OwnCrystals()
         self._adding: list[Any] = []  # sources that are being read
 
@@ -50,11 +53,17 @@ class OwnLayer:
     def _put(self, encoded: Encoding) -> None:
         """Draw the crystals, and show the last. Raises the error of the first source that cannot be used."""
         if encoded.z is not None:
-            own = self._own = encoded.own
+            own, new = encoded.own, len(encoded.own) - len(self._own)
+            self._own = own
             crystals, code = own.crystals, self._record.alone(*own.code_lines)
-            self._layers.put(OWN, False, encoded.z, None, own.texts, crystals, code)
+            stands_for = {one.number: f"<br>its latent stands for {one.stands_for}" for one in encoded.unfamiliar}
+            texts = [text + stands_for.get(number, "") for number, text in enumerate(own.texts)]
+            self._layers.put(OWN, False, encoded.z, None, texts, crystals, code, encoded.unfamiliar)
             self._record.add(*own.code_lines, "places = known.place(z)")
             if not encoded.wrong:
                 self._show(len(crystals) - 1)
+                lost = [one.formula for one in encoded.unfamiliar if one.number >= len(own) - new]
+                warning = f"; the model does not represent {', '.join(lost)}" if lost else ""
+                self._say(f"{'1 crystal is' if new == 1 else f'{new} crystals are'} placed on the map{warning}")
         if encoded.wrong:
             raise encoded.wrong[0]

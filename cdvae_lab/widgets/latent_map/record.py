@@ -22,12 +22,13 @@ class Record:
 
     Attributes:
         code: all that was done, in order.
+        picking: a crystal is being chosen here. One that was chosen here can be chosen again in another view.
     """
 
     def __init__(self, setup: Mapping[str, str], selection: Selection, changed: Callable[[], None]) -> None:
         self.code = ReplayCode(setup=setup)
         self._selection, self._changed = selection, changed
-        self._mine: Pick | None = None
+        self.picking = False
 
     def alone(self, *lines: str, imports: Sequence[str] = ()) -> ReplayCode:
         """Lines as code that runs without what was done before."""
@@ -40,12 +41,17 @@ class Record:
         self._changed()
 
     def pick(
-        self, name: str, crystal: Crystals, z: Float[Tensor, "1 latent"] | None, code: str, replay: ReplayCode | None
+        self,
+        name: str,
+        crystal: Crystals,
+        z: Float[Tensor, "1 latent"] | None,
+        code: str,
+        replay: ReplayCode | None,
+        encoded: bool = False,
     ) -> None:
         """Choose a crystal for all views; arguments are those of `Pick`."""
-        self._mine = Pick(name, crystal.to("cpu"), z, code, replay)
-        self._selection.choose(self._mine)
-
-    def made(self, pick: Pick) -> bool:
-        """Whether a pick is the newest of this view, and not of another one."""
-        return pick is self._mine
+        self.picking = True
+        try:
+            self._selection.choose(Pick(name, crystal.to("cpu"), z, code, replay, encoded))
+        finally:
+            self.picking = False

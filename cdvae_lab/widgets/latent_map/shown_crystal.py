@@ -10,6 +10,7 @@ import torch
 from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.errors import SettingError
+from cdvae_lab.models.familiarity import Unfamiliar
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.background_task import BackgroundTask
 from cdvae_lab.widgets.base.recorded_run import in_event_loop
@@ -19,6 +20,7 @@ from cdvae_lab.widgets.latent_map.glance import Glance
 from cdvae_lab.widgets.latent_map.layers import Layers
 from cdvae_lab.widgets.latent_map.own_layer import OWN
 from cdvae_lab.widgets.latent_map.record import Record
+from cdvae_lab.widgets.latent_map.unfamiliar_note import UnfamiliarNote
 from cdvae_lab.widgets.parts.map_figure import MapFigure
 from cdvae_lab.widgets.parts.originals import Originals
 
@@ -34,6 +36,7 @@ class ShownCrystal:
         record: of what is done.
         decoder: shows what has only a latent.
         glance: of the crystal under the mouse.
+        note: warns of a crystal that the model does not represent.
         finder: task that looks for the crystal that is to be shown next.
         say: shows a text in the status line.
     """
@@ -47,28 +50,32 @@ class ShownCrystal:
         record: Record,
         decoder: Decoder,
         glance: Glance,
+        note: UnfamiliarNote,
         finder: BackgroundTask,
         say: Callable[[str], None],
     ) -> None:
         self._plot, self._map, self._layers, self._originals = plot, plot.map, layers, originals
         self._controls, self._record, self._decoder = controls, record, decoder
-        self._glance, self._finder, self._say = glance, finder, say
+        self._glance, self._note, self._finder, self._say = glance, note, finder, say
 
     def interrupt(self) -> None:
         """End what was to be shown, because something else is."""
-        for one in (self._decoder, self._finder, self._glance):
+        for one in (self._decoder, self._finder, self._glance, self._note):
             one.cancel()
 
-    def present(self, title: str, crystal: Crystals) -> None:
+    def present(self, title: str, crystal: Crystals, unfamiliar: Unfamiliar | None = None) -> None:
         """Show a crystal that is known.
 
         Args:
             title: HTML, for the caption.
+            unfamiliar: says so if the model does not represent it.
         """
         self._controls.view.show_all([crystal], origin=crystal)
         self._controls.show_glance("", None)
         self._controls.show_caption(title, crystal)
-        self._say("")
+        self._say(f"{captions.formula(crystal)} is shown")
+        if unfamiliar is not None:
+            self._note.show(crystal, unfamiliar)
 
     def show_crystal(self, index: int, wait: bool) -> None:
         """Show a crystal of the map; arguments and errors are those of `LatentMapView.choose`."""
@@ -106,8 +113,11 @@ class ShownCrystal:
             self._plot.mark((x, y))
             crystal = layer.crystals[index].trim()
             z = None if layer.z is None else layer.z[[index]]
-            self.present(title + ("Shown: your crystal, as it was read." if name == OWN else ""), crystal)
-            self._record.pick(f"{captions.formula(crystal)} ({name})", crystal, z, "", layer.crystal_code(index))
+            own = name == OWN
+            title += "Shown: your crystal, as it was read." if own else ""
+            self.present(title, crystal, layer.unfamiliar.get(index))
+            code = layer.crystal_code(index)
+            self._record.pick(f"{captions.formula(crystal)} ({name})", crystal, z, "", code, encoded=own)
         elif layer.z is None:
             self.show_place(x, y, wait)
         else:
@@ -127,7 +137,7 @@ class ShownCrystal:
             lines = (f"crystal = {code}", f"z = {z_code}")
             self._record.add(*lines)
             self.present(title + "Shown: the crystal of the data file.", original)
-            self._record.pick(self._map.formulas[index], original, z, code, self._record.alone(*lines))
+            self._record.pick(self._map.formulas[index], original, z, code, self._record.alone(*lines), encoded=True)
             return
         title += "Shown: the crystal that the model <b>decodes from its latent</b>; the original is in the data file."
         self._decoder.decode(z, z_code, title, f"{self._map.formulas[index]}, decoded", wait, index)

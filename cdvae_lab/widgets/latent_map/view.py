@@ -33,6 +33,7 @@ from cdvae_lab.widgets.latent_map.own_layer import OWN, OwnLayer
 from cdvae_lab.widgets.latent_map.record import Record
 from cdvae_lab.widgets.latent_map.shown_crystal import ShownCrystal
 from cdvae_lab.widgets.latent_map.state import PREDICTED, LatentMapState
+from cdvae_lab.widgets.latent_map.unfamiliar_note import UnfamiliarNote
 from cdvae_lab.widgets.parts.map_figure import Hit, MapFigure
 from cdvae_lab.widgets.parts.maps import require_map
 from cdvae_lab.widgets.parts.originals import Originals
@@ -108,9 +109,10 @@ class LatentMapView(View):
             self.map, self._layers, self._originals, self._decoder, self.controls, self.new_task(""),
             lambda: self.recorded_run.running or self._finder.running,
         )  # fmt: skip
+        note = UnfamiliarNote(self.model, self.controls, self.new_task(""))
         self._shown = ShownCrystal(
             self.plot, self._layers, self._originals, self.controls, self._record, self._decoder, self._glance,
-            self._finder, self.show_message,
+            note, self._finder, self.show_message,
         )  # fmt: skip
         self._foreign = ForeignPicks(self.model, self.plot, self._shown, self._finder, self.show_error)
         self._generated = GeneratedLayer(
@@ -119,7 +121,7 @@ class LatentMapView(View):
         self._encoder = self.new_task("reading", self._enable)
         self._own = OwnLayer(
             self.model, self._layers, self._record, self._encoder,
-            lambda index: self.attempt(lambda: self.choose_in(OWN, index)),
+            lambda index: self.attempt(lambda: self.choose_in(OWN, index)), self.show_message,
         )  # fmt: skip
         self._export = MapExport(
             self.controls, lambda show: self.new_run(show=show, max_frames=1), self.show_message, self.show_error,
@@ -352,7 +354,7 @@ class LatentMapView(View):
             self.choose_in(hit.layer, hit.index, hit.xy)
 
     def _picked(self, pick: Pick | None) -> None:
-        if pick is not None and not self._record.made(pick):
+        if pick is not None and not self._record.picking:
             self._foreign.show(pick)
 
     def _rows(self) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from cdvae_lab.widgets.base import captions
-from cdvae_lab.widgets.base.recorded_run import RunStatus
+from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.optimizer.latent_search import Decoded, Search
 from cdvae_lab.widgets.parts.filmstrip import film_picture
 

@@ -20,7 +20,6 @@ from cdvae_lab.widgets.app.models import LoadedModel, Models
 from cdvae_lab.widgets.app.preparation import prepare
 from cdvae_lab.widgets.app.state import TABS, AppState
 from cdvae_lab.widgets.app.tabs import Tabs
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.replay_code import ReplayCode, WithCode
 from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Selection
@@ -209,7 +208,7 @@ class App(View):
             if where == "player":
                 self.player.start_from_selection()
             elif where in ("a", "b"):
-                self.interpolation.set_end(where, pick, wait=not in_event_loop())
+                self.interpolation.set_end(where, pick, wait=None)
             elif where == "optimizer":
                 self.optimizer.start_from_selection()
             else:

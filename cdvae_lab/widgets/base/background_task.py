@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from cdvae_lab.widgets.base.recorded_run import RecordedRun
+from cdvae_lab.widgets.base.recorded_run import RecordedRun, in_event_loop
 from cdvae_lab.widgets.base.run_status import RunStatus
 
 Result = TypeVar("Result", bound=Any)
@@ -42,17 +42,18 @@ class BackgroundTask(Generic[Result]):
         """True until the result has been used."""
         return self.run.running
 
-    def start(self, work: Callable[[], Iterable[Any]], then: Callable[[Result], Any], wait: bool) -> None:
+    def start(self, work: Callable[[], Iterable[Any]], then: Callable[[Result], Any], wait: bool | None = None) -> None:
         """Begin; work that is not finished is cancelled.
 
         Args:
             work: called in the worker thread. The last of what it gives is the result, what comes before can have the
                 `step` and `num_steps` of its progress; it can be stopped between two of them.
             then: called with the result, unless the work is stopped or fails.
-            wait: do everything in this thread, and raise what is raised.
+            wait: do everything in this thread, and raise what is raised; by default in a script, where no event loop
+                would draw the result.
         """
         self.run.cancel()
-        if wait:
+        if wait or (wait is None and not in_event_loop()):
             *_, result = work()
             then(result)
             return

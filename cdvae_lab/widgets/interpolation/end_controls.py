@@ -12,7 +12,6 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.fields import Attempts, button, input_field, row
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.interpolation.path_end import PathEnd
 from cdvae_lab.widgets.interpolation.state import InterpolationState
 from cdvae_lab.widgets.parts import files
@@ -30,9 +29,9 @@ class EndActions(Attempts, Protocol):
     """Actions of the widgets of an end."""
 
     def attempt_end(self, act: Callable[[], Any]) -> None: ...
-    def set_end(self, letter: str, source: Any, wait: bool = ...) -> None: ...
-    def take_primitive(self, letter: str, wait: bool = ...) -> None: ...
-    def take_selected(self, letter: str, wait: bool = ...) -> None: ...
+    def set_end(self, letter: str, source: Any, wait: bool | None = ...) -> None: ...
+    def take_primitive(self, letter: str, wait: bool | None = ...) -> None: ...
+    def take_selected(self, letter: str, wait: bool | None = ...) -> None: ...
 
 
 class EndControls(ipywidgets.VBox):
@@ -58,7 +57,7 @@ class EndControls(ipywidgets.VBox):
         )
         self.uploads = files.upload_button(
             "upload",
-            lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], wait=not in_event_loop())),
+            lambda uploads: actions.attempt_end(lambda: actions.set_end(letter, uploads[0], wait=None)),
         )
         self.path = input_field(
             W.Text, "file", "230px", placeholder="a CIF, POSCAR or XYZ file", continuous_update=False
@@ -67,13 +66,13 @@ class EndControls(ipywidgets.VBox):
             actions,
             "take the chosen crystal",
             "the crystal that was last chosen in any view",
-            lambda: actions.attempt_end(lambda: actions.take_selected(letter, wait=not in_event_loop())),
+            lambda: actions.attempt_end(lambda: actions.take_selected(letter, wait=None)),
         )
         self.reduce = button(
             actions,
             "take the primitive cell",
             "",
-            lambda: actions.attempt_end(lambda: actions.take_primitive(letter, wait=not in_event_loop())),
+            lambda: actions.attempt_end(lambda: actions.take_primitive(letter, wait=None)),
             "info",
         )
         self.reduce.layout.align_self = self.take.layout.align_self = "flex-start"

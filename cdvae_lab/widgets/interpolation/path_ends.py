@@ -10,7 +10,6 @@ from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import ENDS
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.interpolation.path_end import PathEnd, read_end
 from cdvae_lab.widgets.interpolation.state import InterpolationState
 
@@ -63,7 +62,7 @@ class PathEnds:
             found.append(end.crystal)
         return found
 
-    def read(self, letter: str, source: Any, wait: bool, primitive: bool = False) -> None:
+    def read(self, letter: str, source: Any, wait: bool | None, primitive: bool = False) -> None:
         """Read an end.
 
         Args:
@@ -91,7 +90,7 @@ class PathEnds:
         self._wanted[letter], self._then = source, None
         self._readers[letter].start(lambda: [read_end(self._model, letter, source, primitive)], take, wait)
 
-    def read_primitive(self, letter: str, wait: bool) -> None:
+    def read_primitive(self, letter: str, wait: bool | None) -> None:
         """Read the primitive cell of an end; `wait` and errors are those of `read`."""
         _check(letter)
         if self.by_letter[letter].structure is None:
@@ -123,7 +122,7 @@ class PathEnds:
             self._read_field(letter, self._wanted[letter])
 
     def _read_field(self, letter: str, source: Any) -> None:
-        self.read(letter, source, not in_event_loop(), getattr(self._state, f"primitive_{letter}"))
+        self.read(letter, source, None, getattr(self._state, f"primitive_{letter}"))
 
     def _follow(self, letter: str) -> None:
         """Bring the fields of the state back to the end that is there."""

@@ -144,13 +144,14 @@ class InterpolationView(View):
         whole = self.running or self.recorded_run.status.state == "finished"
         return self._code.replay(self.recorded_run.recording.segments, whole)
 
-    def set_end(self, letter: str, source: Any, wait: bool = True) -> None:
+    def set_end(self, letter: str, source: Any, wait: bool | None = True) -> None:
         """Choose an end.
 
         Args:
             letter: "a" or "b".
             source: the name of an example, a file, a pymatgen Structure, ASE Atoms, Crystals of one, or a Pick.
-            wait: False: read it in the background; the error is shown below the picture.
+            wait: False: read it in the background; the error is shown below the picture. None: where an event loop
+                runs, as in a notebook.
 
         Raises:
             CrystalError: if it cannot be read, is not one crystal, or is none that the model takes. The remedy is also
@@ -159,11 +160,11 @@ class InterpolationView(View):
         """
         self._ends.read(letter, source, wait)
 
-    def take_primitive(self, letter: str, wait: bool = True) -> None:
+    def take_primitive(self, letter: str, wait: bool | None = True) -> None:
         """Replace an end by its primitive cell; `wait` and errors are those of `set_end`."""
         self._ends.read_primitive(letter, wait)
 
-    def take_selected(self, letter: str, wait: bool = True) -> None:
+    def take_selected(self, letter: str, wait: bool | None = True) -> None:
         """Make the selected crystal an end; as `set_end`, and raises SettingError if nothing is selected."""
         if self.selection.pick is None:
             raise SettingError("no crystal is chosen yet; choose one in any view")

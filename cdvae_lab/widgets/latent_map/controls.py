@@ -15,7 +15,6 @@ from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.models.familiarity import Unfamiliar
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, row
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.latent_map.lasso_table import lasso_html
 from cdvae_lab.widgets.latent_map.state import LABEL, PREDICTED, LatentMapState
 from cdvae_lab.widgets.parts import files
@@ -31,7 +30,7 @@ class Actions(Attempts, Protocol):
     """Actions of the buttons."""
 
     def generate(self) -> None: ...
-    def add_own(self, source: Any = ..., wait: bool = ...) -> None: ...
+    def add_own(self, source: Any = ..., wait: bool | None = ...) -> None: ...
     def stop(self) -> None: ...
     def clear(self) -> None: ...
     def export_table(self, path: str | Path | None = None, wait: bool = ...) -> Any: ...
@@ -91,11 +90,11 @@ class LatentMapControls:
         self.progress = W.IntProgress(min=0, max=1, layout={"width": "120px", "display": "none"})
         self.upload = files.upload_button(
             "own CIFs",
-            lambda uploads: actions.attempt(lambda: actions.add_own(uploads, wait=not in_event_loop())),
+            lambda uploads: actions.attempt(lambda: actions.add_own(uploads, wait=None)),
             multiple=True,
         )
         self.generate = button(actions, "Generate", "crystals from the prior, onto the map", actions.generate)
-        self.place = button(actions, "Place", "on the map", lambda: actions.add_own(wait=not in_event_loop()))
+        self.place = button(actions, "Place", "on the map", lambda: actions.add_own(wait=None))
         self.stop = button(actions, "Stop", "after the current step", actions.stop)
         self.csv = button(
             actions, "Table as CSV", "of all crystals in the lasso", lambda: actions.export_table(wait=False)

@@ -11,7 +11,6 @@ from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.familiarity import Unfamiliar, unfamiliar_crystals
 from cdvae_lab.models.latents import posterior_of
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.selection import Pick
 from cdvae_lab.widgets.latent_map.shown_crystal import ShownCrystal
 from cdvae_lab.widgets.parts import files
@@ -64,7 +63,7 @@ class ForeignPicks:
             self._shown.present(title, pick.crystal, placed.unfamiliar)
 
         self._shown.interrupt()
-        self._finder.start(lambda: [self._place(pick)], show, wait=not in_event_loop())
+        self._finder.start(lambda: [self._place(pick)], show)
 
     def _place(self, pick: Pick) -> Placed | LabError:
         """The place of a crystal on the map, or the reason why it has none."""

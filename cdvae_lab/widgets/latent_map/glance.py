@@ -9,7 +9,6 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.crystals.formulas import to_html
 from cdvae_lab.explore.latent_map import LatentMap
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.latent_map.decoder import Decoder
 from cdvae_lab.widgets.latent_map.layers import Layers
@@ -56,7 +55,6 @@ class Glance:
             self._task.start(
                 lambda: [self._originals.get(index)],
                 lambda original: self._controls.show_glance(text, original or decoded),
-                wait=not in_event_loop(),
             )
         else:
             self._controls.show_glance(text, decoded)

@@ -40,7 +40,7 @@ class OwnLayer:
         self._own = OwnCrystals()
         self._adding: list[Any] = []  # sources that are being read
 
-    def add(self, sources: list[Any], wait: bool) -> None:
+    def add(self, sources: list[Any], wait: bool | None) -> None:
         """Read, encode and draw more crystals; arguments and errors are those of `LatentMapView.add_own`."""
         self._adding = sources = [*(self._adding if self._task.running else []), *sources]
         self._task.start(lambda: encode_own(self._model, self._own, sources), self._put, wait)

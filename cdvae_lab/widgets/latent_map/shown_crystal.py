@@ -13,7 +13,6 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.models.familiarity import Unfamiliar
 from cdvae_lab.widgets.base import captions
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 from cdvae_lab.widgets.latent_map.decoder import Decoder
 from cdvae_lab.widgets.latent_map.glance import Glance
@@ -87,7 +86,7 @@ class ShownCrystal:
         if self._originals.file:
             self._finder.start(
                 lambda: [self._originals.get(index)], lambda found: self._show_found(index, found, wait),
-                wait or not in_event_loop(),
+                wait or None,
             )  # fmt: skip
         else:
             self._show_found(index, None, wait)

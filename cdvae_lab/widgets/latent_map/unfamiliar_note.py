@@ -6,7 +6,6 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.models.cdvae import CDVAE
 from cdvae_lab.models.familiarity import Unfamiliar, models_that_keep
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.latent_map.controls import LatentMapControls
 
 
@@ -28,7 +27,6 @@ class UnfamiliarNote:
         self._task.start(
             lambda: [models_that_keep(crystal, self._model)],
             lambda models: self._controls.show_unfamiliar(unfamiliar, models),
-            wait=not in_event_loop(),
         )
 
     def cancel(self) -> None:

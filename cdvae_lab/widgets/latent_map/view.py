@@ -265,13 +265,14 @@ class LatentMapView(View):
         self._shown.interrupt()
         self._generated.generate(n, seed, wait)
 
-    def add_own(self, source: Any = None, wait: bool = True) -> None:
+    def add_own(self, source: Any = None, wait: bool | None = True) -> None:
         """Place the user's own crystals on the map, which stays as it is, as the layer "own crystals".
 
         Args:
             source: files, or what `convert.read` takes; by default the file of `state`. Of several files those that
                 can be used are placed, before the error of the first that cannot is raised.
-            wait: False: read and encode in the background; the status line shows the error.
+            wait: False: read and encode in the background; the status line shows the error. None: where an event loop
+                runs, as in a notebook.
 
         Raises:
             CrystalError: naming the file, the problem and the remedy.

@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 import ipywidgets
 
 from cdvae_lab.widgets.base.fields import Attempts, Fields, button, input_field, row
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.optimizer.state import FILE, PRIOR, OptimizerState
 from cdvae_lab.widgets.parts import files
@@ -77,7 +76,7 @@ class OptimizerControls:
             "file", "file", "230px", placeholder="a CIF, POSCAR or XYZ file", continuous_update=False
         )
         self.upload = files.upload_button(
-            "upload", lambda uploads: actions.attempt(lambda: actions.upload(uploads[0], wait=not in_event_loop()))
+            "upload", lambda uploads: actions.attempt(lambda: actions.upload(uploads[0], wait=False))
         )
         self.start_error = W.HTML()
         # The name of a property can be long: a list beside it must stay wide enough to be read.

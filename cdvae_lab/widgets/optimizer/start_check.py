@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from cdvae_lab.errors import LabError, SettingError
 from cdvae_lab.widgets.base.background_task import BackgroundTask
-from cdvae_lab.widgets.base.recorded_run import in_event_loop
 from cdvae_lab.widgets.optimizer.search_start import SearchStart, Start
 
 
@@ -36,7 +35,7 @@ class StartCheck:
         except SettingError as error:
             self._found(str(error))
         else:
-            self._task.start(lambda: [_problem(read)], self._found, not in_event_loop())
+            self._task.start(lambda: [_problem(read)], self._found)
 
     def _found(self, problem: str) -> None:
         self._task.cancel()

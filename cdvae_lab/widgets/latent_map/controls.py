@@ -78,7 +78,7 @@ class LatentMapControls:
             "find", "find", "230px", placeholder="formula or id, then Enter", continuous_update=False
         )
         self.layers = row()
-        self.caption, self.note = W.HTML(layout={"margin": "4px 0"}), W.HTML()
+        self.caption, self.note = W.HTML(layout={"margin": "4px 0"}), W.HTML(layout={"margin": "0"})
         # Of a fixed size, or the page would move whenever the mouse comes to a crystal.
         self.glance = W.HTML(
             layout={"height": f"{_GLANCE + _GLANCE_TEXT}px", "flex": f"0 0 {_GLANCE}px", "overflow": "hidden"}

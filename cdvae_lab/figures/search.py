@@ -122,7 +122,8 @@ def search_course(
     figure.update_yaxes(title={"text": "length of z", "standoff": 6}, row=2, col=1)
     figure.update_xaxes(range=[int(x[0]) - 0.5, max(int(x[-1]), int(x[0]) + 1) + 0.5])
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
-    entries = sum(bool(one.showlegend) for one in figure.select_traces())  # in a row each, on a narrow page
+    traces: Any = figure.data  # plotly's own type does not say that they are traces
+    entries = sum(bool(one.showlegend) for one in traces)  # in a row each, on a narrow page
     figure.update_layout(
         hovermode="closest", uirevision="search", showlegend=True,
         margin={"t": _ABOVE + _ROW * entries, "r": 12, "b": 40},

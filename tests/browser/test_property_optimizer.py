@@ -35,7 +35,7 @@ def page(lab_server: LabServer, browser: Browser) -> LabPage:
 
 def test_before_the_first_run_words_stand_where_results_will_be(page: LabPage) -> None:
     says(page, "On its way the search decodes crystals")
-    assert page.js(f"() => document.querySelector('{PANEL} canvas')?.offsetParent ?? null") is None
+    assert page.js(f"() => document.querySelector('{PANEL} .widget-hslider').offsetParent === null")
     assert page.js(f"() => document.querySelector('{PANEL}').offsetHeight") < 800
     assert "Run begins a search" in page.js(f"() => document.querySelector('{CHART}').parentElement.textContent")
 

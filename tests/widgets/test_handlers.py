@@ -144,7 +144,7 @@ def test_the_table_of_the_map(app: App, slow: Slow, tmp_path: Path) -> None:
 
 def test_a_search(app: App, slow: Slow) -> None:
     app.optimizer.state.update({"steps": 2, "decode_every": 2, "decode_steps": 2})
-    returns_before(app.optimizer.controls.run.click, slow(optimizer.view, "optimize"), app.optimizer)
+    returns_before(app.optimizer.controls.run.click, slow(optimizer.search_run, "optimize"), app.optimizer)
 
 
 def test_the_table_of_a_search(app: App, slow: Slow, tmp_path: Path) -> None:

@@ -342,11 +342,11 @@ class TestOwnCrystals:
 
 
 class TestCrystalsFarFromTheTrainingData:
-    @pytest.fixture(scope="class")
-    def file(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
         """KZnF3, whose latent stands for another composition with this model, and not with two others."""
         places = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-        path = tmp_path_factory.mktemp("far") / "KZnF3.cif"
+        path = tmp_path / "KZnF3.cif"
         Structure(Lattice.cubic(4.05), ["K", "Zn", "F", "F", "F"], places).to(str(path))
         return path
 

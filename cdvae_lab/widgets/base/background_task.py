@@ -11,6 +11,14 @@ from cdvae_lab.widgets.base.run_status import RunStatus
 Result = TypeVar("Result", bound=Any)
 
 
+def waits(wait: bool | None) -> bool:
+    """Decide whether work is done before its call returns: as asked, and with None in a script.
+
+    There no event loop would draw the result later, and nobody would see an error that is only shown.
+    """
+    return not in_event_loop() if wait is None else wait
+
+
 class BackgroundTask(Generic[Result]):
     """Does one piece of work at a time in a worker thread, and uses its result in the kernel's own thread.
 
@@ -53,7 +61,7 @@ class BackgroundTask(Generic[Result]):
                 would draw the result.
         """
         self.run.cancel()
-        if wait or (wait is None and not in_event_loop()):
+        if waits(wait):
             *_, result = work()
             then(result)
             return

@@ -9,7 +9,7 @@ from cdvae_lab.crystals.batch import Crystals
 from cdvae_lab.errors import CrystalError, SettingError
 from cdvae_lab.explore.interpolation import ENDS
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.base.background_task import BackgroundTask
+from cdvae_lab.widgets.base.background_task import BackgroundTask, waits
 from cdvae_lab.widgets.interpolation.path_end import PathEnd, read_end
 from cdvae_lab.widgets.interpolation.state import InterpolationState
 
@@ -68,7 +68,7 @@ class PathEnds:
         Args:
             letter: "a" or "b".
             source: as for `PathEnd`.
-            wait: return when it is read, and raise its error.
+            wait: return when it is read, and raise its error; None: in a script.
             primitive: take the primitive cell.
 
         Raises:
@@ -76,6 +76,7 @@ class PathEnds:
             SettingError: for another letter.
         """
         _check(letter)
+        waiting = waits(wait)
 
         def take(end: PathEnd) -> None:
             self.by_letter[letter] = end
@@ -84,11 +85,11 @@ class PathEnds:
             if self._then is not None and not self.being_read:
                 then, self._then = self._then, None
                 then()
-            if wait and end.error is not None:
+            if waiting and end.error is not None:
                 raise end.error
 
         self._wanted[letter], self._then = source, None
-        self._readers[letter].start(lambda: [read_end(self._model, letter, source, primitive)], take, wait)
+        self._readers[letter].start(lambda: [read_end(self._model, letter, source, primitive)], take, waiting)
 
     def read_primitive(self, letter: str, wait: bool | None) -> None:
         """Read the primitive cell of an end; `wait` and errors are those of `read`."""

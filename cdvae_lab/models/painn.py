@@ -106,12 +106,11 @@ def pair_basis_all_images(
     delta = (delta - torch.round(delta)) @ crystals.lattice[:, None]
     shift = images @ crystals.lattice
     exists = crystals.mask[:, :, None] & crystals.mask[:, None, :]
+    if gpu_kernels.usable(delta) and not _needs_gradients(crystals):
+        return PairBasis(*gpu_kernels.pair_basis(delta, shift, exists, centers, cutoff, MESSAGE_SCALE, SOFT_LENGTH))
     itself = torch.eye(delta.shape[1], dtype=torch.bool, device=delta.device)
     first = torch.arange(shift.shape[1], device=delta.device) == 0  # the zero translation takes an atom to itself
     width = centers[1] - centers[0]
-
-    if gpu_kernels.usable(delta) and not _needs_gradients(crystals):
-        return PairBasis(*gpu_kernels.pair_basis(delta, shift, exists, centers, cutoff, MESSAGE_SCALE, SOFT_LENGTH))
 
     def shells(vector: Float[Tensor, "*n 3"], counts: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
         squared = (vector * vector).sum(-1)

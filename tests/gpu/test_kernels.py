@@ -17,7 +17,7 @@ CUTOFF = 7.0
 
 
 def crystals_of(sizes: list[int]) -> Crystals:
-    """Random crystals of so many atoms, of the density of real ones, in oblique cells."""
+    """Random crystals with these numbers of atoms, as dense as real ones, in oblique cells."""
     sites = max(sizes)
     generator = torch.Generator().manual_seed(sum(sizes))
     count = torch.tensor(sizes)

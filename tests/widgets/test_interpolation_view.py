@@ -121,7 +121,9 @@ class TestEnds:
         assert view.wait(60)
         assert "Other bundled models that keep its composition: inorganic, mp_20." in caption(view, "a")
         assert sought.count("KZnF3") == 1
-        assert not [one for one in recwarn if issubclass(one.category, UnfamiliarCrystalWarning)]  # nobody would see it
+        assert not [
+            one for one in recwarn if issubclass(one.category, UnfamiliarCrystalWarning)
+        ]  # it would not be seen
         view.close()
 
     def test_a_cell_too_large_offers_its_primitive_cell(

@@ -14,7 +14,7 @@ Result = TypeVar("Result", bound=Any)
 def waits(wait: bool | None) -> bool:
     """Decide whether work is done before its call returns: as asked, and with None in a script.
 
-    There no event loop would draw the result later, and nobody would see an error that is only shown.
+    There no event loop would draw the result later, and an error that is only shown would be missed.
     """
     return not in_event_loop() if wait is None else wait
 

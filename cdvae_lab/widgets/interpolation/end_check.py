@@ -35,7 +35,7 @@ class EndsChecked:
 
 
 class EndsCheck:
-    """Checks the ends that there are; what is known of an end already is not found out again when the other changes.
+    """Checks both ends; the result for an end is kept when only the other one changes.
 
     Args:
         model: that has to represent them.

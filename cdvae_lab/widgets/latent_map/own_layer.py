@@ -46,7 +46,7 @@ class OwnLayer:
         self._task.start(lambda: encode_own(self._model, self._own, sources), self._put, wait)
 
     def forget(self) -> None:
-        """Begin anew with the next crystals."""
+        """Forget the crystals; the next ones are a new layer."""
         self._task.cancel()
         self._own = OwnCrystals()
 

@@ -160,7 +160,7 @@ class OptimizerControls:
         ]
 
     def enable(self, status: RunStatus, *, busy: bool, steps: int, decoded: int, earlier: int, startable: bool) -> None:
-        """Disable the buttons that could only raise an error, and show what there is something in.
+        """Disable the buttons that could only raise an error, and show the parts that have content.
 
         What was shown once stays, so that nothing jumps when another search begins.
 

@@ -12,27 +12,16 @@ from cdvae_lab.errors import SettingError
 from cdvae_lab.explore.saved_steps import save_steps
 from cdvae_lab.io.storage import atomic_path
 from cdvae_lab.models.cdvae import CDVAE
-from cdvae_lab.widgets.optimizer.latent_search import Search
+from cdvae_lab.widgets.optimizer.latent_search import Decoded, Search
 from cdvae_lab.widgets.parts.writing import Writing, check_kinds
 
 KINDS = ("cif", "csv", "steps")
 
 
-def check_export(search: Search, index: int, kinds: Sequence[str]) -> None:
-    """Refuse what cannot be written; arguments are those of `write_search`.
-
-    Raises:
-        SettingError: for another kind, or if nothing is decoded for the step whose crystals are to be written.
-    """
-    check_kinds(kinds, KINDS)
-    if "cif" in kinds and search.at(index) is None:
-        raise SettingError("nothing is decoded yet at this step; decode it first")
-
-
 def write_search(
     model: CDVAE, search: Search, index: int, unit: str, folder: Path, kinds: Sequence[str]
 ) -> Iterator[Writing]:
-    """Write the results of a search; yields the progress after each kind.
+    """Check what is to be written of a search, and return a generator that writes it: the progress after each kind.
 
     Args:
         index: of the kept step whose crystals are written.
@@ -41,20 +30,28 @@ def write_search(
         kinds: of `KINDS`.
 
     Raises:
-        SettingError: as `check_export`.
-        CrystalError: if a crystal cannot be exported.
-        LabError: if a file cannot be written.
+        SettingError: for another kind, or if nothing is decoded for the step whose crystals are to be written.
+        CrystalError: from the generator, if a crystal cannot be exported.
+        LabError: from the generator, if a file cannot be written.
     """
-    check_export(search, index, kinds)
+    check_kinds(kinds, KINDS)
+    place = search.at(index)
+    if "cif" in kinds and place is None:
+        raise SettingError("nothing is decoded yet at this step; decode it first")
+    decoded = None if place is None else search.decoded[place]
+    return _write(model, search, decoded, unit, folder, kinds)
+
+
+def _write(
+    model: CDVAE, search: Search, decoded: Decoded | None, unit: str, folder: Path, kinds: Sequence[str]
+) -> Iterator[Writing]:
     progress = Writing(0, len(kinds))
     yield progress
     for kind in kinds:
         if kind == "cif":
-            place = search.at(index)
-            assert place is not None
-            one = search.decoded[place]
-            names = [f"step_{one.step:04d}_crystal_{k}" for k in range(len(one.crystals))]
-            written = one.crystals.write_cif(folder, names)
+            assert decoded is not None
+            names = [f"step_{decoded.step:04d}_crystal_{k}" for k in range(len(decoded.crystals))]
+            written = decoded.crystals.write_cif(folder, names)
         elif kind == "csv":
             written = [_write_csv(search.rows(unit), folder / "search.csv")]
         else:

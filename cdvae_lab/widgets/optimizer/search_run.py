@@ -28,7 +28,7 @@ class SearchRun:
         model_code: the statement that makes it.
         state: with the pace, the interval of the decodings, and the steps by which a finished search is extended.
         decoder: of its steps.
-        cursor: goes to the first step of a new search, and is told how many will come.
+        cursor: goes to the first step of a new search, and gets the number of its steps.
         new_run: makes a run of the view.
 
     Attributes:

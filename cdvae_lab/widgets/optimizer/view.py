@@ -21,7 +21,7 @@ from cdvae_lab.widgets.optimizer.controls import OptimizerControls
 from cdvae_lab.widgets.optimizer.cursor import Cursor
 from cdvae_lab.widgets.optimizer.decoding import Decoder
 from cdvae_lab.widgets.optimizer.display import SearchDisplay
-from cdvae_lab.widgets.optimizer.exports import KINDS, check_export, write_search
+from cdvae_lab.widgets.optimizer.exports import KINDS, write_search
 from cdvae_lab.widgets.optimizer.latent_search import Decoded, Predictor, Search
 from cdvae_lab.widgets.optimizer.region import Region
 from cdvae_lab.widgets.optimizer.search_run import SearchRun
@@ -292,7 +292,6 @@ class PropertyOptimizer(View):
         """
         self.step  # noqa: B018 - raises if there is none
         kinds = list(kinds)
-        check_export(self._search, self.index, kinds)
         folder = Path(self.state.folder if folder is None else folder)
         work = write_search(self.model, self._search, self.index, self.property_unit, folder, kinds)
         self._export.start(work, wait=wait)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cdvae_lab.sampling.denoising import DenoisingFrame
-from cdvae_lab.widgets.base.recorded_run import RecordedRun, in_event_loop
+from cdvae_lab.widgets.base.background_task import waits
+from cdvae_lab.widgets.base.recorded_run import RecordedRun
 from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.parts.strips import Course, Strips
 
@@ -69,7 +70,7 @@ class RunStrips:
             return
         self._before = self._course
         new, last = frames[known:], frames[known - 1] if known else None
-        self._run.start(lambda: _courses(new, last), wait=not in_event_loop())
+        self._run.start(lambda: _courses(new, last), wait=waits(None))
 
     def _take(self, courses: Sequence[Course]) -> None:
         for course in courses:

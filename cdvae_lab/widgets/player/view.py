@@ -22,6 +22,7 @@ from cdvae_lab.widgets.base.run_status import RunStatus
 from cdvae_lab.widgets.base.selection import Pick, Selection
 from cdvae_lab.widgets.base.throttle import Throttle
 from cdvae_lab.widgets.base.view import View
+from cdvae_lab.widgets.parts.writing import check_kinds
 from cdvae_lab.widgets.player.before_run import example_for
 from cdvae_lab.widgets.player.controls import PlayerControls
 from cdvae_lab.widgets.player.display import RunDisplay
@@ -240,8 +241,7 @@ class TrajectoryPlayer(View):
             LabError: if a file cannot be written.
         """
         kinds = list(kinds)
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise SettingError(f"export: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        check_kinds(kinds, KINDS)
         self.frame  # noqa: B018 - raises if there is none
         folder = Path(self.state.folder if folder is None else folder)
         shown = self._at, len(self._shown)
